@@ -1,0 +1,3 @@
+//! The numbers of the crate.
+mod round;
+pub use round::{dequantize, quantize, requantize, round_clamped};
