@@ -1,10 +1,75 @@
-//! `lowprec`
+//! Low-precision quantization of neural networks: int8 arithmetic that really runs in integers, and the proof of what it
+//! cost.
+//!
+//! A trained network comes in as weights under PyTorch's names (or as layers written in Rust); [`quantize_dynamic`] turns
+//! its convolutions and linear layers into int8 or says why not; [`compare`] shows what that did to accuracy, error by
+//! layer, bytes, operations, energy and time.
+//!
+//! ```
+//! use lowprec::kernels::Conv2dGeometry;
+//! use lowprec::nn::{Conv2d, Dim, Model};
+//! use lowprec::{DType, LayerKind, Tensor};
+//!
+//! let mut net = Model::builder();
+//! let x = net.input("image", DType::F32, &[Dim::Any, Dim::Fixed(1), Dim::Any, Dim::Any])?;
+//! let conv = Conv2d::new(Conv2dGeometry::new(1, 1, [2, 2]), Tensor::new([1, 1, 2, 2], vec![0.5, -1.0, 0.25, 1.0])?, None)?;
+//! let y = net.add("conv", conv, &[x])?;
+//! net.output("y", y)?;
+//! let model = net.build()?;
+//!
+//! let int8 = lowprec::quantize_dynamic(&model, &[LayerKind::Conv2d])?;
+//! let image = Tensor::new([1, 1, 2, 2], vec![1.0, 2.0, 3.0, 4.0])?;
+//! let (y, expected) = (int8.forward(&image)?, model.forward(&image)?);
+//! assert!((y.as_slice()[0] - expected.as_slice()[0]).abs() < 0.05);
+//! # Ok::<(), lowprec::Error>(())
+//! ```
+//!
+//! # The map
+//!
+//! A room uses only rooms above it.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`error`] | the one error type |
+//! | [`num`] | the numeric contract: rounding, ranges to scales, element types |
+//! | [`kernels`] | slices in, slices out: products, convolutions, and all `unsafe` code |
+//! | [`tensor`] | [`Shape`], [`Tensor`], [`QParams`], [`QuantizedTensor`] |
+//! | [`quant`] | [`Scheme`], [`Observer`], [`Quantizer`] |
+//! | [`metrics`] | SQNR, KL, top-1: plain functions |
+//! | [`nn`] | [`Model`], [`Layer`], layers in float and int8, [`Executor`](nn::Executor) |
+//! | [`convert`] | one model to another with the same function |
+//! | [`ptq`] | [`quantize_dynamic`] and its builder |
+//! | [`io`] | safetensors |
+//! | [`eval`] | [`compare`] and its report |
+//!
+//! # Features
+//!
+//! - `parallel` (default): large kernel calls use the caller's rayon pool. Without it all runs on the caller's thread.
+//! - `safetensors` (default): `io::safetensors`.
+
+pub mod convert;
 pub mod error;
+pub mod eval;
+pub mod io;
+pub mod kernels;
+pub mod metrics;
+pub mod nn;
 pub mod num;
 mod progress;
+pub mod ptq;
+pub mod quant;
 pub mod tensor;
 
 pub use error::{Error, Result};
-pub use num::NonFinite;
+pub use eval::{Report, compare};
+pub use nn::{Layer, LayerKind, Model, Precision};
+pub use num::{I2, I4, NonFinite, QuantElem, U2, U4};
 pub use progress::{Progress, Step};
-pub use tensor::{DType, Shape, Tensor, Value};
+pub use ptq::quantize_dynamic;
+pub use quant::{Observer, Quantizer, Scheme};
+pub use tensor::{DType, Granularity, QParams, QuantizedTensor, Shape, Tensor, Value};
+
+/// The README's code, compiled and run as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

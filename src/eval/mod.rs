@@ -1,0 +1,8 @@
+//! Is the quantized model as good, and what did it save? [`compare`] answers with a [`Report`].
+mod compare;
+mod cost;
+mod report;
+
+pub use compare::{Comparison, compare};
+pub use cost::{Cost, Energy};
+pub use report::{LayerReport, Report};

@@ -1,0 +1,71 @@
+//! Elementwise layers and softmax, on slices.
+
+use crate::error::{Error, Result};
+use crate::num::exp;
+
+/// `max(x, 0)`; NaN stays NaN.
+///
+/// # Errors
+/// [`Error::Length`] when the slices differ in length.
+pub fn relu(input: &[f32], output: &mut [f32]) -> Result<()> {
+    map(input, output, |x| if x < 0.0 { 0.0 } else { x })
+}
+
+/// `min(max(x, 0), 6)`; NaN stays NaN.
+///
+/// # Errors
+/// [`Error::Length`] when the slices differ in length.
+pub fn relu6(input: &[f32], output: &mut [f32]) -> Result<()> {
+    map(input, output, |x| x.clamp(0.0, 6.0))
+}
+
+/// `a + b`, element by element.
+///
+/// # Errors
+/// [`Error::Length`] when the slices differ in length.
+pub fn add(a: &[f32], b: &[f32], output: &mut [f32]) -> Result<()> {
+    same_length("second operand", a.len(), b.len())?;
+    same_length("output", a.len(), output.len())?;
+    for ((a, b), y) in a.iter().zip(b).zip(output) {
+        *y = a + b;
+    }
+    Ok(())
+}
+
+/// `exp(x - max) / Σ exp(x - max)` along the middle axis of `(outer, length, inner)`; the sum runs in the order of the axis.
+///
+/// A line that holds NaN, or `+∞`, or nothing above `-∞`, becomes NaN, as in PyTorch.
+///
+/// # Errors
+/// [`Error::Length`] when a slice does not hold `outer * length * inner` elements.
+pub fn softmax(input: &[f32], (outer, length, inner): (usize, usize, usize), output: &mut [f32]) -> Result<()> {
+    same_length("input", outer * length * inner, input.len())?;
+    same_length("output", outer * length * inner, output.len())?;
+    for o in 0..outer {
+        for i in 0..inner {
+            let at = |k: usize| (o * length + k) * inner + i;
+            let max =
+                (0..length).fold(f32::NEG_INFINITY, |max, k| if input[at(k)] > max || max.is_nan() { input[at(k)].max(max) } else { max });
+            let mut sum = 0.0;
+            for k in 0..length {
+                let e = exp(input[at(k)] - max);
+                output[at(k)] = e;
+                sum += e;
+            }
+            (0..length).for_each(|k| output[at(k)] /= sum);
+        }
+    }
+    Ok(())
+}
+
+fn map(input: &[f32], output: &mut [f32], f: impl Fn(f32) -> f32) -> Result<()> {
+    same_length("output", input.len(), output.len())?;
+    for (x, y) in input.iter().zip(output) {
+        *y = f(*x);
+    }
+    Ok(())
+}
+
+fn same_length(what: &str, expected: usize, got: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::length(what, expected, got)) }
+}

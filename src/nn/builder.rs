@@ -1,0 +1,109 @@
+//! Building a model, node by node.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::nn::{Input, Layer, Model, Node, Output};
+use crate::tensor::DType;
+
+/// A value on its way from one node to others: a handle that the builder of its model hands out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Edge(pub(crate) usize);
+
+/// The length of one axis of a model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dim {
+    /// Exactly this.
+    Fixed(usize),
+    /// Any length, decided by each run.
+    Any,
+}
+
+/// Builds a [`Model`]. Nodes are added in the order in which they run, so the graph can't have a cycle.
+#[derive(Debug, Default)]
+pub struct ModelBuilder {
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) outputs: Vec<Output>,
+    // Name and type of every edge.
+    pub(crate) edges: Vec<(String, DType)>,
+    names: HashSet<String>,
+}
+
+impl ModelBuilder {
+    /// Declares an input.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when the name is taken by an input or a node.
+    pub fn input(&mut self, name: &str, dtype: DType, dims: &[Dim]) -> Result<Edge> {
+        let edge = self.edge(name, dtype)?;
+        self.inputs.push(Input { name: name.to_owned(), dtype, dims: dims.to_vec(), edge });
+        Ok(edge)
+    }
+
+    /// Adds a node that reads `inputs` and returns the edge that it writes, which gets the node's name.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when the name is taken, [`Error::Length`] for the wrong number of inputs, [`Error::Type`]
+    /// when the layer does not take their element type, [`Error::Parameter`] for an edge of another builder.
+    pub fn add(&mut self, name: &str, layer: impl Into<Layer>, inputs: &[Edge]) -> Result<Edge> {
+        self.add_as(name, name, layer, inputs)
+    }
+
+    /// As [`ModelBuilder::add`], with a name of its own for the edge.
+    ///
+    /// # Errors
+    /// Those of [`ModelBuilder::add`].
+    pub fn add_as(&mut self, name: &str, edge: &str, layer: impl Into<Layer>, inputs: &[Edge]) -> Result<Edge> {
+        let layer = layer.into();
+        let types: Vec<DType> = inputs.iter().map(|&edge| self.dtype(edge)).collect::<Result<_>>().map_err(|e| e.in_layer(name))?;
+        let dtype = layer.infer_type(&types).map_err(|e| e.in_layer(name))?;
+        if self.nodes.iter().any(|node| node.name == name) || (name != edge && self.names.contains(name)) {
+            return Err(Error::Duplicate { what: "node", name: name.to_owned() });
+        }
+        let output = self.edge(edge, dtype)?;
+        self.nodes.push(Node { name: name.to_owned(), layer, inputs: inputs.to_vec(), outputs: vec![output] });
+        Ok(output)
+    }
+
+    /// Declares that `edge` is an output called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when an output has that name, [`Error::Parameter`] for an edge of another builder.
+    pub fn output(&mut self, name: &str, edge: Edge) -> Result<()> {
+        self.dtype(edge)?;
+        if self.outputs.iter().any(|output| output.name == name) {
+            return Err(Error::Duplicate { what: "output", name: name.to_owned() });
+        }
+        self.outputs.push(Output { name: name.to_owned(), edge });
+        Ok(())
+    }
+
+    /// The finished model.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] when there is no input or no output.
+    pub fn build(self) -> Result<Model> {
+        if self.inputs.is_empty() {
+            return Err(Error::Empty { what: "list of the model's inputs".into(), way_out: "declare one with `input`" });
+        }
+        if self.outputs.is_empty() {
+            return Err(Error::Empty { what: "list of the model's outputs".into(), way_out: "declare one with `output`" });
+        }
+        Ok(Model::from_parts(self.inputs, self.nodes, self.outputs, self.edges, None))
+    }
+
+    fn dtype(&self, edge: Edge) -> Result<DType> {
+        let rule = || Error::parameter("edge", edge, "comes from another builder: use the handles that this one returned");
+        self.edges.get(edge.0).map(|(_, dtype)| *dtype).ok_or_else(rule)
+    }
+
+    fn edge(&mut self, name: &str, dtype: DType) -> Result<Edge> {
+        if !self.names.insert(name.to_owned()) {
+            return Err(Error::Duplicate { what: "value", name: name.to_owned() });
+        }
+        self.edges.push((name.to_owned(), dtype));
+        Ok(Edge(self.edges.len() - 1))
+    }
+}

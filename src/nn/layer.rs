@@ -1,0 +1,288 @@
+//! The closed list of layers, and what the planner asks of each: types, shapes, bytes, operations.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::nn::quantized;
+use crate::nn::{AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d};
+use crate::tensor::{DType, Shape};
+
+/// One operation of a model, with its weights.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Layer {
+    /// Convolution in float.
+    Conv2d(Conv2d),
+    /// Fully connected layer in float.
+    Linear(Linear),
+    /// Convolution in int8, its input quantized at run time.
+    QuantizedConv2d(quantized::Conv2d),
+    /// Fully connected layer in int8, its input quantized at run time.
+    QuantizedLinear(quantized::Linear),
+    /// Batch norm with running statistics.
+    BatchNorm2d(BatchNorm2d),
+    /// `max(x, 0)`.
+    Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// Largest value of each window.
+    MaxPool2d(MaxPool2d),
+    /// Mean of each window.
+    AvgPool2d(AvgPool2d),
+    /// Mean of each channel: `[n, c, h, w]` to `[n, c, 1, 1]`.
+    GlobalAvgPool2d(GlobalAvgPool2d),
+    /// Sum of two tensors of one shape.
+    Add,
+    /// Merges `axis` and all axes after it into one.
+    Flatten {
+        /// The first axis merged: 1 keeps the batch apart.
+        axis: usize,
+    },
+    /// `exp(x - max) / Σ exp(x - max)` along `axis`.
+    Softmax {
+        /// The axis.
+        axis: usize,
+    },
+}
+
+/// Kinds of layers, whatever their precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum LayerKind {
+    /// [`Layer::Conv2d`] and its quantized twin.
+    Conv2d,
+    /// [`Layer::Linear`] and its quantized twin.
+    Linear,
+    /// [`Layer::BatchNorm2d`].
+    BatchNorm2d,
+    /// [`Layer::Relu`].
+    Relu,
+    /// [`Layer::Relu6`].
+    Relu6,
+    /// [`Layer::MaxPool2d`].
+    MaxPool2d,
+    /// [`Layer::AvgPool2d`].
+    AvgPool2d,
+    /// [`Layer::GlobalAvgPool2d`].
+    GlobalAvgPool2d,
+    /// [`Layer::Add`].
+    Add,
+    /// [`Layer::Flatten`].
+    Flatten,
+    /// [`Layer::Softmax`].
+    Softmax,
+}
+
+impl fmt::Display for LayerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// What a layer computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Precision {
+    /// 32-bit float.
+    F32,
+    /// 8-bit integer products, 32-bit integer sums.
+    Int8,
+}
+
+impl Precision {
+    /// Its name, as in `int8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Int8 => "int8",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How the elements of an image must lie for a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// It reads any order, and writes channels-last.
+    AnyToChannelsLast,
+    /// Every element on its own: the output lies as the input does.
+    Elementwise,
+    /// It reads and writes channels-last.
+    ChannelsLast,
+    /// It reads and writes row-major.
+    RowMajor,
+}
+
+impl Layer {
+    /// Its kind; a quantized layer is of the kind of its float twin.
+    pub fn kind(&self) -> LayerKind {
+        match self {
+            Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => LayerKind::Conv2d,
+            Layer::Linear(_) | Layer::QuantizedLinear(_) => LayerKind::Linear,
+            Layer::BatchNorm2d(_) => LayerKind::BatchNorm2d,
+            Layer::Relu => LayerKind::Relu,
+            Layer::Relu6 => LayerKind::Relu6,
+            Layer::MaxPool2d(_) => LayerKind::MaxPool2d,
+            Layer::AvgPool2d(_) => LayerKind::AvgPool2d,
+            Layer::GlobalAvgPool2d(_) => LayerKind::GlobalAvgPool2d,
+            Layer::Add => LayerKind::Add,
+            Layer::Flatten { .. } => LayerKind::Flatten,
+            Layer::Softmax { .. } => LayerKind::Softmax,
+        }
+    }
+
+    /// What it computes in.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_) => Precision::Int8,
+            _ => Precision::F32,
+        }
+    }
+
+    /// Name of the integer kernel that a quantized layer runs on.
+    pub fn kernel_name(&self) -> Option<&'static str> {
+        match self {
+            Layer::QuantizedConv2d(conv) => Some(conv.kernel_name()),
+            Layer::QuantizedLinear(linear) => Some(linear.kernel_name()),
+            _ => None,
+        }
+    }
+
+    /// Number of inputs.
+    pub(crate) fn arity(&self) -> usize {
+        if matches!(self, Layer::Add) { 2 } else { 1 }
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        match self {
+            Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => Order::AnyToChannelsLast,
+            Layer::Relu | Layer::Relu6 | Layer::Add => Order::Elementwise,
+            Layer::BatchNorm2d(_) | Layer::MaxPool2d(_) | Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d(_) => Order::ChannelsLast,
+            Layer::Linear(_) | Layer::QuantizedLinear(_) | Layer::Flatten { .. } | Layer::Softmax { .. } => Order::RowMajor,
+        }
+    }
+
+    /// The element type of the output for inputs of these types.
+    pub(crate) fn infer_type(&self, inputs: &[DType]) -> Result<DType> {
+        if inputs.len() != self.arity() {
+            return Err(Error::length(format!("list of inputs of a {}", self.kind()), self.arity(), inputs.len()));
+        }
+        match (self, inputs[0]) {
+            (Layer::Flatten { .. }, dtype) => Ok(dtype),
+            (_, _) => match inputs.iter().find(|&&dtype| dtype != DType::F32) {
+                None => Ok(DType::F32),
+                Some(other) => Err(Error::Type { what: format!("input of a {}", self.kind()), expected: "f32", got: other.name() }),
+            },
+        }
+    }
+
+    /// The shape of the output for inputs of these shapes.
+    pub(crate) fn infer_shape(&self, inputs: &[&Shape]) -> Result<Shape> {
+        let input = inputs[0];
+        let image = |channels: Option<usize>| match *input.dims() {
+            [n, c, h, w] if channels.is_none_or(|channels| channels == c) => Ok([n, c, h, w]),
+            _ => {
+                let channels = channels.map_or("c".to_owned(), |c| c.to_string());
+                Err(Error::shape("input", format!("[n, {channels}, h, w]"), input.dims()))
+            }
+        };
+        let pooled = |[n, c, ..]: [usize; 4], [h, w]: [usize; 2]| Shape::new([n, c, h, w]);
+        let conv = |geometry: &crate::kernels::Conv2dGeometry| {
+            let dims @ [.., h, w] = image(Some(geometry.in_channels))?;
+            pooled([dims[0], geometry.out_channels, h, w], geometry.output_size(h, w)?)
+        };
+        let linear = |in_features: usize, out_features: usize| match input.dims().last() {
+            Some(&last) if last == in_features => input.with_axis(input.rank() - 1, out_features),
+            _ => Err(Error::shape("input", format!("[.., {in_features}]"), input.dims())),
+        };
+        match self {
+            Layer::Conv2d(layer) => conv(layer.geometry()),
+            Layer::QuantizedConv2d(layer) => conv(layer.geometry()),
+            Layer::Linear(layer) => linear(layer.in_features(), layer.out_features()),
+            Layer::QuantizedLinear(layer) => linear(layer.in_features(), layer.out_features()),
+            Layer::BatchNorm2d(norm) => image(Some(norm.channels())).map(|_| input.clone()),
+            Layer::MaxPool2d(pool) => image(None).and_then(|dims| pooled(dims, pool.output_size(dims[2], dims[3])?)),
+            Layer::AvgPool2d(pool) => image(None).and_then(|dims| pooled(dims, pool.output_size(dims[2], dims[3])?)),
+            Layer::GlobalAvgPool2d(_) => match image(None)? {
+                [.., 0, _] | [.., 0] => Err(Error::shape("input", "[n, c, h, w] with at least one pixel", input.dims())),
+                dims => pooled(dims, [1, 1]),
+            },
+            Layer::Relu | Layer::Relu6 => Ok(input.clone()),
+            Layer::Add if inputs[1] == input => Ok(input.clone()),
+            Layer::Add => Err(Error::shape("second input", format!("{input:?}, the shape of the first"), inputs[1].dims())),
+            Layer::Flatten { axis } => {
+                input.axis(*axis)?;
+                let mut dims = input.dims()[..*axis].to_vec();
+                dims.push(input.dims()[*axis..].iter().product());
+                Shape::new(dims)
+            }
+            Layer::Softmax { axis } => input.axis(*axis).map(|_| input.clone()),
+        }
+    }
+
+    /// Bytes of the weights and all that is stored to read them (codes, scales, column sums), as held in memory; the
+    /// bias is not counted.
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Layer::Conv2d(layer) => 4 * layer.weight().len(),
+            Layer::Linear(layer) => 4 * layer.weight().len(),
+            Layer::QuantizedConv2d(layer) => layer.weight_bytes(),
+            Layer::QuantizedLinear(layer) => layer.weight_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Bytes of everything that the layer stores: weights, biases, statistics. A float layer's packed copy, a cache
+    /// that its first run makes, is not counted.
+    pub fn bytes(&self) -> usize {
+        let bias = match self {
+            Layer::Conv2d(layer) => layer.bias().map_or(0, |bias| bias.len()),
+            Layer::Linear(layer) => layer.bias().map_or(0, |bias| bias.len()),
+            Layer::QuantizedConv2d(layer) => layer.bias().map_or(0, <[f32]>::len),
+            Layer::QuantizedLinear(layer) => layer.bias().map_or(0, <[f32]>::len),
+            Layer::BatchNorm2d(norm) => 4 * norm.channels(),
+            _ => 0,
+        };
+        self.weight_bytes() + 4 * bias
+    }
+
+    /// Multiply-accumulates for an output of this shape; elementwise work and pooling count none.
+    pub fn macs(&self, output: &Shape) -> u64 {
+        let images = |geometry: &crate::kernels::Conv2dGeometry| match *output.dims() {
+            [n, _, h, w] => n as u64 * geometry.macs(h, w),
+            _ => 0,
+        };
+        match self {
+            Layer::Conv2d(layer) => images(layer.geometry()),
+            Layer::QuantizedConv2d(layer) => images(layer.geometry()),
+            Layer::Linear(layer) => (output.elements() * layer.in_features()) as u64,
+            Layer::QuantizedLinear(layer) => (output.elements() * layer.in_features()) as u64,
+            _ => 0,
+        }
+    }
+}
+
+macro_rules! wraps {
+    ($($type:ty => $variant:ident),* $(,)?) => {$(
+        impl From<$type> for Layer {
+            fn from(layer: $type) -> Layer {
+                Layer::$variant(layer)
+            }
+        }
+    )*};
+}
+wraps! {
+    Conv2d => Conv2d,
+    Linear => Linear,
+    quantized::Conv2d => QuantizedConv2d,
+    quantized::Linear => QuantizedLinear,
+    BatchNorm2d => BatchNorm2d,
+    MaxPool2d => MaxPool2d,
+    AvgPool2d => AvgPool2d,
+    GlobalAvgPool2d => GlobalAvgPool2d,
+}

@@ -1,0 +1,81 @@
+//! The fully connected layer in float.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{Error, Result};
+use crate::kernels::{Activation, Matrix, MatrixMut, PackedFloatWeights, WeightLayout, sgemm};
+use crate::nn::StateDict;
+use crate::tensor::Tensor;
+
+/// `y = x · weightᵀ + bias` over the last axis, as PyTorch's `Linear`. Weights are `[out, in]`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    // Panels for the float kernel: a cache, filled by the first run and shared by clones.
+    packed: Arc<OnceLock<PackedFloatWeights>>,
+}
+
+impl Linear {
+    /// A layer with these weights.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `weight` is not `[out, in]` or `bias` not `[out]`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let &[out, _] = weight.dims() else {
+            return Err(Error::shape("weight", "[out, in]", weight.dims()));
+        };
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.dims() != [out]) {
+            return Err(Error::shape("bias", format!("[{out}]"), bias.dims()));
+        }
+        Ok(Linear { weight, bias, packed: Arc::default() })
+    }
+
+    /// Takes `{name}.weight` (`[out_features, in_features]`) and, when `bias` is set, `{name}.bias` out of `state`.
+    ///
+    /// # Errors
+    /// Those of [`StateDict::take`], which name the missing or wrongly shaped tensor.
+    pub fn from_state(state: &mut StateDict, name: &str, in_features: usize, out_features: usize, bias: bool) -> Result<Self> {
+        let weight = state.take(&format!("{name}.weight"), &[out_features, in_features])?;
+        let bias = bias.then(|| state.take(&format!("{name}.bias"), &[out_features])).transpose()?;
+        Linear::new(weight, bias)
+    }
+
+    /// Length of an input row.
+    pub fn in_features(&self) -> usize {
+        self.weight.dims()[1]
+    }
+
+    /// Length of an output row.
+    pub fn out_features(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
+    /// Weights `[out, in]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Bias `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// Runs on `rows` rows of `in_features` values each.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when a slice does not fit.
+    pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], threads: usize) -> Result<()> {
+        let packed = match self.packed.get() {
+            Some(packed) => packed,
+            None => {
+                let packed = PackedFloatWeights::pack(self.weight.as_slice(), self.out_features(), self.in_features(), WeightLayout::Nk)?;
+                self.packed.get_or_init(|| packed)
+            }
+        };
+        let bias = self.bias.as_ref().map(Tensor::as_slice);
+        let lhs = Matrix::new(input, rows, self.in_features())?;
+        let dst = MatrixMut::new(output, rows, self.out_features())?;
+        sgemm(lhs, packed, bias, Activation::None, dst, threads)
+    }
+}

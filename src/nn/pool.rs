@@ -1,0 +1,310 @@
+//! Pooling over channels-last images.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+
+/// Largest value of each window. Padding never wins; a window that holds NaN gives NaN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaxPool2d {
+    windows: Windows,
+}
+
+/// Mean of each window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AvgPool2d {
+    windows: Windows,
+    count_include_pad: bool,
+}
+
+/// Mean of each channel over all pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GlobalAvgPool2d;
+
+/// Where the windows of a pooling lie, along both axes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Windows {
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    // Top, left, bottom, right.
+    padding: [usize; 4],
+    dilation: [usize; 2],
+    ceil_mode: bool,
+}
+
+impl Windows {
+    fn new(kernel: [usize; 2]) -> Self {
+        Windows { kernel, stride: kernel, padding: [0; 4], dilation: [1; 2], ceil_mode: false }
+    }
+
+    fn validate(&self) -> Result<()> {
+        for (what, values) in [("kernel", self.kernel), ("stride", self.stride), ("dilation", self.dilation)] {
+            if values.contains(&0) {
+                return Err(Error::parameter(what, values, "must be at least 1 along both axes"));
+            }
+        }
+        let [top, left, bottom, right] = self.padding;
+        for (before, after, kernel) in [(top, bottom, self.kernel[0]), (left, right, self.kernel[1])] {
+            if before.max(after) > kernel / 2 {
+                return Err(Error::parameter("padding", self.padding, format!("must be at most half the kernel {:?}", self.kernel)));
+            }
+        }
+        Ok(())
+    }
+
+    fn output_size(&self, h: usize, w: usize) -> Result<[usize; 2]> {
+        self.validate()?;
+        Ok([self.along(0, h)?, self.along(1, w)?])
+    }
+
+    /// PyTorch's rule: with `ceil_mode` the last window may hang over the end, if it starts inside the input or the
+    /// padding before it.
+    fn along(&self, axis: usize, length: usize) -> Result<usize> {
+        let (before, after) = (self.padding[axis], self.padding[axis + 2]);
+        let overflow = || Error::parameter("kernel", self.kernel, "is too large to address");
+        let extent = (self.kernel[axis] - 1).checked_mul(self.dilation[axis]).and_then(|e| e.checked_add(1)).ok_or_else(overflow)?;
+        let padded = length.checked_add(before + after).ok_or_else(overflow)?;
+        let Some(room) = padded.checked_sub(extent).filter(|_| length > 0) else {
+            let rule = format!("covers {extent} pixels along axis {axis}, more than the {padded} of the padded input");
+            return Err(Error::parameter("kernel", self.kernel, rule));
+        };
+        let stride = self.stride[axis];
+        let mut windows = if self.ceil_mode { room.div_ceil(stride) + 1 } else { room / stride + 1 };
+        if self.ceil_mode && (windows - 1) * stride >= length + before {
+            windows -= 1;
+        }
+        Ok(windows)
+    }
+
+    /// The taps of window `i` along an axis that fall inside the input: the first, and how many follow at steps of the
+    /// dilation.
+    fn inside(&self, axis: usize, i: usize, length: usize) -> (usize, usize) {
+        let (start, dilation) = (i * self.stride[axis], self.dilation[axis]);
+        let before = self.padding[axis];
+        let skipped = before.saturating_sub(start).div_ceil(dilation);
+        let first = start + skipped * dilation;
+        let taps = (length + before).saturating_sub(first).div_ceil(dilation);
+        (first.saturating_sub(before), taps.min(self.kernel[axis].saturating_sub(skipped)))
+    }
+
+    /// Length along an axis of window `i`, padding included, but not what hangs over the padded end.
+    fn padded_length(&self, axis: usize, i: usize, length: usize) -> usize {
+        let (start, end) = (i * self.stride[axis], length + self.padding[axis] + self.padding[axis + 2]);
+        self.kernel[axis].min(end.saturating_sub(start))
+    }
+
+    /// Calls `window` with the output pixel and the input pixels of each window, image by image.
+    fn each(
+        &self,
+        dims: [usize; 4],
+        input: &[f32],
+        output: &mut [f32],
+        mut window: impl FnMut(&mut [f32], [usize; 2], &[f32], &Taps),
+    ) -> Result<()> {
+        let [n, h, w, c] = dims;
+        let [oh, ow] = self.output_size(h, w)?;
+        check(n * h * w * c, input, n * oh * ow * c, output)?;
+        if c == 0 {
+            return Ok(());
+        }
+        for (image, output) in input.chunks_exact(h * w * c).zip(output.chunks_exact_mut(oh * ow * c)) {
+            for (pixel, y) in output.chunks_exact_mut(c).enumerate() {
+                let at = [pixel / ow, pixel % ow];
+                let taps = Taps { rows: self.inside(0, at[0], h), cols: self.inside(1, at[1], w), dilation: self.dilation, w, c };
+                window(y, at, image, &taps);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The input pixels under one window.
+struct Taps {
+    rows: (usize, usize),
+    cols: (usize, usize),
+    dilation: [usize; 2],
+    w: usize,
+    c: usize,
+}
+
+impl Taps {
+    /// The range of each pixel's channels, row by row.
+    fn pixels(&self) -> impl Iterator<Item = Range<usize>> {
+        (0..self.rows.1).flat_map(move |ky| {
+            let row = (self.rows.0 + ky * self.dilation[0]) * self.w;
+            (0..self.cols.1).map(move |kx| {
+                let at = (row + self.cols.0 + kx * self.dilation[1]) * self.c;
+                at..at + self.c
+            })
+        })
+    }
+}
+
+fn check(expected_in: usize, input: &[f32], expected_out: usize, output: &[f32]) -> Result<()> {
+    if input.len() != expected_in {
+        return Err(Error::length("input", expected_in, input.len()));
+    }
+    if output.len() != expected_out {
+        return Err(Error::length("output", expected_out, output.len()));
+    }
+    Ok(())
+}
+
+macro_rules! window_builders {
+    ($pool:ty) => {
+        impl $pool {
+            /// With this distance between windows (down, right) instead of the kernel's size.
+            #[must_use]
+            pub fn with_stride(mut self, stride: [usize; 2]) -> Self {
+                self.windows.stride = stride;
+                self
+            }
+
+            /// With this padding: top, left, bottom, right.
+            #[must_use]
+            pub fn with_padding(mut self, padding: [usize; 4]) -> Self {
+                self.windows.padding = padding;
+                self
+            }
+
+            /// With a last window that may hang over the end, by PyTorch's rule: it must start inside the input or the
+            /// padding before it.
+            #[must_use]
+            pub fn with_ceil_mode(mut self, ceil_mode: bool) -> Self {
+                self.windows.ceil_mode = ceil_mode;
+                self
+            }
+
+            /// # Errors
+            /// [`Error::Parameter`] for a zero, or for padding above half the kernel.
+            pub fn validate(&self) -> Result<()> {
+                self.windows.validate()
+            }
+
+            /// Height and width of the output for an input of `h x w`.
+            ///
+            /// # Errors
+            /// [`Error::Parameter`] as for `validate`, or when a window is larger than the padded input.
+            pub fn output_size(&self, h: usize, w: usize) -> Result<[usize; 2]> {
+                self.windows.output_size(h, w)
+            }
+        }
+    };
+}
+window_builders!(MaxPool2d);
+window_builders!(AvgPool2d);
+
+impl MaxPool2d {
+    /// Windows of this height and width, side by side.
+    pub fn new(kernel: [usize; 2]) -> Self {
+        MaxPool2d { windows: Windows::new(kernel) }
+    }
+
+    /// With this distance between the pixels of a window.
+    #[must_use]
+    pub fn with_dilation(mut self, dilation: [usize; 2]) -> Self {
+        self.windows.dilation = dilation;
+        self
+    }
+
+    /// Pools channels-last images of `dims` = `[n, h, w, c]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`], and those of [`MaxPool2d::output_size`].
+    pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
+        self.windows.each(dims, input, output, |y, _, image, taps| {
+            y.fill(f32::NEG_INFINITY);
+            for pixel in taps.pixels() {
+                for (y, &x) in y.iter_mut().zip(&image[pixel]) {
+                    // Not `max`: it would drop NaN.
+                    *y = if x > *y || x.is_nan() { x } else { *y };
+                }
+            }
+        })
+    }
+}
+
+impl AvgPool2d {
+    /// Windows of this height and width, side by side; padding counts into the mean, as in PyTorch.
+    pub fn new(kernel: [usize; 2]) -> Self {
+        AvgPool2d { windows: Windows::new(kernel), count_include_pad: true }
+    }
+
+    /// Whether padding counts into the mean.
+    #[must_use]
+    pub fn with_count_include_pad(mut self, count_include_pad: bool) -> Self {
+        self.count_include_pad = count_include_pad;
+        self
+    }
+
+    /// Pools channels-last images of `dims` = `[n, h, w, c]`; sums run row by row, one addition at a time.
+    ///
+    /// # Errors
+    /// [`Error::Length`], and those of [`AvgPool2d::output_size`].
+    pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
+        let [_, h, w, _] = dims;
+        self.windows.each(dims, input, output, |y, at, image, taps| {
+            y.fill(0.0);
+            for pixel in taps.pixels() {
+                y.iter_mut().zip(&image[pixel]).for_each(|(y, x)| *y += x);
+            }
+            let count = match self.count_include_pad {
+                true => self.windows.padded_length(0, at[0], h) * self.windows.padded_length(1, at[1], w),
+                false => taps.rows.1 * taps.cols.1,
+            };
+            y.iter_mut().for_each(|y| *y /= count as f32);
+        })
+    }
+}
+
+impl GlobalAvgPool2d {
+    /// Pools channels-last images of `dims` = `[n, h, w, c]` into `[n, 1, 1, c]`; the sum runs in f64, pixel by pixel.
+    ///
+    /// # Errors
+    /// [`Error::Length`], and [`Error::Empty`] for images without a pixel.
+    pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
+        let [n, h, w, c] = dims;
+        check(n * h * w * c, input, n * c, output)?;
+        if h * w == 0 {
+            return Err(Error::Empty { what: "image to average".into(), way_out: "give images of at least one pixel" });
+        }
+        for (image, output) in input.chunks_exact((h * w * c).max(1)).zip(output.chunks_exact_mut(c.max(1))) {
+            // Eight channels at a time: enough lanes to add in vectors, no memory to allocate.
+            for (block, y) in output.chunks_mut(8).enumerate() {
+                let mut sums = [0f64; 8];
+                for pixel in image.chunks_exact(c) {
+                    for (sum, &x) in sums.iter_mut().zip(&pixel[8 * block..8 * block + y.len()]) {
+                        *sum += f64::from(x);
+                    }
+                }
+                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = (sum / (h * w) as f64) as f32);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nan_wins_and_padding_never_does() {
+        let pool = MaxPool2d::new([2, 2]).with_padding([1; 4]).with_stride([2, 2]);
+        let mut y = [0.0; 4];
+        pool.forward(&[-1.0, f32::NAN, -3.0, -4.0], [1, 2, 2, 1], &mut y).unwrap();
+        assert!(y[1].is_nan());
+        assert_eq!((y[0], y[2], y[3]), (-1.0, -3.0, -4.0));
+    }
+
+    #[test]
+    fn impossible_windows_are_errors() {
+        assert!(MaxPool2d::new([3, 3]).output_size(2, 9).is_err());
+        assert!(MaxPool2d::new([0, 3]).output_size(9, 9).is_err());
+        assert!(MaxPool2d::new([2, 2]).with_padding([2, 0, 0, 0]).output_size(9, 9).is_err());
+        assert!(AvgPool2d::new([2, 2]).with_stride([0, 1]).output_size(9, 9).is_err());
+        assert!(MaxPool2d::new([2, 2]).with_dilation([usize::MAX, 1]).output_size(9, 9).is_err());
+        assert!(GlobalAvgPool2d.forward(&[], [1, 0, 3, 2], &mut [0.0; 2]).is_err());
+        assert!(MaxPool2d::new([2, 2]).forward(&[0.0; 3], [1, 2, 2, 1], &mut [0.0]).is_err());
+    }
+}

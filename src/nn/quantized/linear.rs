@@ -1,0 +1,121 @@
+//! The fully connected layer in int8, its input quantized at run time, row by row.
+
+use std::sync::Arc;
+
+use super::{DynamicScheme, Parameters};
+use crate::error::{Error, Result};
+use crate::kernels::{Activation, Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
+use crate::tensor::{QuantizedTensor, Tensor};
+
+/// The twin of [`nn::Linear`](crate::nn::Linear): int8 weights, each row quantized by its own range, products and sums
+/// in integers.
+///
+/// ```
+/// use lowprec::kernels::Workspace;
+/// use lowprec::nn::quantized::Linear;
+/// // Two inputs, three outputs; weights in PyTorch's order [out, in].
+/// let linear = Linear::from_slices(2, 3, &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], Some(&[0.0, 0.0, 0.5]))?;
+/// let mut y = [0.0; 3];
+/// linear.forward(&[1.0, 2.0], 1, &mut y, &mut Workspace::default(), 1)?;
+/// assert!((y[2] - 3.5).abs() < 0.02);
+/// # Ok::<(), lowprec::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Linear {
+    packed: Arc<PackedWeights>,
+    parameters: Parameters,
+}
+
+impl Linear {
+    /// Quantizes float weights `[out_features, in_features]` by the default scheme.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], [`Error::Length`], [`Error::Accumulator`] when the sums are too long for i32.
+    pub fn from_slices(in_features: usize, out_features: usize, weight: &[f32], bias: Option<&[f32]>) -> Result<Self> {
+        Linear::from_float(in_features, out_features, weight, bias, &DynamicScheme::default(), Isa::best())
+    }
+
+    /// Quantizes float weights `[out_features, in_features]`, to run on `isa`.
+    ///
+    /// # Errors
+    /// Those of [`Linear::from_slices`]; [`Error::Unsupported`] for a scheme that the kernels can't run, [`Error::Isa`].
+    pub fn from_float(
+        in_features: usize,
+        out_features: usize,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        scheme: &DynamicScheme,
+        isa: Isa,
+    ) -> Result<Self> {
+        let shape = crate::tensor::Shape::new([out_features, in_features])?;
+        if weight.len() != shape.elements() {
+            return Err(Error::length(format!("weight of shape {shape:?}"), shape.elements(), weight.len()));
+        }
+        let weight = scheme.weights(&Tensor::from_shape(shape, weight.to_vec())?)?;
+        Linear::from_codes(&weight, bias, scheme, isa)
+    }
+
+    /// Takes weights that are quantized already: symmetric codes `[out_features, in_features]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Unsupported`] for codes with zero points or groups, else those of
+    /// [`Linear::from_float`].
+    pub fn from_codes(weight: &QuantizedTensor<i8>, bias: Option<&[f32]>, scheme: &DynamicScheme, isa: Isa) -> Result<Self> {
+        let &[out_features, in_features] = weight.shape().dims() else {
+            return Err(Error::shape("weight", "[out, in]", weight.shape().dims()));
+        };
+        let parameters = Parameters::new(weight, bias, out_features, scheme)?;
+        let packed = PackedWeights::pack_for(isa, weight.storage(), out_features, in_features, WeightLayout::Nk)?;
+        Ok(Linear { packed: Arc::new(packed), parameters })
+    }
+
+    /// Length of an input row.
+    pub fn in_features(&self) -> usize {
+        self.packed.k()
+    }
+
+    /// Length of an output row.
+    pub fn out_features(&self) -> usize {
+        self.packed.n()
+    }
+
+    /// Name of the integer kernel that runs.
+    pub fn kernel_name(&self) -> &'static str {
+        self.packed.kernel_name()
+    }
+
+    /// The weights as a tensor of codes, read back from the panels.
+    ///
+    /// # Errors
+    /// [`Error::ShapeOverflow`], which a layer that was built can't meet.
+    pub fn weight(&self) -> Result<QuantizedTensor<i8>> {
+        self.parameters.weight(&self.packed.unpack(), &[self.out_features(), self.in_features()])
+    }
+
+    /// Scales of the weights: one, or one per output feature.
+    pub fn scales(&self) -> &[f32] {
+        self.parameters.scales.as_slice()
+    }
+
+    /// Bias by output feature.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.parameters.bias()
+    }
+
+    /// Bytes of panels, column sums and scales.
+    pub fn weight_bytes(&self) -> usize {
+        self.packed.bytes() + 4 * self.scales().len()
+    }
+
+    /// Runs on `rows` rows of `in_features` values each.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when a slice does not fit, [`Error::NonFinite`] for NaN or infinities in the input (unless the
+    /// scheme saturates them).
+    pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
+        let epilogue = Epilogue { weight_scale: self.scales(), bias: self.bias(), activation: Activation::None };
+        let lhs = Matrix::new(input, rows, self.in_features())?;
+        let dst = MatrixMut::new(output, rows, self.out_features())?;
+        gemm_dynamic(lhs, RangeOf::Row, &self.parameters.rule, &self.packed, &epilogue, dst, workspace, threads)
+    }
+}

@@ -1,0 +1,145 @@
+//! The integer twins of the float layers.
+//!
+//! Each stands alone: built from plain slices (the weights of any framework), run on slices, no [`Model`](crate::nn::Model)
+//! needed. What runs is, for every output element,
+//!
+//! ```text
+//! scale_x, zero_x = range of the input (one image, one row)      x_q = clamp(round(x / scale_x) + zero_x)
+//! acc = Σ (x_q - zero_x) · w_q                                    in i32, exact
+//! y   = f32(acc) · (scale_x · scale_w[channel]) + bias[channel]   in f32, one rounding an operation
+//! ```
+//!
+//! Weights are held once, in the panels of the kernel that runs them; the codes can be read back from there.
+
+mod conv;
+mod linear;
+
+pub use conv::Conv2d;
+pub use linear::Linear;
+
+use crate::error::{Error, Result};
+use crate::kernels::ActivationRule;
+use crate::num::NonFinite;
+use crate::quant::observer::MinMax;
+use crate::quant::{Observer, Scheme};
+use crate::tensor::{Granularity, QParams, QuantizedTensor, Tensor};
+
+/// How a layer's weights and inputs become codes.
+///
+/// The default is int8 as PyTorch and ONNX Runtime recommend it: weights symmetric in -127..=127 with one scale per
+/// output channel, inputs asymmetric in 0..=255 with one range per image or row, NaN and infinities refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DynamicScheme {
+    /// Weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0).
+    pub weights: Scheme,
+    /// Inputs: unsigned, at most 8 bits, per tensor, which here means one range for each image or row.
+    pub activations: Scheme,
+    /// NaN and infinities, in weights and inputs alike.
+    pub non_finite: NonFinite,
+}
+
+impl Default for DynamicScheme {
+    fn default() -> Self {
+        DynamicScheme { weights: Scheme::INT8_WEIGHT, activations: Scheme::UINT8_ACTIVATION, non_finite: NonFinite::Error }
+    }
+}
+
+impl DynamicScheme {
+    /// # Errors
+    /// [`Error::Unsupported`] for a scheme that the integer kernels can't run, saying which they can.
+    pub fn validate(&self) -> Result<()> {
+        self.weights.validate()?;
+        self.activations.validate()?;
+        let per_channel = matches!(self.weights.granularity(), Granularity::PerTensor | Granularity::PerChannel { axis: 0 });
+        if !(self.weights.is_signed() && self.weights.is_symmetric() && self.weights.bits() <= 8 && per_channel) {
+            return Err(Error::Unsupported {
+                what: format!("weights as {} in an int8 layer", self.weights),
+                way_out: "use a signed symmetric scheme of at most 8 bits, per tensor or per channel of axis 0".into(),
+            });
+        }
+        if self.activations.is_signed() || self.activations.bits() > 8 || self.activations.granularity() != Granularity::PerTensor {
+            return Err(Error::Unsupported {
+                what: format!("inputs as {} in an int8 layer", self.activations),
+                way_out: "use an unsigned scheme of at most 8 bits, per tensor (one range for each image or row)".into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn rule(&self) -> ActivationRule {
+        ActivationRule {
+            qmin: self.activations.qmin(),
+            qmax: self.activations.qmax(),
+            symmetric: self.activations.is_symmetric(),
+            non_finite: self.non_finite,
+        }
+    }
+
+    /// Codes and scales of a weight whose axis 0 is the output channel.
+    fn weights(&self, weight: &Tensor) -> Result<QuantizedTensor<i8>> {
+        self.validate()?;
+        let mut observer = MinMax::new(self.weights.granularity()).with_non_finite(self.non_finite);
+        observer.observe(weight).map_err(of_weight)?;
+        let params = observer.qparams(&self.weights)?;
+        QuantizedTensor::quantize_with(weight, &params, self.non_finite).map_err(of_weight)
+    }
+}
+
+/// Says `weight` where the error speaks of a tensor.
+fn of_weight(error: Error) -> Error {
+    match error {
+        Error::NonFinite { index, value, .. } => Error::NonFinite { what: "weight".into(), index, value },
+        error => error,
+    }
+}
+
+/// What both layers hold besides their panels.
+#[derive(Debug, Clone)]
+struct Parameters {
+    // One scale, or one per output channel.
+    scales: Tensor,
+    bias: Option<Tensor>,
+    rule: ActivationRule,
+    qmin: i32,
+    qmax: i32,
+}
+
+impl Parameters {
+    fn new(weight: &QuantizedTensor<i8>, bias: Option<&[f32]>, channels: usize, scheme: &DynamicScheme) -> Result<Self> {
+        scheme.validate()?;
+        let params = weight.params();
+        if params.zero_points().iter().any(|&z| z != 0) {
+            return Err(Error::Unsupported {
+                what: "weights with zero points".into(),
+                way_out: "quantize them with a symmetric scheme".into(),
+            });
+        }
+        if !matches!(params.granularity(), Granularity::PerTensor | Granularity::PerChannel { axis: 0 }) {
+            return Err(Error::Unsupported {
+                what: format!("weights with {:?} scales", params.granularity()),
+                way_out: "use one scale, or one per channel of axis 0".into(),
+            });
+        }
+        if let Some(bias) = bias.filter(|bias| bias.len() != channels) {
+            return Err(Error::length("bias", channels, bias.len()));
+        }
+        Ok(Parameters {
+            scales: Tensor::new([params.scales().len()], params.scales().to_vec())?,
+            bias: bias.map(|bias| Tensor::new([channels], bias.to_vec())).transpose()?,
+            rule: scheme.rule(),
+            qmin: params.qmin(),
+            qmax: params.qmax(),
+        })
+    }
+
+    /// The codes back as a tensor of their own.
+    fn weight(&self, codes: &[i8], dims: &[usize]) -> Result<QuantizedTensor<i8>> {
+        let granularity = if self.scales.len() == 1 && dims[0] != 1 { Granularity::PerTensor } else { Granularity::PerChannel { axis: 0 } };
+        let params = QParams::new(self.scales.as_slice().to_vec(), vec![0; self.scales.len()], granularity, self.qmin, self.qmax)?;
+        QuantizedTensor::from_storage(codes.to_vec(), crate::tensor::Shape::new(dims)?, params)
+    }
+
+    fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_ref().map(Tensor::as_slice)
+    }
+}

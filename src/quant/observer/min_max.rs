@@ -1,0 +1,118 @@
+//! The exact range.
+
+use crate::error::{Error, Result};
+use crate::num::{NonFinite, affine_qparams};
+use crate::quant::{Observer, Scheme};
+use crate::tensor::{Granularity, QParams, Shape, Tensor};
+
+/// Smallest and largest value seen, per tensor, channel or group.
+///
+/// Scales and zero points follow [`affine_qparams`], which decides every edge: constants, all zeros, subnormals, ranges
+/// near `f32::MAX`. A tensor without elements is no error: a range that saw nothing is that of zero alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MinMax {
+    granularity: Granularity,
+    non_finite: NonFinite,
+    // One a scale; `None` before the first tensor. A range that saw no value has `min > max`.
+    ranges: Option<Vec<Range>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Range {
+    min: f32,
+    max: f32,
+}
+
+const NOTHING: Range = Range { min: f32::INFINITY, max: f32::NEG_INFINITY };
+
+impl Range {
+    fn with(self, other: Range) -> Range {
+        Range { min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
+}
+
+impl MinMax {
+    /// An observer that has seen nothing.
+    pub fn new(granularity: Granularity) -> Self {
+        MinMax { granularity, non_finite: NonFinite::Error, ranges: None }
+    }
+
+    /// With another policy for NaN and infinities: to leave them out instead of refusing them.
+    #[must_use]
+    pub fn with_non_finite(mut self, policy: NonFinite) -> Self {
+        self.non_finite = policy;
+        self
+    }
+
+    /// The ranges seen, one a scale, as (min, max); `None` where there was no value.
+    pub fn ranges(&self) -> Vec<Option<(f32, f32)>> {
+        let seen = |range: &Range| (range.min <= range.max).then_some((range.min, range.max));
+        self.ranges.iter().flatten().map(seen).collect()
+    }
+
+    fn measure(&self, x: &Tensor) -> Result<Vec<Range>> {
+        let shape: &Shape = x.shape();
+        let mut ranges = vec![NOTHING; self.granularity.parameters(shape)?];
+        for (run, parameter) in self.granularity.runs(shape)? {
+            let range = &mut ranges[parameter];
+            for (i, &value) in run.clone().zip(&x.as_slice()[run]) {
+                if value.is_finite() {
+                    *range = range.with(Range { min: value, max: value });
+                } else if self.non_finite == NonFinite::Error {
+                    return Err(Error::NonFinite { what: "observed tensor".into(), index: i, value });
+                }
+            }
+        }
+        Ok(ranges)
+    }
+
+    fn take(&mut self, ranges: Vec<Range>) -> Result<()> {
+        match &mut self.ranges {
+            None => self.ranges = Some(ranges),
+            Some(known) if known.len() == ranges.len() => {
+                known.iter_mut().zip(ranges).for_each(|(known, range)| *known = known.with(range))
+            }
+            Some(known) => return Err(Error::length(format!("list of ranges, {:?}", self.granularity), known.len(), ranges.len())),
+        }
+        Ok(())
+    }
+}
+
+impl Observer for MinMax {
+    fn observe(&mut self, x: &Tensor) -> Result<()> {
+        let ranges = self.measure(x)?;
+        self.take(ranges)
+    }
+
+    fn merge(&mut self, other: &Self) -> Result<()> {
+        if other.granularity != self.granularity {
+            return Err(Error::Unsupported {
+                what: format!("merging a {:?} observer into a {:?} one", other.granularity, self.granularity),
+                way_out: "observe all parts with one granularity".into(),
+            });
+        }
+        match &other.ranges {
+            Some(ranges) => self.take(ranges.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn qparams(&self, scheme: &Scheme) -> Result<QParams> {
+        scheme.validate()?;
+        if scheme.granularity() != self.granularity {
+            return Err(Error::Unsupported {
+                what: format!("{:?} parameters from a {:?} observer", scheme.granularity(), self.granularity),
+                way_out: "give scheme and observer one granularity".into(),
+            });
+        }
+        let Some(ranges) = &self.ranges else {
+            return Err(Error::Empty { what: "observer".into(), way_out: "observe a tensor before asking for parameters" });
+        };
+        let params = ranges.iter().map(|range| {
+            let (min, max) = if range.min <= range.max { (range.min, range.max) } else { (0.0, 0.0) };
+            affine_qparams(min, max, scheme.qmin(), scheme.qmax(), scheme.is_symmetric())
+        });
+        let (scales, zero_points) = params.unzip();
+        QParams::new(scales, zero_points, self.granularity, scheme.qmin(), scheme.qmax())
+    }
+}

@@ -1,0 +1,114 @@
+//! Safetensors files: every type there and back, and every way a file can lie.
+#![cfg(feature = "safetensors")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use lowprec::io::safetensors::{read, read_file, read_tensors, write};
+use lowprec::{Error, Tensor, Value};
+use support::Random;
+
+fn small() -> Vec<u8> {
+    let values: [(&str, Value); 6] = [
+        ("a.f32", Tensor::new([2, 2], vec![1.0f32, -0.0, f32::MIN_POSITIVE, f32::NAN]).unwrap().into()),
+        ("b.i64", Tensor::new([1], vec![i64::MIN]).unwrap().into()),
+        ("c.i32", Tensor::new([3], vec![i32::MAX, 0, -1]).unwrap().into()),
+        ("d.bool", Tensor::new([2], vec![true, false]).unwrap().into()),
+        ("e.u8", Tensor::new(Vec::new(), vec![255u8]).unwrap().into()),
+        ("f.i8", Tensor::new([0, 3], Vec::<i8>::new()).unwrap().into()),
+    ];
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    write(values.iter().map(|(name, value)| (*name, value)), &metadata).unwrap()
+}
+
+/// A file with this header and so many zero bytes behind it.
+fn file(header: &str, data: usize) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+#[test]
+fn every_type_there_and_back() {
+    let contents = read_tensors(&small()).unwrap();
+    let names: Vec<&str> = contents.tensors.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a.f32", "b.i64", "c.i32", "d.bool", "e.u8", "f.i8"]);
+    assert_eq!(contents.metadata["format"], "pt");
+    let Value::F32(a) = &contents.tensors[0].1 else { panic!() };
+    let bits: Vec<u32> = a.as_slice().iter().map(|x| x.to_bits()).collect();
+    assert_eq!(bits, [1.0f32, -0.0, f32::MIN_POSITIVE, f32::NAN].map(f32::to_bits));
+    assert_eq!(contents.tensors[2].1, Tensor::new([3], vec![i32::MAX, 0, -1]).unwrap().into());
+    assert_eq!(contents.tensors[3].1, Tensor::new([2], vec![true, false]).unwrap().into());
+    assert_eq!(contents.tensors[4].1.shape().rank(), 0);
+    let again = write(contents.tensors.iter().map(|(name, value)| (name.as_str(), value)), &contents.metadata).unwrap();
+    assert_eq!(read_tensors(&again).unwrap().tensors[1..], contents.tensors[1..]);
+}
+
+#[test]
+fn sixteen_bit_floats_are_widened_exactly() {
+    let mut bytes =
+        file(r#"{"h":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[4,8]}}"#, 0);
+    for bits in [0x3555u16, 0xfbff, 0x3eab, 0xff7f] {
+        bytes.extend_from_slice(&bits.to_le_bytes());
+    }
+    let state = read(&bytes).unwrap();
+    let values = |name: &str| state.get(name).unwrap().get::<f32>().unwrap().as_slice().to_vec();
+    assert_eq!(values("h"), [0.333_251_95, -65504.0]);
+    assert_eq!(values("b"), [0.333_984_38, -3.389_531_4e38]);
+}
+
+#[test]
+fn files_that_lie_are_errors() {
+    let cases = [
+        ("no header", vec![1, 2, 3]),
+        ("header longer than the file", file("{}", 0).into_iter().chain([0; 4]).skip(1).collect()),
+        ("huge header", [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat()),
+        ("no json", file("{]", 0)),
+        ("truncated data", file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, 7)),
+        ("data too long", file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, 9)),
+        ("shape against offsets", file(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8)),
+        ("product overflows", file(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,8]}}"#, 8)),
+        ("offsets reversed", file(r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[2,0]}}"#, 2)),
+        ("a hole", file(r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#, 3)),
+        (
+            "overlap",
+            file(r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#, 3),
+        ),
+        ("negative length", file(r#"{"a":{"dtype":"U8","shape":[-2],"data_offsets":[0,2]}}"#, 2)),
+        ("unknown type", file(r#"{"a":{"dtype":"Q7","shape":[2],"data_offsets":[0,2]}}"#, 2)),
+    ];
+    for (what, bytes) in cases {
+        assert!(matches!(read(&bytes), Err(Error::Format { .. })), "{what}: {:?}", read(&bytes));
+    }
+    let complex = read(&file(r#"{"spectrum":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#, 8)).unwrap_err();
+    assert!(matches!(&complex, Error::Unsupported { .. }) && complex.to_string().contains("`spectrum`"), "{complex}");
+    let mut truth = file(r#"{"mask":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
+    *truth.last_mut().unwrap() = 2;
+    let truth = read(&truth).unwrap_err().to_string();
+    assert!(truth.contains("`mask`") && truth.contains('2'), "{truth}");
+    let missing = read_file("no such file.safetensors").unwrap_err();
+    assert!(matches!(missing, Error::File { .. }));
+}
+
+#[test]
+fn every_truncation_is_an_error_and_no_flipped_bit_a_panic() {
+    let whole = small();
+    for length in 0..whole.len() {
+        assert!(read(&whole[..length]).is_err(), "{length} of {} bytes", whole.len());
+    }
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random.next() % 3 {
+            let at = random.next() as usize % bytes.len();
+            bytes[at] ^= 1 << (random.next() % 8);
+        }
+        // An error or a valid file; what is held is never more than the bytes could hold.
+        if let Ok(contents) = read_tensors(&bytes) {
+            let held: usize = contents.tensors.iter().map(|(_, value)| value.shape().elements()).sum();
+            assert!(held <= bytes.len());
+        }
+    }
+}
