@@ -7,7 +7,7 @@
 
 use lowprec::kernels::Conv2dGeometry;
 use lowprec::nn::{BatchNorm2d, Conv2d, Dim, GlobalAvgPool2d, Layer, Linear, MaxPool2d, Model, StateDict};
-use lowprec::{DType, Error, LayerKind, Tensor, io::safetensors};
+use lowprec::{DType, Error, LayerKind, Tensor, io::safetensors, metrics};
 
 fn main() -> Result<(), Error> {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
@@ -15,9 +15,10 @@ fn main() -> Result<(), Error> {
     let (images, labels) = test_set(&format!("{data}/digits.safetensors"))?;
 
     let int8 = lowprec::quantize_dynamic(&model, &[LayerKind::Conv2d])?;
-    let y = int8.forward(&images.slice(0, 0..1)?)?;
     println!("{int8}");
-    println!("first image: the largest of {:.2?}, and it is a {}\n", y.as_slice(), labels[0]);
+
+    let y = int8.forward(&images.slice(0, 0..10)?)?;
+    println!("the first ten: {:?}, the truth: {:?}\n", metrics::top1(y.as_slice(), 10)?, &labels[..10]);
 
     let report = lowprec::compare(&model, &int8, &images, Some(&labels))?;
     println!("{report}");

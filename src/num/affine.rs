@@ -13,9 +13,10 @@ use super::round::{dequantize, quantize, round_clamped};
 /// - all zero (or empty, given as `0, 0`): scale 1;
 /// - a constant (`min == max`): the rule above if the constant comes back exactly under it, else `scale = |constant|`,
 ///   one step from the zero point, which is always exact;
-/// - subnormal ranges: the scale is rounded up, never to zero, so that nothing clips;
+/// - subnormal ranges: the scale, which has few bits there, is rounded up where rounding it down (to zero, say) would
+///   clip by more than half a step;
 /// - ranges near `f32::MAX`: the difference is taken in f64, and the scale kept so small that every code
-///   dequantizes to a finite number.
+///   dequantizes to a finite number (of a constant's grid, the codes of zero and of the constant do).
 ///
 /// Both ends must be finite and `min <= max`; other inputs give a grid of no meaning, not a panic.
 ///
@@ -39,7 +40,10 @@ pub fn affine_qparams(min: f32, max: f32, qmin: i32, qmax: i32, symmetric: bool)
         let scale = step(hi - lo, f64::from(hi) - f64::from(lo), steps);
         (scale, round_clamped(qmin as f32 - lo / scale, qmin, qmax))
     };
-    if min == max && dequantize(quantize(min, scale, zero_point, qmin, qmax), scale, zero_point) != min {
+    if min == max {
+        if dequantize(quantize(min, scale, zero_point, qmin, qmax), scale, zero_point) == min {
+            return (scale, zero_point);
+        }
         // 255 * (c / 255) misses c by an ulp for some c: one step of size |c| does not.
         let zero_point = match symmetric {
             true => middle,
@@ -56,10 +60,10 @@ pub fn affine_qparams(min: f32, max: f32, qmin: i32, qmax: i32, symmetric: bool)
     (scale, zero_point)
 }
 
-/// `range / steps` in f32, from `exact` where `range` overflowed, rounded up where it is subnormal.
+/// `range / steps` in f32, from `exact` where `range` overflowed; the next float up where too few bits are left.
 fn step(range: f32, exact: f64, steps: i64) -> f32 {
     let scale = if range.is_finite() { range / steps as f32 } else { (exact / steps as f64) as f32 };
-    if scale < f32::MIN_POSITIVE && f64::from(scale) * (steps as f64) < exact { scale.next_up() } else { scale }
+    if f64::from(scale) * (steps as f64 + 0.5) < exact { scale.next_up() } else { scale }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ mod sealed {
 /// assert_eq!(stored, [0x78, 0x0f]);
 /// assert_eq!(I4::get(&stored, 2), -1);
 /// ```
-pub trait QuantElem: sealed::Sealed + Copy + fmt::Debug + Send + Sync + 'static {
+pub trait QuantElem: sealed::Sealed + Copy + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// What an array of codes is made of: the type itself, or bytes that hold several codes each.
     type Storage: Pod + fmt::Debug + PartialEq + Send + Sync;
     /// Bits of one code.
