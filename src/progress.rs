@@ -33,8 +33,10 @@ pub struct Step<'a> {
 /// ```
 #[derive(Default)]
 pub struct Progress<'a> {
-    callback: Option<Box<dyn FnMut(Step<'_>) -> ControlFlow<()> + 'a>>,
+    callback: Option<Box<Callback<'a>>>,
 }
+
+type Callback<'a> = dyn FnMut(Step<'_>) -> ControlFlow<()> + 'a;
 
 impl<'a> Progress<'a> {
     /// Reports to `callback`, which returns [`ControlFlow::Break`] to cancel.

@@ -108,12 +108,12 @@ proptest! {
             prop_assert_eq!(q.code(i), Some(quantize(value, scale, zero_point, -128, 127)));
         }
         // A slice of the codes is the codes of a slice.
-        for axis in 0..dims.len() {
+        for (axis, &length) in dims.iter().enumerate() {
             let unit = match granularity {
                 Granularity::PerGroup { axis: grouped, size } if grouped == axis => size,
                 _ => 1,
             };
-            let range = unit.min(dims[axis] - unit)..dims[axis];
+            let range = unit.min(length - unit)..length;
             let part = q.slice(axis, range.clone()).unwrap();
             prop_assert_eq!(part.dequantize(), q.dequantize().slice(axis, range).unwrap());
             if unit > 1 {

@@ -25,13 +25,13 @@ pub fn fold_batch_norm(model: &Model) -> Result<Model> {
         if let Layer::BatchNorm2d(norm) = node.layer() {
             let read = node.inputs()[0];
             let before = nodes.iter_mut().find(|other| other.outputs().contains(&read));
-            if let Some(before) = before.filter(|_| readers(read) == 1 && !is_output(read)) {
-                if let Layer::Conv2d(conv) = before.layer() {
-                    let folded = fold(conv, norm)?;
-                    conversion.folded.push((node.name().to_owned(), before.name().to_owned()));
-                    *before = before.with_layer(folded).writing(node.outputs().to_vec());
-                    continue;
-                }
+            if let Some(before) = before.filter(|_| readers(read) == 1 && !is_output(read))
+                && let Layer::Conv2d(conv) = before.layer()
+            {
+                let folded = fold(conv, norm)?;
+                conversion.folded.push((node.name().to_owned(), before.name().to_owned()));
+                *before = before.with_layer(folded).writing(node.outputs().to_vec());
+                continue;
             }
         }
         nodes.push(node.clone());

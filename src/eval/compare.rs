@@ -180,7 +180,7 @@ impl<'a> Comparison<'a> {
 /// Samples to run at once: what the model demands, or a size that bounds memory.
 fn batch_size(model: &Model, samples: usize) -> Result<usize> {
     match model.inputs().first().and_then(|input| input.dims().first()) {
-        Some(&Dim::Fixed(batch)) if batch == 0 || samples % batch != 0 => Err(Error::parameter(
+        Some(&Dim::Fixed(batch)) if batch == 0 || !samples.is_multiple_of(batch) => Err(Error::parameter(
             "samples",
             samples,
             format!("must come in whole batches of {batch}, the fixed first axis of the model's input"),

@@ -129,7 +129,7 @@ fn same_length(reference: &[f32], approximation: &[f32]) -> Result<()> {
 }
 
 fn whole_rows(logits: &[f32], classes: usize) -> Result<()> {
-    match if classes == 0 { logits.is_empty() } else { logits.len() % classes == 0 } {
+    match if classes == 0 { logits.is_empty() } else { logits.len().is_multiple_of(classes) } {
         true => Ok(()),
         false => Err(Error::length(format!("rows of {classes} outputs"), logits.len().next_multiple_of(classes.max(1)), logits.len())),
     }

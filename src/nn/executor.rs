@@ -136,7 +136,7 @@ impl Executor {
         Ok(())
     }
 
-    fn execute(&mut self, inputs: &[(&str, &Value)], mut tap: Option<&mut dyn FnMut(&Tap<'_>) -> Result<()>>) -> Result<()> {
+    fn execute(&mut self, inputs: &[(&str, &Value)], mut tap: Option<&mut Callback<'_>>) -> Result<()> {
         self.accept(inputs)?;
         let Executor { model, threads, plan, buffers, workspace, positions } = self;
         let plan = plan.as_ref().expect("accept made one");
@@ -233,6 +233,9 @@ impl Executor {
         Ok(())
     }
 }
+
+/// What a tap calls.
+type Callback<'a> = dyn FnMut(&Tap<'_>) -> Result<()> + 'a;
 
 /// The caller's inputs, found by the model's numbering.
 struct Given<'a> {

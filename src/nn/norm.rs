@@ -79,7 +79,7 @@ impl BatchNorm2d {
         if output.len() != input.len() {
             return Err(Error::length("output", input.len(), output.len()));
         }
-        if channels == 0 || input.len() % channels != 0 {
+        if channels == 0 || !input.len().is_multiple_of(channels) {
             return Err(Error::length(format!("input of {channels} channels"), input.len().next_multiple_of(channels.max(1)), input.len()));
         }
         for (x, y) in input.chunks_exact(channels).zip(output.chunks_exact_mut(channels)) {

@@ -39,7 +39,7 @@ impl Granularity {
             Granularity::PerChannel { axis } => shape.axis(axis),
             Granularity::PerGroup { axis, size } => {
                 let (outer, length, inner) = shape.around(axis)?;
-                if size == 0 || length % size != 0 {
+                if size == 0 || !length.is_multiple_of(size) {
                     return Err(Error::Group { size, axis, length });
                 }
                 Ok(outer * (length / size) * inner)

@@ -43,10 +43,10 @@ impl<T: QuantElem> QuantizedTensor<T> {
         let shape = tensor.shape();
         fits::<T>(shape, params)?;
         let x = tensor.as_slice();
-        if non_finite == NonFinite::Error {
-            if let Some((index, &value)) = x.iter().enumerate().find(|(_, x)| !x.is_finite()) {
-                return Err(Error::NonFinite { what: "tensor to quantize".into(), index, value });
-            }
+        if non_finite == NonFinite::Error
+            && let Some((index, &value)) = x.iter().enumerate().find(|(_, x)| !x.is_finite())
+        {
+            return Err(Error::NonFinite { what: "tensor to quantize".into(), index, value });
         }
         let mut storage = vec![bytemuck::Zeroable::zeroed(); T::storage_len(x.len())];
         for (run, parameter) in params.granularity().runs(shape)? {
@@ -151,7 +151,7 @@ impl<T: QuantElem> QuantizedTensor<T> {
                 let shape = self.shape.with_axis(grouped, self.shape.axis(grouped)? / size)?;
                 if grouped != axis {
                     (shape, range.clone())
-                } else if range.start % size != 0 || range.end % size != 0 {
+                } else if !range.start.is_multiple_of(size) || !range.end.is_multiple_of(size) {
                     return Err(Error::parameter("slice", range, format!("cuts a group: begin and end at multiples of {size}")));
                 } else {
                     (shape, range.start / size..range.end / size)
