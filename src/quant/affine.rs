@@ -13,9 +13,9 @@ use crate::tensor::{QParams, QuantizedTensor, Tensor};
 /// ```
 /// use lowprec::quant::{Affine, Quantizer, Scheme};
 /// use lowprec::Tensor;
-/// let weight = Tensor::new([2, 2], vec![0.5, -1.0, 0.02, 0.01])?;
+/// let weight = Tensor::new([2, 2], vec![0.5, -1.0, 0.02, 0.015])?;
 /// let q = Affine::<i8>::fit(&weight, &Scheme::INT8_WEIGHT)?.quantize(&weight)?;
-/// assert_eq!(q.codes(), [64, -127, 127, 64]); // each row has its own scale
+/// assert_eq!(q.codes(), [64, -127, 127, 95]); // each row has its own scale
 /// # Ok::<(), lowprec::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]

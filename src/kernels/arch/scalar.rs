@@ -1,0 +1,205 @@
+//! Plain Rust over arrays of four lanes, for every processor: the compiler makes of it what it can.
+
+use crate::kernels::output::Store;
+use crate::kernels::simd::{Dot, Simd};
+use crate::kernels::tile::{LaneTile, Tile, Zero, init_integers, lane_tile, product_tile, tile_arms};
+
+/// Needs nothing of the processor.
+#[derive(Debug, Clone, Copy)]
+pub struct Scalar;
+
+const LANES: usize = 4;
+
+#[inline(always)]
+fn map<A: Copy, B: Copy, C>(a: [A; LANES], b: [B; LANES], f: impl Fn(A, B) -> C) -> [C; LANES] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+/// The first `lanes` elements at `p`, `T::default()` in the other lanes.
+///
+/// # Safety
+/// `p` is valid for reads of `lanes` elements.
+#[inline(always)]
+unsafe fn load<T: Copy + Default>(p: *const T, lanes: usize) -> [T; LANES] {
+    if lanes >= LANES {
+        // SAFETY: LANES elements at `p`, by the caller's promise.
+        return unsafe { p.cast::<[T; LANES]>().read_unaligned() };
+    }
+    // SAFETY: only the first `lanes` are read.
+    std::array::from_fn(|i| if i < lanes { unsafe { p.add(i).read() } } else { T::default() })
+}
+
+/// Writes the first `lanes` elements.
+///
+/// # Safety
+/// `p` is valid for writes of `lanes` elements.
+#[inline(always)]
+unsafe fn store<T: Copy>(p: *mut T, a: [T; LANES], lanes: usize) {
+    for (i, x) in a.into_iter().enumerate().take(lanes) {
+        // SAFETY: `i < lanes`.
+        unsafe { p.add(i).write(x) }
+    }
+}
+
+// SAFETY: no instructions beyond the target's baseline.
+unsafe impl Simd for Scalar {
+    const LANES: usize = LANES;
+    const MR: usize = 4;
+    type I32 = [i32; LANES];
+    type F32 = [f32; LANES];
+    type Int8 = Int8;
+
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    unsafe fn product_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &Tile<'_, Self, D, T>) {
+        tile_arms!(self, product_tile, tile, mr, nv, [1 2 3 4])
+    }
+
+    unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
+        tile_arms!(self, lane_tile, tile, mr, nv, [1 2 3 4])
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I32 {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        map(a, b, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        map(a, b, i32::wrapping_mul)
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: Self::I32) -> Self::F32 {
+        a.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    fn splat_f32(self, x: f32) -> Self::F32 {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn add_f32(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        map(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn mul_f32(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        map(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn mul_add_f32(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        // Not `mul_add`: without the instruction that is a library call.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    fn max_f32(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        map(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn min_f32(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        map(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn round_i32(self, a: Self::F32) -> Self::I32 {
+        a.map(|x| x.round_ties_even() as i32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const i32, lanes: usize) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        unsafe { load(p, lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(self, p: *const f32, lanes: usize) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        unsafe { load(p, lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut i32, a: Self::I32, lanes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { store(p, a, lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f32(self, p: *mut f32, a: Self::F32, lanes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { store(p, a, lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_low_bytes(self, p: *mut u8, a: Self::I32, lanes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { store(p, a.map(|x| x as u8), lanes) }
+    }
+}
+
+/// Codes as they are, four to a word.
+#[derive(Debug, Clone, Copy)]
+pub struct Int8;
+
+// SAFETY: u8 and i8 are valid for every bit pattern, and four u8 are 4 bytes.
+unsafe impl Dot<Scalar> for Int8 {
+    const KU: usize = 4;
+    type Lhs = u8;
+    type Weight = i8;
+    type Acc = [i32; LANES];
+    type Word = [[i32; 4]; LANES];
+    type Weights = [[i8; 4]; LANES];
+
+    #[inline(always)]
+    unsafe fn init<const MR: usize, const NV: usize>(
+        simd: Scalar,
+        zero: Zero<'_>,
+        params: &[usize; MR],
+        col_sums: *const i32,
+        columns: usize,
+    ) -> [[Self::Acc; NV]; MR] {
+        // SAFETY: the caller's promise.
+        unsafe { init_integers(simd, zero, params, col_sums, columns) }
+    }
+
+    #[inline(always)]
+    unsafe fn word(_: Scalar, p: *const u8) -> Self::Word {
+        // SAFETY: 4 bytes at `p`, by the caller's promise.
+        [unsafe { p.cast::<[u8; 4]>().read() }.map(i32::from); LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn weights(_: Scalar, p: *const i8) -> Self::Weights {
+        // SAFETY: LANES * 4 weights at `p`, by the caller's promise.
+        unsafe { p.cast::<Self::Weights>().read() }
+    }
+
+    #[inline(always)]
+    fn dot(_: Scalar, acc: Self::Acc, word: Self::Word, weights: Self::Weights) -> Self::Acc {
+        std::array::from_fn(|lane| (0..4).fold(acc[lane], |sum, i| sum.wrapping_add(word[lane][i] * i32::from(weights[lane][i]))))
+    }
+
+    #[inline(always)]
+    unsafe fn lane_words(_: Scalar, p: *const u8) -> Self::Word {
+        // SAFETY: LANES bytes at `p`, by the caller's promise.
+        unsafe { load(p, LANES) }.map(|x| [i32::from(x), 0, 0, 0])
+    }
+
+    #[inline(always)]
+    unsafe fn lane_weights(_: Scalar, p: *const i8) -> Self::Weights {
+        // SAFETY: LANES weights at `p`, by the caller's promise.
+        unsafe { load(p, LANES) }.map(|x| [x, 0, 0, 0])
+    }
+}

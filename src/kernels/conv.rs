@@ -1,0 +1,266 @@
+//! Convolution: products over a padded NHWC workspace, without im2col.
+
+use super::depthwise::{DepthwiseProduct, Lanes};
+use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
+use super::ingest;
+use super::isa::{Isa, Visitor};
+use super::operand::{ActivationCode, Codes, Per, check_threads, check_zero_points};
+use super::output::{IntegerStage, Integers, OutputStage, Store};
+use super::pack::{PanelLayout, Panels, check_k, elements};
+use super::product::{Product, Rows};
+use super::simd::{Dot, Element, Simd};
+use super::tile::{Segment, Zero};
+use super::workspace::Workspace;
+use crate::error::{Error, Result};
+
+/// The weights of a convolution, for one instruction set.
+#[derive(Debug, Clone)]
+pub(super) struct ConvWeights<W> {
+    pub geometry: Conv2dGeometry,
+    pub isa: Isa,
+    packed: Packed<W>,
+}
+
+#[derive(Debug, Clone)]
+enum Packed<W> {
+    Panels(Panels<W>),
+    Depthwise(Lanes<W>),
+}
+
+impl<W: Element> ConvWeights<W> {
+    /// Packs OIHW weights.
+    pub fn pack(isa: Isa, layout: fn(Isa) -> PanelLayout, geometry: &Conv2dGeometry, weights: &[W]) -> Result<Self> {
+        let isa = isa.checked()?;
+        geometry.validate()?;
+        let expected = elements(&geometry.weight_shape())?;
+        if weights.len() != expected {
+            return Err(Error::length("weights", expected, weights.len()));
+        }
+        let packed = if geometry.is_depthwise() {
+            Packed::Depthwise(Lanes::pack(geometry.out_channels, geometry.k(), |channel, tap| weights[channel * geometry.k() + tap]))
+        } else {
+            let n = geometry.out_channels / geometry.groups;
+            let at = |group: usize, column: usize, step: usize| weights[geometry.weight_index(group * n + column, step)];
+            Packed::Panels(Panels::pack(layout(isa), geometry.groups, n, &geometry.runs(), at))
+        };
+        Ok(ConvWeights { geometry: geometry.clone(), isa, packed })
+    }
+
+    pub fn bytes(&self) -> usize {
+        match &self.packed {
+            Packed::Panels(panels) => panels.bytes(),
+            Packed::Depthwise(lanes) => lanes.bytes(),
+        }
+    }
+
+    /// The weights, OIHW.
+    pub fn unpack(&self) -> Vec<W> {
+        let geometry = &self.geometry;
+        let (n, k) = (geometry.out_channels / geometry.groups, geometry.k());
+        let mut weights = vec![W::default(); geometry.out_channels * k];
+        match &self.packed {
+            Packed::Panels(panels) => panels.unpack(&geometry.runs(), |group, column, step, weight| {
+                weights[geometry.weight_index(group * n + column, step)] = weight;
+            }),
+            Packed::Depthwise(lanes) => weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = lanes.at(i / k, i % k)),
+        }
+        weights
+    }
+
+    /// Whether rows of whole words can be read where the caller has them.
+    pub fn reads_in_place(&self, shape: ImageShape, ku: usize) -> bool {
+        let whole_words = self.geometry.runs_are_multiples_of(ku);
+        matches!(self.packed, Packed::Panels(_)) && shape.layout == ImageLayout::Nhwc && self.geometry.padding == [0; 4] && whole_words
+    }
+}
+
+/// A convolution whose images are in memory as the tiles read them.
+pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
+    pub simd: S,
+    pub weights: &'a ConvWeights<D::Weight>,
+    pub padded: &'a Padded,
+    pub out: [usize; 2],
+    pub lhs: &'a [D::Lhs],
+    pub zero: Zero<'a>,
+    pub store: T,
+    pub dst: *mut T::Element,
+}
+
+impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
+    /// # Safety
+    /// `lhs` holds the padded images, with 64 bytes more unless every run of k is a whole number of words of a dense
+    /// convolution; `zero` and the stage fit the images and the output channels; `dst` has all pixels of all channels,
+    /// and nobody else uses it.
+    pub unsafe fn run(self, segments: &mut Vec<Segment>, threads: usize) {
+        let Convolution { simd, weights, padded, out, lhs, zero, store, dst } = self;
+        let geometry = &weights.geometry;
+        assert!(lhs.len() >= padded.len(), "the workspace holds the padded images");
+        geometry.segments(padded, D::KU, segments);
+        let rows = Rows::Pixels(padded.pixels(geometry, out));
+        let (m, lhs) = (padded.images * out[0] * out[1], lhs.as_ptr());
+        match &weights.packed {
+            Packed::Panels(panels) => {
+                let group_step = geometry.in_channels / geometry.groups;
+                let dst_stride = geometry.out_channels;
+                let product = Product::<S, D, T> { simd, lhs, rows, m, segments, group_step, panels, zero, store, dst, dst_stride };
+                // SAFETY: `output_size` keeps every window inside the padded image; the rest is the caller's promise.
+                unsafe { product.run(threads) }
+            }
+            Packed::Depthwise(lanes) => {
+                let product = DepthwiseProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, zero, store, dst };
+                // SAFETY: as above.
+                unsafe { product.run(threads) }
+            }
+        }
+    }
+}
+
+/// 8-bit weights of a convolution, packed for one instruction set, with the sum of each output channel.
+///
+/// About one byte per weight. The packed form is a cache: it differs between processors and is never saved.
+#[derive(Debug, Clone)]
+pub struct PackedConv2d {
+    inner: ConvWeights<i8>,
+}
+
+impl PackedConv2d {
+    /// For the fastest instruction set of this processor, [`Isa::best`]. `codes` are OIHW, as in PyTorch and ONNX.
+    ///
+    /// # Errors
+    /// As [`PackedConv2d::pack_for`].
+    pub fn pack(geometry: &Conv2dGeometry, codes: &[i8]) -> Result<Self> {
+        Self::pack_for(Isa::best(), geometry, codes)
+    }
+
+    /// For the instruction set `isa`.
+    ///
+    /// # Errors
+    /// [`Error::Isa`] when this processor lacks it; as [`Conv2dGeometry::validate`]; [`Error::Length`] for the wrong number
+    /// of codes; [`Error::Accumulator`] when a sum has more than 65536 products.
+    pub fn pack_for(isa: Isa, geometry: &Conv2dGeometry, codes: &[i8]) -> Result<Self> {
+        geometry.validate()?;
+        check_k(geometry.k())?;
+        let mut inner = ConvWeights::pack(isa, PanelLayout::int8, geometry, codes)?;
+        inner.packed = match inner.packed {
+            Packed::Panels(panels) => Packed::Panels(panels.with_col_sums(&geometry.runs())),
+            Packed::Depthwise(lanes) => Packed::Depthwise(lanes.with_col_sums()),
+        };
+        Ok(PackedConv2d { inner })
+    }
+
+    /// The shape of the convolution.
+    pub fn geometry(&self) -> &Conv2dGeometry {
+        &self.inner.geometry
+    }
+
+    /// The instruction set that runs it.
+    pub fn isa(&self) -> Isa {
+        self.inner.isa
+    }
+
+    /// The kernel that runs it, as `u8i8-conv-<pixels>x<channels>x<k>-<isa>` or `u8i8-depthwise-<isa>`.
+    pub fn kernel_name(&self) -> &'static str {
+        match (&self.inner.packed, self.inner.isa) {
+            (Packed::Panels(_), Isa::Scalar) => "u8i8-conv-4x8x4-scalar",
+            (Packed::Panels(_), Isa::Avx2) => "u8i8-conv-6x16x2-avx2",
+            (Packed::Panels(_), Isa::Avx512Vnni) => "u8i8-conv-14x32x4-avx512vnni",
+            (Packed::Depthwise(_), Isa::Scalar) => "u8i8-depthwise-scalar",
+            (Packed::Depthwise(_), Isa::Avx2) => "u8i8-depthwise-avx2",
+            (Packed::Depthwise(_), Isa::Avx512Vnni) => "u8i8-depthwise-avx512vnni",
+        }
+    }
+
+    /// Bytes held, channel sums included.
+    pub fn bytes(&self) -> usize {
+        self.inner.bytes()
+    }
+
+    /// The codes, OIHW.
+    pub fn unpack(&self) -> Vec<i8> {
+        self.inner.unpack()
+    }
+
+    pub(super) fn inner(&self) -> &ConvWeights<i8> {
+        &self.inner
+    }
+}
+
+/// Whether input and output have the sizes that the geometry asks for; the workspace that results.
+pub(super) fn check_conv(geometry: &Conv2dGeometry, shape: ImageShape, input: usize, dst: usize) -> Result<(Padded, [usize; 2])> {
+    let (padded, out) = Padded::new(geometry, shape)?;
+    let expected = shape.n * geometry.in_channels * shape.h * shape.w;
+    if input != expected {
+        return Err(Error::length("input", expected, input));
+    }
+    let expected = shape.n * geometry.out_channels * out[0] * out[1];
+    if dst != expected { Err(Error::length("dst", expected, dst)) } else { Ok((padded, out)) }
+}
+
+/// `dst[i][y][x][o] = stage(sum over taps and channels of (input - zero_point) * weight)`, NHWC; padding is the zero point.
+///
+/// Exact, and the same bit for bit on every instruction set and for any number of threads. [`Per::Row`] means one value
+/// for each image, here and in the stage. `threads` is an upper bound.
+///
+/// # Errors
+/// As [`Conv2dGeometry::output_size`]; [`Error::Length`] when `input`, `dst`, the zero points or the stage's parameters have
+/// the wrong length; [`Error::ZeroPoint`] for a zero point that is not a code of `T`; [`Error::Parameter`] for `threads == 0`.
+#[allow(clippy::too_many_arguments)]
+pub fn conv2d<T: ActivationCode, S: OutputStage>(
+    input: &[T],
+    shape: ImageShape,
+    zero_point: Per<'_, i32>,
+    weights: &PackedConv2d,
+    stage: &S,
+    dst: &mut [S::Element],
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    check_threads(threads)?;
+    let (padded, out) = check_conv(weights.geometry(), shape, input.len(), dst.len())?;
+    check_zero_points::<T>(zero_point, shape.n)?;
+    stage.check(weights.geometry().out_channels, shape.n, weights.geometry().k())?;
+    let (codes, dst) = (T::erase(input), dst.as_mut_ptr());
+    stage.conv2d(ConvCall { codes, shape, padded, out, zero_point, weights: weights.inner(), dst, workspace, threads });
+    Ok(())
+}
+
+/// The checked arguments of [`conv2d`]. Public only as an argument of a hidden method.
+pub struct ConvCall<'a, E> {
+    codes: Codes<'a>,
+    shape: ImageShape,
+    padded: Padded,
+    out: [usize; 2],
+    zero_point: Per<'a, i32>,
+    weights: &'a ConvWeights<i8>,
+    dst: *mut E,
+    workspace: &'a mut Workspace,
+    threads: usize,
+}
+
+impl<E: Copy + Send + Sync> ConvCall<'_, E> {
+    pub(super) fn run<T: IntegerStage<Element = E>>(self, stage: T) {
+        self.weights.isa.visit(ConvVisit { call: self, stage })
+    }
+}
+
+struct ConvVisit<'a, E, T> {
+    call: ConvCall<'a, E>,
+    stage: T,
+}
+
+impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
+    type Out = ();
+    fn visit<S: Simd>(self, simd: S) {
+        let ConvCall { codes, shape, padded, out, zero_point, weights, dst, workspace, threads } = self.call;
+        let Workspace { codes: memory, zero_points, segments, .. } = workspace;
+        let zero = codes.zero(zero_point, zero_points);
+        let lhs = match Element::in_place(codes) {
+            Some(lhs) if weights.reads_in_place(shape, S::Int8::KU) => lhs,
+            _ => ingest::images_of_codes(simd, codes, &padded, memory.grow(padded.len()), threads, |image| zero.get(image)),
+        };
+        let store = Integers(self.stage);
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, zero, store, dst };
+        // SAFETY: `conv2d` checked input, output, zero points and stage; the workspace has slack behind its last element.
+        unsafe { convolution.run(segments, threads) }
+    }
+}

@@ -1,0 +1,253 @@
+//! Float in, float out, 8 bits in between: activations get their scale and zero point from their own range, inside the call.
+
+use super::conv::{ConvWeights, Convolution, PackedConv2d, check_conv};
+use super::elementwise::{Extremes, Range};
+use super::geometry::{ImageShape, Padded};
+use super::ingest::{self, Quantizer};
+use super::isa::Visitor;
+use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
+use super::output::{Activation, Dequantize, Integers, OutputStage};
+use super::pack::PackedWeights;
+use super::product::{Product, Rows};
+use super::simd::{Dot, Element, Simd};
+use super::tile::{Segment, Zero};
+use super::workspace::Workspace;
+use crate::error::{Error, Result};
+use crate::num::{NonFinite, affine_qparams};
+
+/// How float activations become `u8` codes inside a call: [`affine_qparams`] of their range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActivationRule {
+    /// Smallest code, from 0.
+    pub qmin: i32,
+    /// Largest code, to 255.
+    pub qmax: i32,
+    /// Whether the zero point is the middle code, and the range the same on both sides.
+    pub symmetric: bool,
+    /// What NaN and infinities do.
+    pub non_finite: NonFinite,
+}
+
+impl Default for ActivationRule {
+    /// All 256 codes, asymmetric: ONNX DynamicQuantizeLinear. NaN and infinities are errors.
+    fn default() -> Self {
+        ActivationRule { qmin: 0, qmax: 255, symmetric: false, non_finite: NonFinite::Error }
+    }
+}
+
+impl ActivationRule {
+    fn check(&self) -> Result<()> {
+        if 0 <= self.qmin && self.qmin < self.qmax && self.qmax <= 255 {
+            return Ok(());
+        }
+        Err(Error::parameter("activation code range", (self.qmin, self.qmax), "0 <= qmin < qmax <= 255"))
+    }
+
+    /// Scale and zero point of a range.
+    fn qparams(&self, range: Range) -> (f32, i32) {
+        let Range { min, max, .. } = range.closed();
+        affine_qparams(min, max, self.qmin, self.qmax, self.symmetric)
+    }
+
+    fn quantizer(&self, scale: f32, zero_point: i32) -> Quantizer {
+        Quantizer::new(scale, zero_point, self.qmin, self.qmax)
+    }
+
+    /// The range, or the error for the first of `values` that is not finite, `start` elements into the tensor.
+    fn allow(&self, range: Range, what: &'static str, values: &[f32], start: usize) -> Result<Range> {
+        if range.finite || self.non_finite == NonFinite::Saturate {
+            return Ok(range);
+        }
+        let at = values.iter().position(|x| !x.is_finite()).unwrap_or_default();
+        Err(Error::NonFinite { what: what.to_owned(), index: start + at, value: values.get(at).copied().unwrap_or(f32::NAN) })
+    }
+}
+
+/// What follows the sums of a dynamic product: `activation(acc * (lhs_scale * weight_scale[n]) + bias[n])`.
+#[derive(Debug, Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// Scale of the weights: one, or one for each column.
+    pub weight_scale: &'a [f32],
+    /// Added after scaling, one for each column.
+    pub bias: Option<&'a [f32]>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+impl<'a> Epilogue<'a> {
+    fn stage(&self, lhs_scale: Per<'a, f32>) -> Dequantize<'a> {
+        Dequantize { lhs_scale, weight_scale: self.weight_scale, bias: self.bias, activation: self.activation }
+    }
+}
+
+/// Over what the range of the activations is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RangeOf {
+    /// The whole matrix: ONNX DynamicQuantizeLinear.
+    Tensor,
+    /// Each row by itself: per token. More precise, and independent of the other rows.
+    Row,
+}
+
+/// [`gemm`](super::gemm) of float activations, quantized inside the call by `rule` over `range`.
+///
+/// Equal, bit for bit, to quantizing with [`affine_qparams`] and [`num::quantize`](crate::num::quantize), then
+/// [`gemm`](super::gemm) with [`Dequantize`].
+///
+/// # Errors
+/// [`Error::NonFinite`] (the index is `row * cols + column`) unless the rule saturates; [`Error::Shape`],
+/// [`Error::Length`] and [`Error::Parameter`] as [`gemm`](super::gemm).
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_dynamic(
+    lhs: Matrix<'_, f32>,
+    range: RangeOf,
+    rule: &ActivationRule,
+    weights: &PackedWeights,
+    epilogue: &Epilogue<'_>,
+    mut dst: MatrixMut<'_, f32>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    check_threads(threads)?;
+    rule.check()?;
+    check_product(&lhs, &dst, weights.n(), weights.k())?;
+    epilogue.stage(Per::Tensor(1.0)).check(weights.n(), lhs.rows(), weights.k())?;
+    let Workspace { scales, zero_points, .. } = &mut *workspace;
+    scales.clear();
+    zero_points.clear();
+    let mut whole = Range::EMPTY;
+    for row in 0..lhs.rows() {
+        let values = lhs.row(row);
+        let found = rule.allow(weights.isa().visit(Extremes(values)), "lhs", values, row * lhs.cols())?;
+        whole = whole.union(found);
+        if range == RangeOf::Row {
+            let (scale, zero_point) = rule.qparams(found);
+            scales.push(scale);
+            zero_points.push(zero_point);
+        }
+    }
+    if range == RangeOf::Tensor {
+        let (scale, zero_point) = rule.qparams(whole);
+        scales.push(scale);
+        zero_points.push(zero_point);
+    }
+    let (dst, dst_stride) = (dst.as_mut_ptr(), dst.stride());
+    weights.isa().visit(GemmVisit { lhs, range, rule, weights, epilogue, dst, dst_stride, workspace, threads });
+    Ok(())
+}
+
+struct GemmVisit<'a> {
+    lhs: Matrix<'a, f32>,
+    range: RangeOf,
+    rule: &'a ActivationRule,
+    weights: &'a PackedWeights,
+    epilogue: &'a Epilogue<'a>,
+    dst: *mut f32,
+    dst_stride: usize,
+    workspace: &'a mut Workspace,
+    threads: usize,
+}
+
+impl Visitor for GemmVisit<'_> {
+    type Out = ();
+    fn visit<S: Simd>(self, simd: S) {
+        let Workspace { codes: memory, scales, zero_points, .. } = self.workspace;
+        let (scales, zero_points) = (&scales[..], &zero_points[..]);
+        let (zero, lhs_scale) = match self.range {
+            RangeOf::Tensor => (Zero::Tensor(zero_points[0]), Per::Tensor(scales[0])),
+            RangeOf::Row => (Zero::Row(zero_points), Per::Row(scales)),
+        };
+        let (m, k) = (self.lhs.rows(), self.lhs.cols());
+        let row = k.next_multiple_of(S::Int8::KU);
+        let memory = memory.grow(m * row);
+        let lhs = ingest::rows(simd, self.lhs.data(), (m, k, self.lhs.stride()), memory, row, self.threads, |m| {
+            self.rule.quantizer(lhs_scale.get(m), zero.get(m))
+        });
+        let stage = self.epilogue.stage(lhs_scale);
+        let product = Product::<S, S::Int8, _> {
+            simd,
+            lhs: lhs.as_ptr(),
+            rows: Rows::Strided { stride: row },
+            m,
+            segments: &[Segment { offset: 0, words: k.div_ceil(S::Int8::KU) }],
+            group_step: 0,
+            panels: self.weights.panels(),
+            zero,
+            store: Integers(&stage),
+            dst: self.dst,
+            dst_stride: self.dst_stride,
+        };
+        // SAFETY: matrices and stage were checked against the weights; the workspace has whole words in each row, and there
+        // is one scale and zero point, or one for each row.
+        unsafe { product.run(self.threads) }
+    }
+}
+
+/// [`conv2d`](super::conv2d) of float images, quantized inside the call by `rule` over each image's own range.
+///
+/// The result of an image does not depend on the others of its batch.
+///
+/// # Errors
+/// [`Error::NonFinite`] (the index is that in `input`) unless the rule saturates; the others as [`conv2d`](super::conv2d).
+#[allow(clippy::too_many_arguments)]
+pub fn conv2d_dynamic(
+    input: &[f32],
+    shape: ImageShape,
+    rule: &ActivationRule,
+    weights: &PackedConv2d,
+    epilogue: &Epilogue<'_>,
+    dst: &mut [f32],
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    check_threads(threads)?;
+    rule.check()?;
+    let geometry = weights.geometry();
+    let (padded, out) = check_conv(geometry, shape, input.len(), dst.len())?;
+    epilogue.stage(Per::Tensor(1.0)).check(geometry.out_channels, shape.n, geometry.k())?;
+    let Workspace { scales, zero_points, .. } = &mut *workspace;
+    scales.clear();
+    zero_points.clear();
+    let len = geometry.in_channels * shape.h * shape.w;
+    for image in 0..shape.n {
+        let values = &input[image * len..][..len];
+        let range = rule.allow(weights.isa().visit(Extremes(values)), "input", values, image * len)?;
+        let (scale, zero_point) = rule.qparams(range);
+        scales.push(scale);
+        zero_points.push(zero_point);
+    }
+    let dst = dst.as_mut_ptr();
+    weights.isa().visit(ConvVisit { input, padded, out, rule, weights: weights.inner(), epilogue, dst, workspace, threads });
+    Ok(())
+}
+
+struct ConvVisit<'a> {
+    input: &'a [f32],
+    padded: Padded,
+    out: [usize; 2],
+    rule: &'a ActivationRule,
+    weights: &'a ConvWeights<i8>,
+    epilogue: &'a Epilogue<'a>,
+    dst: *mut f32,
+    workspace: &'a mut Workspace,
+    threads: usize,
+}
+
+impl Visitor for ConvVisit<'_> {
+    type Out = ();
+    fn visit<S: Simd>(self, simd: S) {
+        let ConvVisit { input, padded, out, rule, weights, epilogue, dst, workspace, threads } = self;
+        let Workspace { codes: memory, scales, zero_points, segments } = workspace;
+        let (scales, zero_points) = (&scales[..], &zero_points[..]);
+        let lhs = ingest::images(simd, input, &padded, memory.grow(padded.len()), threads, |image| {
+            (rule.quantizer(scales[image], zero_points[image]), Element::from_code(zero_points[image]))
+        });
+        let stage = epilogue.stage(Per::Row(scales));
+        let (zero, store) = (Zero::Row(zero_points), Integers(&stage));
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, zero, store, dst };
+        // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image, and
+        // the workspace has slack behind its last element.
+        unsafe { convolution.run(segments, threads) }
+    }
+}

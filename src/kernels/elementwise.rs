@@ -1,0 +1,209 @@
+//! Ranges, and codes from floats and back, over slices. The loops are plain; the compiler turns them into vectors
+//! inside [`Simd::vectorize`].
+
+use super::ingest::Quantizer;
+use super::isa::{Isa, Visitor};
+use super::operand::ActivationCode;
+use super::simd::Simd;
+use crate::error::{Error, Result};
+use crate::num::dequantize;
+
+/// Smallest and largest finite value, and whether all are finite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range {
+    /// Smallest finite value, 0 when there is none.
+    pub min: f32,
+    /// Largest finite value, 0 when there is none.
+    pub max: f32,
+    /// Whether no value was NaN or infinite.
+    pub finite: bool,
+}
+
+impl Range {
+    /// The neutral element of [`Range::union`]: its ends lie the wrong way round, as those of no slice do.
+    pub(super) const EMPTY: Range = Range { min: f32::INFINITY, max: f32::NEG_INFINITY, finite: true };
+
+    pub(super) fn union(self, other: Range) -> Range {
+        Range { min: self.min.min(other.min), max: self.max.max(other.max), finite: self.finite && other.finite }
+    }
+
+    /// The range as callers see it: 0 and 0 without a finite value, and no negative zero, whichever lane it came from.
+    pub(super) fn closed(self) -> Range {
+        if self.min <= self.max { Range { min: self.min + 0.0, max: self.max + 0.0, ..self } } else { Range { min: 0.0, max: 0.0, ..self } }
+    }
+}
+
+/// The range of a slice before [`Range::closed`].
+pub(super) struct Extremes<'a>(pub &'a [f32]);
+
+impl Visitor for Extremes<'_> {
+    type Out = Range;
+    fn visit<S: Simd>(self, simd: S) -> Range {
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                let range = extremes(self.0, |x| x, |x| x);
+                if range.finite {
+                    return range;
+                }
+                // Rare, so a second pass: what is not finite stands aside.
+                let low = |x: f32| if x.is_finite() { x } else { f32::INFINITY };
+                let high = |x: f32| if x.is_finite() { x } else { f32::NEG_INFINITY };
+                extremes(self.0, low, high)
+            },
+        )
+    }
+}
+
+/// Smallest `low(x)`, largest `high(x)`, and whether all `x` are finite: in 32 lanes, so that no step waits for the one before.
+#[inline(always)]
+fn extremes(x: &[f32], low: impl Fn(f32) -> f32, high: impl Fn(f32) -> f32) -> Range {
+    const LANES: usize = 32;
+    const INFINITE: u32 = 0x7f80_0000;
+    let (mut min, mut max, mut magnitude) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0u32; LANES]);
+    let mut step = |i: usize, x: f32| {
+        let (l, h) = (low(x), high(x));
+        min[i] = if l < min[i] { l } else { min[i] };
+        max[i] = if h > max[i] { h } else { max[i] };
+        magnitude[i] = magnitude[i].max(x.to_bits() & 0x7fff_ffff);
+    };
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            step(i, chunk[i]);
+        }
+    }
+    rest.iter().enumerate().for_each(|(i, &x)| step(i, x));
+    Range {
+        min: min.into_iter().fold(f32::INFINITY, f32::min),
+        max: max.into_iter().fold(f32::NEG_INFINITY, f32::max),
+        finite: magnitude.into_iter().all(|bits| bits < INFINITE),
+    }
+}
+
+/// Smallest and largest finite value of `x`.
+///
+/// ```
+/// use lowprec::kernels::min_max;
+/// let range = min_max(&[1.0, -2.0, f32::NAN, f32::INFINITY]);
+/// assert_eq!((range.min, range.max, range.finite), (-2.0, 1.0, false));
+/// ```
+pub fn min_max(x: &[f32]) -> Range {
+    Isa::best().visit(Extremes(x)).closed()
+}
+
+/// [`min_max`] on the instruction set `isa`.
+///
+/// # Errors
+/// [`Error::Isa`] when this processor lacks it.
+pub fn min_max_for(isa: Isa, x: &[f32]) -> Result<Range> {
+    Ok(isa.checked()?.visit(Extremes(x)).closed())
+}
+
+/// Checks the arguments of quantization to codes of `T`.
+fn check<T: ActivationCode>(scale: f32, zero_point: i32, qmin: i32, qmax: i32, src: usize, dst: usize) -> Result<()> {
+    if !(scale.is_finite() && scale > 0.0) {
+        return Err(Error::Scale { index: 0, value: scale });
+    }
+    if qmin > qmax || qmin < T::QMIN || qmax > T::QMAX {
+        let rule = format!("qmin must not be above qmax, and both within {} to {}", T::QMIN, T::QMAX);
+        return Err(Error::parameter("code range", (qmin, qmax), rule));
+    }
+    if !(qmin..=qmax).contains(&zero_point) {
+        return Err(Error::ZeroPoint { index: 0, value: zero_point, qmin, qmax });
+    }
+    if src != dst { Err(Error::length("dst", src, dst)) } else { Ok(()) }
+}
+
+struct Quantize<'a, T> {
+    x: &'a [f32],
+    quantizer: Quantizer,
+    dst: &'a mut [T],
+}
+
+impl<T: ActivationCode> Visitor for Quantize<'_, T> {
+    type Out = ();
+    fn visit<S: Simd>(self, simd: S) {
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                for (code, &x) in self.dst.iter_mut().zip(self.x) {
+                    *code = T::from_code(self.quantizer.code(x));
+                }
+            },
+        )
+    }
+}
+
+struct DequantizeSlice<'a, T> {
+    codes: &'a [T],
+    scale: f32,
+    zero_point: i32,
+    dst: &'a mut [f32],
+}
+
+impl<T: ActivationCode> Visitor for DequantizeSlice<'_, T> {
+    type Out = ();
+    fn visit<S: Simd>(self, simd: S) {
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                for (x, &code) in self.dst.iter_mut().zip(self.codes) {
+                    *x = dequantize(code.to_i32(), self.scale, self.zero_point);
+                }
+            },
+        )
+    }
+}
+
+macro_rules! conversions {
+    ($code:ident: $quantize:ident $quantize_for:ident $dequantize:ident $dequantize_for:ident) => {
+        /// [`num::quantize`](crate::num::quantize) of each value: `clamp(round(x / scale) + zero_point, qmin, qmax)`.
+        ///
+        /// # Errors
+        /// [`Error::Scale`] when the scale is not positive and finite, [`Error::Parameter`] when `qmin..=qmax` is empty or
+        /// not within the codes, [`Error::ZeroPoint`] when the zero point is outside it, [`Error::Length`] when `dst` is
+        /// not as long as `x`.
+        pub fn $quantize(x: &[f32], scale: f32, zero_point: i32, qmin: i32, qmax: i32, dst: &mut [$code]) -> Result<()> {
+            $quantize_for(Isa::best(), x, scale, zero_point, qmin, qmax, dst)
+        }
+
+        #[doc = concat!("[`", stringify!($quantize), "`] on the instruction set `isa`.")]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Isa`] when this processor lacks it.
+        pub fn $quantize_for(isa: Isa, x: &[f32], scale: f32, zero_point: i32, qmin: i32, qmax: i32, dst: &mut [$code]) -> Result<()> {
+            check::<$code>(scale, zero_point, qmin, qmax, x.len(), dst.len())?;
+            isa.checked()?.visit(Quantize { x, quantizer: Quantizer::new(scale, zero_point, qmin, qmax), dst });
+            Ok(())
+        }
+
+        /// [`num::dequantize`](crate::num::dequantize) of each code: `scale * (code - zero_point)`.
+        ///
+        /// # Errors
+        /// [`Error::Length`] when `dst` is not as long as `codes`, [`Error::ZeroPoint`] when the zero point is not a code.
+        pub fn $dequantize(codes: &[$code], scale: f32, zero_point: i32, dst: &mut [f32]) -> Result<()> {
+            $dequantize_for(Isa::best(), codes, scale, zero_point, dst)
+        }
+
+        #[doc = concat!("[`", stringify!($dequantize), "`] on the instruction set `isa`.")]
+        ///
+        /// # Errors
+        /// As there, and [`Error::Isa`] when this processor lacks it.
+        pub fn $dequantize_for(isa: Isa, codes: &[$code], scale: f32, zero_point: i32, dst: &mut [f32]) -> Result<()> {
+            let (qmin, qmax) = (<$code as ActivationCode>::QMIN, <$code as ActivationCode>::QMAX);
+            if !(qmin..=qmax).contains(&zero_point) {
+                return Err(Error::ZeroPoint { index: 0, value: zero_point, qmin, qmax });
+            }
+            if codes.len() != dst.len() {
+                return Err(Error::length("dst", codes.len(), dst.len()));
+            }
+            isa.checked()?.visit(DequantizeSlice { codes, scale, zero_point, dst });
+            Ok(())
+        }
+    };
+}
+
+conversions!(u8: quantize_u8 quantize_u8_for dequantize_u8 dequantize_u8_for);
+conversions!(i8: quantize_i8 quantize_i8_for dequantize_i8 dequantize_i8_for);

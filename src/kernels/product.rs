@@ -1,0 +1,154 @@
+//! The loops around the tiles: columns in blocks that stay in the cache, rows in even tiles, panels innermost.
+
+use std::ops::Range;
+
+use super::output::Store;
+use super::pack::Panels;
+use super::simd::{Dot, Simd};
+use super::threads;
+use super::tile::{ROWS, Segment, Tile, Zero};
+
+/// Half of a common second-level cache: weights of a column block stay there while the rows stream by.
+const BLOCK_BYTES: usize = 512 * 1024;
+
+/// Products below which a second thread costs more than it gives: about 10 microseconds of work.
+pub const GRAIN: usize = 2 << 20;
+
+/// Where the rows of a product start, in elements.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows {
+    /// Row `m` at `m * stride`.
+    Strided { stride: usize },
+    /// Row `m` is output pixel `m` of a batch of images.
+    Pixels(Pixels),
+}
+
+/// Output pixels over a padded NHWC workspace.
+#[derive(Debug, Clone, Copy)]
+pub struct Pixels {
+    pub out_h: usize,
+    pub out_w: usize,
+    /// Elements from one output pixel's window to the next one's in its row, to the next row's, to the next image's.
+    pub step_x: usize,
+    pub step_y: usize,
+    pub image: usize,
+}
+
+impl Rows {
+    /// Where rows `m..m + mr` start, and which zero point and scale they have.
+    pub fn fill(&self, m: usize, mr: usize, offsets: &mut [usize; ROWS], params: &mut [usize; ROWS]) {
+        match *self {
+            Rows::Strided { stride } => {
+                for i in 0..mr {
+                    (offsets[i], params[i]) = ((m + i) * stride, m + i);
+                }
+            }
+            Rows::Pixels(p) => {
+                let (mut x, y) = (m % p.out_w, m / p.out_w);
+                let (mut y, mut image) = (y % p.out_h, y / p.out_h);
+                for i in 0..mr {
+                    (offsets[i], params[i]) = (image * p.image + y * p.step_y + x * p.step_x, image);
+                    x += 1;
+                    if x == p.out_w {
+                        (x, y) = (0, y + 1);
+                        if y == p.out_h {
+                            (y, image) = (0, image + 1);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A product of rows in memory with packed weights.
+pub struct Product<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
+    pub simd: S,
+    pub lhs: *const D::Lhs,
+    pub rows: Rows,
+    pub m: usize,
+    pub segments: &'a [Segment],
+    /// Elements from one group's activations to the next one's.
+    pub group_step: usize,
+    pub panels: &'a Panels<D::Weight>,
+    pub zero: Zero<'a>,
+    pub store: T,
+    pub dst: *mut T::Element,
+    pub dst_stride: usize,
+}
+
+// SAFETY: threads read `lhs` and write disjoint tiles of `dst`, both of which outlive the call that borrows them.
+unsafe impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Sync for Product<'_, S, D, T> {}
+
+impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
+    /// All tiles, on at most `threads` threads.
+    ///
+    /// # Safety
+    /// - row `m` of `rows`, plus `group * group_step`, is readable at every word of every segment;
+    /// - the segments have as many words as the panels;
+    /// - `zero` and the stage have an element for each parameter that `rows` names, the stage one for each column;
+    /// - nobody else reads or writes `dst`, which has `m` rows of `groups * n` elements, `dst_stride` apart.
+    pub unsafe fn run(&self, threads: usize) {
+        let panels = self.panels.groups() * self.panels.panels();
+        let tiles = self.m.div_ceil(S::MR);
+        if panels == 0 || tiles == 0 {
+            return;
+        }
+        let steps: usize = self.segments.iter().map(|s| s.words * D::KU).sum();
+        let work = self.m * self.panels.n() * self.panels.groups() * steps.max(1);
+        let parts = threads::parts(threads, work, GRAIN);
+        // Whichever of rows and columns cuts more evenly; rows at a tie, as then each thread reads its own activations.
+        let waste = |items: usize| items.div_ceil(parts) * parts * (panels * tiles / items);
+        if waste(tiles) <= waste(panels) {
+            // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
+            threads::split(tiles, parts, |tiles| unsafe { self.block(tiles, 0..panels) });
+        } else {
+            // SAFETY: the caller's promise; ranges of panels are disjoint columns of `dst`.
+            threads::split(panels, parts, |panels| unsafe { self.block(0..tiles, panels) });
+        }
+    }
+
+    /// # Safety
+    /// As for [`Product::run`]; nobody else writes these tiles.
+    unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>) {
+        let count = self.m.div_ceil(S::MR);
+        let block = (BLOCK_BYTES / self.panels.panel_bytes().max(1)).max(1);
+        let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
+        for first in panels.clone().step_by(block) {
+            for tile in tiles.clone() {
+                let (start, end) = (self.m * tile / count, self.m * (tile + 1) / count);
+                self.rows.fill(start, end - start, &mut offsets, &mut params);
+                for panel in first..(first + block).min(panels.end) {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.tile(start, end - start, panel, &offsets, &params) }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Product::run`]; nobody else writes this tile.
+    #[inline]
+    unsafe fn tile(&self, m: usize, mr: usize, panel: usize, offsets: &[usize; ROWS], params: &[usize; ROWS]) {
+        let (group, panel) = (panel / self.panels.panels(), panel % self.panels.panels());
+        let column = panel * self.panels.nr();
+        let n = group * self.panels.n() + column;
+        let col_sums = self.panels.col_sums();
+        let tile = Tile::<S, D, T> {
+            lhs: self.lhs.wrapping_add(group * self.group_step),
+            offsets,
+            params,
+            segments: self.segments,
+            weights: self.panels.group(group)[self.panels.panel_offset(panel)..].as_ptr(),
+            zero: self.zero,
+            col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[n..].as_ptr() },
+            store: self.store,
+            n,
+            columns: (self.panels.n() - column).min(self.panels.nr()),
+            dst: self.dst.wrapping_add(m * self.dst_stride + n),
+            dst_stride: self.dst_stride,
+        };
+        // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel.
+        unsafe { self.simd.product_tile(mr, self.panels.vectors(panel), &tile) }
+    }
+}

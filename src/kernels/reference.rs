@@ -1,0 +1,136 @@
+//! The kernels' meaning, in loops that can be read at a glance. Every kernel of every instruction set equals these bit
+//! for bit (float products: within rounding). Slow, unchecked beyond slice bounds, and public so that others can test
+//! against them too.
+
+use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape};
+use super::operand::{ActivationCode, Per};
+use super::output::{Activation, Dequantize, Requantize};
+use crate::num;
+
+/// `sum over k of (lhs[m][k] - zero_point) * weights[n][k]`, `[m, n]`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn gemm<T: ActivationCode>(lhs: &[T], m: usize, k: usize, zero_point: Per<'_, i32>, weights: &[i8], n: usize) -> Vec<i32> {
+    let mut dst = Vec::with_capacity(m * n);
+    for row in 0..m {
+        for column in 0..n {
+            dst.push((0..k).map(|i| (lhs[row * k + i].to_i32() - zero_point.get(row)) * i32::from(weights[column * k + i])).sum());
+        }
+    }
+    dst
+}
+
+/// `activation(sum over k of lhs[m][k] * weights[n][k] + bias[n])` in f64, `[m, n]`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn gemm_f64(lhs: &[f32], m: usize, k: usize, weights: &[f32], n: usize, bias: Option<&[f32]>, activation: Activation) -> Vec<f64> {
+    let mut dst = Vec::with_capacity(m * n);
+    for row in 0..m {
+        for column in 0..n {
+            let sum: f64 = (0..k).map(|i| f64::from(lhs[row * k + i]) * f64::from(weights[column * k + i])).sum();
+            dst.push(clamp(sum + bias.map_or(0.0, |bias| f64::from(bias[column])), activation));
+        }
+    }
+    dst
+}
+
+/// `sum over taps and channels of (input - zero_point) * weight` of OIHW weights, NHWC.
+///
+/// # Panics
+/// When a slice is too short or the geometry does not fit the images.
+pub fn conv2d<T: ActivationCode>(
+    input: &[T],
+    shape: ImageShape,
+    zero_point: Per<'_, i32>,
+    geometry: &Conv2dGeometry,
+    weights: &[i8],
+) -> Vec<i32> {
+    windows(shape, geometry, |image, _, taps| {
+        taps.map(|(pixel, weight)| (input[pixel].to_i32() - zero_point.get(image)) * i32::from(weights[weight])).sum()
+    })
+}
+
+/// `activation(sum over taps and channels of input * weight + bias)` in f64, of OIHW weights, NHWC.
+///
+/// # Panics
+/// When a slice is too short or the geometry does not fit the images.
+pub fn conv2d_f64(
+    input: &[f32],
+    shape: ImageShape,
+    geometry: &Conv2dGeometry,
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    activation: Activation,
+) -> Vec<f64> {
+    windows(shape, geometry, |_, channel, taps| {
+        let sum: f64 = taps.map(|(pixel, weight)| f64::from(input[pixel]) * f64::from(weights[weight])).sum();
+        clamp(sum + bias.map_or(0.0, |bias| f64::from(bias[channel])), activation)
+    })
+}
+
+/// `f(image, output channel, pairs of input and weight index)` for each output in NHWC order; padding has no pair.
+fn windows<R>(
+    shape: ImageShape,
+    geometry: &Conv2dGeometry,
+    f: impl Fn(usize, usize, &mut dyn Iterator<Item = (usize, usize)>) -> R,
+) -> Vec<R> {
+    let [oh, ow] = geometry.output_size(shape.h, shape.w).expect("a geometry that fits the images");
+    let [_, channels, kh, kw] = geometry.weight_shape();
+    let mut dst = Vec::with_capacity(shape.n * oh * ow * geometry.out_channels);
+    for (image, oy, ox) in (0..shape.n).flat_map(|i| (0..oh).flat_map(move |y| (0..ow).map(move |x| (i, y, x)))) {
+        for out in 0..geometry.out_channels {
+            let group = out / (geometry.out_channels / geometry.groups);
+            let mut taps = (0..channels * kh * kw).filter_map(|i| {
+                let (c, ky, kx) = (i / (kh * kw), i / kw % kh, i % kw);
+                let y = (oy * geometry.stride[0] + ky * geometry.dilation[0]).checked_sub(geometry.padding[0]).filter(|&y| y < shape.h)?;
+                let x = (ox * geometry.stride[1] + kx * geometry.dilation[1]).checked_sub(geometry.padding[1]).filter(|&x| x < shape.w)?;
+                let c = group * channels + c;
+                let pixel = match shape.layout {
+                    ImageLayout::Nchw => ((image * geometry.in_channels + c) * shape.h + y) * shape.w + x,
+                    ImageLayout::Nhwc => ((image * shape.h + y) * shape.w + x) * geometry.in_channels + c,
+                };
+                Some((pixel, out * channels * kh * kw + i))
+            });
+            dst.push(f(image, out, &mut taps));
+        }
+    }
+    dst
+}
+
+/// The stage [`Dequantize`] of sums `[.., n]`, where `rows` rows share a scale (1 in a product, the pixels of an image in a
+/// convolution).
+///
+/// # Panics
+/// When the stage has fewer parameters than the sums need.
+pub fn dequantize(sums: &[i32], n: usize, rows: usize, stage: &Dequantize<'_>) -> Vec<f32> {
+    let value = |(i, &sum): (usize, &i32)| {
+        let (row, column) = (i / n / rows, i % n);
+        let x = sum as f32 * (stage.lhs_scale.get(row) * one_or(stage.weight_scale, column));
+        stage.activation.apply(stage.bias.map_or(x, |bias| x + bias[column]))
+    };
+    sums.iter().enumerate().map(value).collect()
+}
+
+/// The stage [`Requantize`] of sums `[.., n]`.
+///
+/// # Panics
+/// When the stage has fewer parameters than the sums need.
+pub fn requantize<T: ActivationCode>(sums: &[i32], n: usize, stage: &Requantize<'_, T>) -> Vec<T> {
+    let code = |(i, &sum): (usize, &i32)| {
+        let sum = sum + stage.bias.map_or(0, |bias| bias[i % n]);
+        T::from_code(num::requantize(sum, one_or(stage.multiplier, i % n), stage.zero_point, stage.qmin, stage.qmax))
+    };
+    sums.iter().enumerate().map(code).collect()
+}
+
+fn one_or(values: &[f32], column: usize) -> f32 {
+    if values.len() == 1 { values[0] } else { values[column] }
+}
+
+fn clamp(x: f64, activation: Activation) -> f64 {
+    let (lo, hi) = activation.bounds();
+    let x = if f64::from(lo) > x { lo.into() } else { x };
+    if f64::from(hi) < x { hi.into() } else { x }
+}

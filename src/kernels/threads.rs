@@ -1,0 +1,26 @@
+//! Splitting work over threads. The results never depend on it.
+
+use std::ops::Range;
+
+/// Into how many parts `work` is cut: at most `threads`, and none smaller than `grain`.
+pub fn parts(threads: usize, work: usize, grain: usize) -> usize {
+    if cfg!(feature = "parallel") { threads.min(work / grain).max(1) } else { 1 }
+}
+
+/// Calls `f` on `parts` ranges that together are `0..items`, on the caller's thread and rayon's current pool.
+pub fn split(items: usize, parts: usize, f: impl Fn(Range<usize>) + Sync) {
+    let parts = parts.min(items).max(1);
+    let range = |i: usize| items * i / parts..items * (i + 1) / parts;
+    #[cfg(feature = "parallel")]
+    if parts > 1 {
+        let (f, range) = (&f, &range);
+        rayon::scope(|scope| {
+            for i in 1..parts {
+                scope.spawn(move |_| f(range(i)));
+            }
+            f(range(0));
+        });
+        return;
+    }
+    (0..parts).for_each(|i| f(range(i)));
+}

@@ -1,0 +1,89 @@
+//! Scratch memory that grows once and then stays, and the aligned storage of packed weights.
+
+use super::simd::Element;
+use super::tile::Segment;
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+// SAFETY: an array of bytes without padding: every bit pattern is valid, zeros included.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above, and it is Copy and 'static.
+unsafe impl bytemuck::Pod for Line {}
+
+/// Bytes that tiles may read past the last element: less than one vector.
+const SLACK: usize = 64;
+
+/// Elements in 64-byte aligned memory, with a readable line after the last.
+#[derive(Clone, Default)]
+pub struct Aligned {
+    lines: Vec<Line>,
+}
+
+impl Aligned {
+    /// Room for `len` zeros of type `T`.
+    pub fn zeroed<T: Element>(len: usize) -> Self {
+        let mut memory = Aligned::default();
+        memory.lines.reserve_exact(Self::lines::<T>(len));
+        memory.grow::<T>(len);
+        memory
+    }
+
+    fn lines<T: Element>(len: usize) -> usize {
+        len.checked_mul(size_of::<T>())
+            .and_then(|bytes| bytes.checked_add(SLACK))
+            .expect("the tensors exist, so their size fits")
+            .div_ceil(64)
+    }
+
+    /// At least `len` elements; what is in them stays from before.
+    pub fn grow<T: Element>(&mut self, len: usize) -> &mut [T] {
+        let lines = Self::lines::<T>(len);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+        bytemuck::cast_slice_mut(&mut self.lines)
+    }
+
+    /// All elements, the slack included.
+    pub fn as_slice<T: Element>(&self) -> &[T] {
+        bytemuck::cast_slice(&self.lines)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.lines.len() * 64
+    }
+}
+
+impl std::fmt::Debug for Aligned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Aligned({} bytes)", self.bytes())
+    }
+}
+
+/// Scratch memory of the kernels: it grows to what the largest call needed and never shrinks, so that calls of a size
+/// it has seen allocate nothing. One for each caller at a time; any call may follow any other.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    pub(super) codes: Aligned,
+    pub(super) zero_points: Vec<i32>,
+    pub(super) scales: Vec<f32>,
+    pub(super) segments: Vec<Segment>,
+}
+
+impl Workspace {
+    /// Empty: the first calls grow it.
+    pub fn new() -> Self {
+        Workspace::default()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.codes.bytes()
+            + self.zero_points.capacity() * size_of::<i32>()
+            + self.scales.capacity() * size_of::<f32>()
+            + self.segments.capacity() * size_of::<Segment>()
+    }
+}
