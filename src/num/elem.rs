@@ -52,21 +52,33 @@ pub trait QuantElem: sealed::Sealed + Copy + PartialEq + fmt::Debug + Send + Syn
     /// When the index lies beyond the storage.
     fn set(storage: &mut [Self::Storage], index: usize, code: i32);
 
-    /// The storage as codes of a byte each, for the types that are stored so and are signed.
+    /// The storage as signed bytes, for [`i8`].
     fn as_i8(storage: &[Self::Storage]) -> Option<&[i8]> {
         let _ = storage;
         None
     }
 
-    /// The storage as codes of a byte each, for the types that are stored so and are unsigned.
+    /// The storage as unsigned bytes, for [`u8`].
     fn as_u8(storage: &[Self::Storage]) -> Option<&[u8]> {
+        let _ = storage;
+        None
+    }
+
+    /// As [`QuantElem::as_i8`], for writing.
+    fn as_i8_mut(storage: &mut [Self::Storage]) -> Option<&mut [i8]> {
+        let _ = storage;
+        None
+    }
+
+    /// As [`QuantElem::as_u8`], for writing.
+    fn as_u8_mut(storage: &mut [Self::Storage]) -> Option<&mut [u8]> {
         let _ = storage;
         None
     }
 }
 
 macro_rules! whole {
-    ($($type:ty, $name:literal, $min:expr, $max:expr $(, $cast:ident)?;)*) => {$(
+    ($($type:ty, $name:literal, $min:expr, $max:expr $(, $cast:ident, $cast_mut:ident)?;)*) => {$(
         impl sealed::Sealed for $type {}
         impl QuantElem for $type {
             type Storage = $type;
@@ -88,13 +100,17 @@ macro_rules! whole {
 
             $(fn $cast(storage: &[$type]) -> Option<&[$type]> {
                 Some(storage)
+            }
+
+            fn $cast_mut(storage: &mut [$type]) -> Option<&mut [$type]> {
+                Some(storage)
             })?
         }
     )*};
 }
 whole! {
-    i8, "i8", -128, 127, as_i8;
-    u8, "u8", 0, 255, as_u8;
+    i8, "i8", -128, 127, as_i8, as_i8_mut;
+    u8, "u8", 0, 255, as_u8, as_u8_mut;
     i16, "i16", -32768, 32767;
     i32, "i32", i32::MIN, i32::MAX;
 }

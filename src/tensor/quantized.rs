@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+use crate::kernels;
 use crate::num::{NonFinite, QuantElem, dequantize, quantize};
 use crate::tensor::{Granularity, QParams, Shape, Tensor};
 
@@ -50,10 +51,7 @@ impl<T: QuantElem> QuantizedTensor<T> {
         }
         let mut storage = vec![bytemuck::Zeroable::zeroed(); T::storage_len(x.len())];
         for (run, parameter) in params.granularity().runs(shape)? {
-            let (scale, zero_point) = params.at(parameter);
-            for i in run {
-                T::set(&mut storage, i, quantize(x[i], scale, zero_point, params.qmin(), params.qmax()));
-            }
+            quantize_run::<T>(&x[run.clone()], params.at(parameter), (params.qmin(), params.qmax()), &mut storage, run)?;
         }
         Ok(QuantizedTensor { storage, shape: shape.clone(), params: params.clone() })
     }
@@ -113,10 +111,7 @@ impl<T: QuantElem> QuantizedTensor<T> {
     fn fill(&self, output: &mut [f32]) {
         let runs = self.params.granularity().runs(&self.shape).expect("checked at birth");
         for (run, parameter) in runs {
-            let (scale, zero_point) = self.params.at(parameter);
-            for i in run {
-                output[i] = dequantize(T::get(&self.storage, i), scale, zero_point);
-            }
+            dequantize_run::<T>(&self.storage, run.clone(), self.params.at(parameter), &mut output[run]);
         }
     }
 
@@ -191,6 +186,47 @@ impl<T: QuantElem> QuantizedTensor<T> {
     /// Bytes held: packed codes, 4 for each scale, 4 for each zero point (none when all are 0). The shape is not counted.
     pub fn bytes(&self) -> usize {
         std::mem::size_of_val(self.storage.as_slice()) + self.params.bytes()
+    }
+}
+
+/// Shortest run that is worth a call of the vector kernels.
+const VECTOR_RUN: usize = 32;
+
+/// Codes of neighbouring elements with one scale: whole bytes by the vector kernels, which give the same codes.
+fn quantize_run<T: QuantElem>(
+    x: &[f32],
+    (scale, zero_point): (f32, i32),
+    (qmin, qmax): (i32, i32),
+    storage: &mut [T::Storage],
+    run: Range<usize>,
+) -> Result<()> {
+    if x.len() >= VECTOR_RUN {
+        if let Some(codes) = T::as_i8_mut(storage) {
+            return kernels::quantize_i8(x, scale, zero_point, qmin, qmax, &mut codes[run]);
+        }
+        if let Some(codes) = T::as_u8_mut(storage) {
+            return kernels::quantize_u8(x, scale, zero_point, qmin, qmax, &mut codes[run]);
+        }
+    }
+    for (i, &x) in run.zip(x) {
+        T::set(storage, i, quantize(x, scale, zero_point, qmin, qmax));
+    }
+    Ok(())
+}
+
+fn dequantize_run<T: QuantElem>(storage: &[T::Storage], run: Range<usize>, (scale, zero_point): (f32, i32), output: &mut [f32]) {
+    if output.len() >= VECTOR_RUN {
+        let done = match (T::as_i8(storage), T::as_u8(storage)) {
+            (Some(codes), _) => kernels::dequantize_i8(&codes[run.clone()], scale, zero_point, output).is_ok(),
+            (_, Some(codes)) => kernels::dequantize_u8(&codes[run.clone()], scale, zero_point, output).is_ok(),
+            _ => false,
+        };
+        if done {
+            return;
+        }
+    }
+    for (i, y) in run.zip(output) {
+        *y = dequantize(T::get(storage, i), scale, zero_point);
     }
 }
 

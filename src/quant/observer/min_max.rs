@@ -1,6 +1,7 @@
 //! The exact range.
 
 use crate::error::{Error, Result};
+use crate::kernels;
 use crate::num::{NonFinite, affine_qparams};
 use crate::quant::{Observer, Scheme};
 use crate::tensor::{Granularity, QParams, Shape, Tensor};
@@ -22,6 +23,9 @@ struct Range {
     min: f32,
     max: f32,
 }
+
+/// Shortest run that is worth a call of the vector kernel.
+const VECTOR_RUN: usize = 32;
 
 const NOTHING: Range = Range { min: f32::INFINITY, max: f32::NEG_INFINITY };
 
@@ -55,7 +59,15 @@ impl MinMax {
         let mut ranges = vec![NOTHING; self.granularity.parameters(shape)?];
         for (run, parameter) in self.granularity.runs(shape)? {
             let range = &mut ranges[parameter];
-            for (i, &value) in run.clone().zip(&x.as_slice()[run]) {
+            let values = &x.as_slice()[run.clone()];
+            if values.len() >= VECTOR_RUN {
+                let seen = kernels::min_max(values);
+                if seen.finite {
+                    *range = range.with(Range { min: seen.min, max: seen.max });
+                    continue;
+                }
+            }
+            for (i, &value) in run.zip(values) {
                 if value.is_finite() {
                     *range = range.with(Range { min: value, max: value });
                 } else if self.non_finite == NonFinite::Error {
