@@ -14,7 +14,7 @@ use crate::error::Result;
 /// `dst[m][n] = stage(sum over k of (lhs[m][k] - zero_point) * weight[n][k])`.
 ///
 /// The sum is exact and the same, bit for bit, on every instruction set and for any number of threads; the stage
-/// ([`Accumulate`](super::Accumulate), [`Dequantize`] or [`Requantize`](super::Requantize)) runs in registers.
+/// ([`Accumulate`](super::Accumulate), [`Dequantize`](super::Dequantize) or [`Requantize`](super::Requantize)) runs in registers.
 /// `threads` is an upper bound: small products run on the caller's thread alone.
 ///
 /// # Errors

@@ -79,7 +79,7 @@ impl Conv2dGeometry {
                 return Err(Error::parameter(what, value, "at least 1"));
             }
         }
-        if self.in_channels % self.groups != 0 || self.out_channels % self.groups != 0 {
+        if !self.in_channels.is_multiple_of(self.groups) || !self.out_channels.is_multiple_of(self.groups) {
             let rule = format!("a divisor of both {} input and {} output channels", self.in_channels, self.out_channels);
             return Err(Error::parameter("groups", self.groups, rule));
         }
@@ -146,7 +146,7 @@ impl Conv2dGeometry {
     /// Whether every run of k fills whole words of `ku` elements.
     pub(super) fn runs_are_multiples_of(&self, ku: usize) -> bool {
         let [_, channels, _, kw] = self.weight_shape();
-        (if self.whole_rows() { kw * channels } else { channels }) % ku == 0
+        (if self.whole_rows() { kw * channels } else { channels }).is_multiple_of(ku)
     }
 
     /// Index in OIHW weights of step `step` of k, which runs over kernel rows, kernel columns and channels.
@@ -161,13 +161,16 @@ impl Conv2dGeometry {
         segments.clear();
         let [_, channels, kh, kw] = self.weight_shape();
         let pixel = padded.channels * padded.repeat;
-        let down = self.dilation[0] * padded.row();
+        // A kernel of one row never takes its dilation, however large.
+        let down = self.dilation[0].wrapping_mul(padded.row());
         for y in 0..kh {
             if self.whole_rows() {
                 segments.push(Segment { offset: y * down, words: (kw * channels).div_ceil(ku) });
                 continue;
             }
-            segments.extend((0..kw).map(|x| Segment { offset: y * down + x * self.dilation[1] * pixel, words: channels.div_ceil(ku) }));
+            segments.extend(
+                (0..kw).map(|x| Segment { offset: y * down + x * self.dilation[1].wrapping_mul(pixel), words: channels.div_ceil(ku) }),
+            );
         }
     }
 }
@@ -247,8 +250,9 @@ impl Padded {
         Pixels {
             out_h,
             out_w,
-            step_x: geometry.stride[1] * self.channels * self.repeat,
-            step_y: geometry.stride[0] * self.row(),
+            // A stride beyond the image is never taken, however large.
+            step_x: geometry.stride[1].wrapping_mul(self.channels * self.repeat),
+            step_y: geometry.stride[0].wrapping_mul(self.row()),
             image: self.height * self.row(),
         }
     }

@@ -23,6 +23,8 @@
 //! The layers, each using those before it: `simd` and `tile` and `output` (registers), `arch` (instruction sets), `isa` (which one
 //! runs), `pack` (weights), `ingest` (activations), `product` and `depthwise` (loops), `gemm`, `conv`, `dynamic` and `float` (the doors).
 #![allow(unsafe_code)]
+// Tiles walk several arrays of registers by one index; iterators over one of them hide that.
+#![allow(clippy::needless_range_loop)]
 
 mod arch;
 mod conv;

@@ -207,6 +207,7 @@ macro_rules! tile_arms {
         match ($nv, $mr) {
             // SAFETY: the caller's promise is the tile's.
             $((1, $m) => $simd.vectorize(#[inline(always)] || unsafe { $tile::<_, _, _, $m, 1>($simd, $args) }),
+              // SAFETY: as above.
               (2, $m) => $simd.vectorize(#[inline(always)] || unsafe { $tile::<_, _, _, $m, 2>($simd, $args) }),)*
             (nv, mr) => unreachable!("the drivers split rows by MR and columns by two vectors: {mr} rows, {nv} vectors"),
         }
