@@ -3,6 +3,19 @@
 use super::output::Store;
 use super::simd::{Dot, Simd};
 
+/// `body` for each constant `i` below `n`, at most [`ROWS`]. A loop would do the same, but the compiler keeps an array in registers
+/// only when every index is a constant, and it gives up unrolling when the body is as long as an output stage: then each
+/// step of k loads and stores its accumulators.
+macro_rules! unroll {
+    ($i:ident < $n:expr, $body:expr) => { unroll!(@ $i $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13) };
+    (@ $i:ident $n:expr, $body:expr, $($at:literal)*) => {
+        $(if $at < $n {
+            const $i: usize = $at;
+            $body
+        })*
+    };
+}
+
 /// Most rows that any instruction set takes in one tile.
 pub const ROWS: usize = 14;
 
@@ -156,16 +169,16 @@ unsafe fn finish<S: Simd, A: Copy, T: Store<S, A>, const MR: usize, const NV: us
     dst: *mut T::Element,
     dst_stride: usize,
 ) {
-    for v in 0..NV {
-        let lanes = (columns - v * S::LANES).min(S::LANES);
+    unroll!(V < NV, {
+        let lanes = (columns - V * S::LANES).min(S::LANES);
         // SAFETY: columns n.. are inside the stage, and dst is writable for `columns` elements in each row.
         unsafe {
-            let parameters = store.columns(simd, n + v * S::LANES, lanes);
-            for m in 0..MR {
-                store.store(simd, &parameters, params[m], acc[m][v], dst.add(m * dst_stride + v * S::LANES), lanes);
-            }
+            let parameters = store.columns(simd, n + V * S::LANES, lanes);
+            unroll!(M < MR, {
+                store.store(simd, &parameters, params[M], acc[M][V], dst.add(M * dst_stride + V * S::LANES), lanes);
+            });
         }
-    }
+    });
 }
 
 /// [`Dot::init`] for integers: `-zero_point * col_sum`.
