@@ -102,7 +102,7 @@ fn floats(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 31 % 251) as f32 * 0.01 - 1.0).collect()
 }
 
-const EPILOGUE: Epilogue<'static> = Epilogue { weight_scale: &[0.01], bias: None, activation: Activation::Relu };
+const EPILOGUE: Epilogue<'static> = Epilogue { weight_scale: &[0.01], bias: None, accumulate: false, activation: Activation::Relu };
 
 #[divan::bench(args = convs())]
 fn conv2d_u8(bencher: Bencher, On(case, isa): &On<Conv>) {

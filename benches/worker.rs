@@ -105,7 +105,7 @@ impl Request {
         match op {
             "linear_dynamic" => {
                 let (x, mut y, rule) = (floats(m * k, 1.0), vec![0f32; m * n], ActivationRule::default());
-                let epilogue = Epilogue { weight_scale: &scales, bias: Some(&bias), activation: Activation::None };
+                let epilogue = Epilogue::new(&scales).with_bias(Some(&bias));
                 timed(seconds, || {
                     let (lhs, dst) = (black_box(Matrix::new(&x, m, k)?), MatrixMut::new(&mut y, m, n)?);
                     gemm_dynamic(lhs, RangeOf::Tensor, &rule, &packed, &epilogue, dst, &mut workspace, threads)
@@ -153,7 +153,7 @@ impl Request {
         let packed = PackedConv2d::pack_for(isa, &geometry, &weight_codes(weights))?;
         if op == "conv_dynamic" {
             let (x, mut y, rule) = (floats(inputs, 1.0), vec![0f32; outputs], ActivationRule::default());
-            let epilogue = Epilogue { weight_scale: &scales, bias: Some(&bias), activation: Activation::None };
+            let epilogue = Epilogue::new(&scales).with_bias(Some(&bias));
             return timed(seconds, || conv2d_dynamic(black_box(&x), shape, &rule, &packed, &epilogue, &mut y, &mut workspace, threads));
         }
         let (x, mut y, bias) = (codes(inputs), vec![0u8; outputs], vec![100; cout]);

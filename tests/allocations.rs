@@ -44,7 +44,7 @@ fn a_warm_workspace_allocates_nothing() {
     let signed: Vec<i8> = codes.iter().map(|&c| c as i8).collect();
     let floats: Vec<f32> = codes.iter().map(|&c| f32::from(c)).collect();
     let zero_points = vec![3; m];
-    let epilogue = Epilogue { weight_scale: &[0.5], bias: None, activation: Activation::Relu };
+    let epilogue = Epilogue::new(&[0.5]).with_activation(Activation::Relu);
     let shape = ImageShape { n: 1, h: 10, w: 11, layout: ImageLayout::Nchw };
     let nhwc = ImageShape { layout: ImageLayout::Nhwc, ..shape };
     let dense = Conv2dGeometry::new(9, 20, [3, 3]).with_padding([1; 4]);

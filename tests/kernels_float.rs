@@ -97,7 +97,7 @@ proptest! {
         let weights: Vec<i8> = floats(seed ^ 1, n * k).iter().map(|x| (x * 128.0) as i8).collect();
         let (scales, bias) = (floats(seed ^ 2, n).iter().map(|x| x.abs() + 0.01).collect::<Vec<_>>(), floats(seed ^ 3, n));
         let rule = ActivationRule { qmax, symmetric, ..Default::default() };
-        let epilogue = Epilogue { weight_scale: &scales, bias: Some(&bias), activation: activation(seed) };
+        let epilogue = Epilogue::new(&scales).with_bias(Some(&bias)).with_activation(activation(seed));
         let mut parameters = Vec::new();
         for row in 0..m {
             let values = if rows { &lhs[row * k..][..k] } else { &lhs[..] };
@@ -107,8 +107,9 @@ proptest! {
         let (lhs_scales, zero_points): (Vec<f32>, Vec<i32>) = parameters.into_iter().unzip();
         let codes: Vec<u8> = lhs.iter().enumerate().map(|(i, &x)| quantize(x, lhs_scales[i / k], zero_points[i / k], 0, qmax) as u8).collect();
         let sums = reference::gemm(&codes, m, k, Per::Row(&zero_points), &weights, n);
-        let stage = Dequantize { lhs_scale: Per::Row(&lhs_scales), weight_scale: &scales, bias: Some(&bias), activation: activation(seed) };
-        let expected = reference::dequantize(&sums, n, 1, &stage);
+        let stage = Dequantize::new(Per::Row(&lhs_scales), &scales).with_bias(Some(&bias)).with_activation(activation(seed));
+        let mut expected = vec![0.0; sums.len()];
+        reference::dequantize(&sums, n, 1, &stage, &mut expected);
         let range = if rows { RangeOf::Row } else { RangeOf::Tensor };
         for isa in Isa::available() {
             let packed = PackedWeights::pack_for(isa, &weights, n, k, WeightLayout::Nk).unwrap();
@@ -155,7 +156,7 @@ fn floats_do_not_depend_on_threads() {
             let image = floats(4, 2 * 31 * 33 * geometry.in_channels);
             let packed = PackedFloatConv2d::pack_for(isa, geometry, &weights).unwrap();
             let quantized = PackedConv2d::pack_for(isa, geometry, &codes).unwrap();
-            let epilogue = Epilogue { weight_scale: &[0.01], bias: None, activation: Activation::None };
+            let epilogue = Epilogue::new(&[0.01]);
             let run = |threads| {
                 let (mut dst, mut dynamic) = (vec![9.0; 2 * 31 * 33 * 48], vec![9.0; 2 * 31 * 33 * 48]);
                 let mut workspace = Workspace::new();
@@ -200,10 +201,10 @@ fn conv2d_dynamic_is_its_parts() {
             let code = |(i, &x): (usize, &f32)| quantize(x, lhs_scales[i / len], zero_points[i / len], 0, 255) as u8;
             let codes: Vec<u8> = image.iter().enumerate().map(code).collect();
             let sums = reference::conv2d(&codes, shape, Per::Row(&zero_points), &geometry, &weights);
-            let stage =
-                Dequantize { lhs_scale: Per::Row(&lhs_scales), weight_scale: &scales, bias: Some(&bias), activation: Activation::Relu };
-            let expected = reference::dequantize(&sums, n, sums.len() / n / 3, &stage);
-            let epilogue = Epilogue { weight_scale: &scales, bias: Some(&bias), activation: Activation::Relu };
+            let stage = Dequantize::new(Per::Row(&lhs_scales), &scales).with_bias(Some(&bias)).with_activation(Activation::Relu);
+            let mut expected = vec![0.0; sums.len()];
+            reference::dequantize(&sums, n, sums.len() / n / 3, &stage, &mut expected);
+            let epilogue = Epilogue::new(&scales).with_bias(Some(&bias)).with_activation(Activation::Relu);
             for isa in Isa::available() {
                 let packed = PackedConv2d::pack_for(isa, &geometry, &weights).unwrap();
                 let mut dst = vec![9.0; expected.len()];
@@ -218,7 +219,7 @@ fn conv2d_dynamic_is_its_parts() {
 fn what_is_not_finite_is_named_or_saturated() {
     let geometry = Conv2dGeometry::new(2, 1, [1, 1]);
     let weights = PackedConv2d::pack(&geometry, &[1, 0]).unwrap();
-    let epilogue = Epilogue { weight_scale: &[1.0], bias: None, activation: Activation::None };
+    let epilogue = Epilogue::new(&[1.0]);
     let shape = ImageShape { n: 2, h: 1, w: 2, layout: ImageLayout::Nhwc };
     let image = [0.0, 0.0, 255.0, 0.0, f32::NAN, 1.0, f32::INFINITY, 255.0];
     let mut dst = [9.0; 4];

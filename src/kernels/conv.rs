@@ -1,15 +1,17 @@
 //! Convolution: products over a padded NHWC workspace, without im2col.
 
 use super::depthwise::{DepthwiseProduct, Lanes};
+use super::dot::Dot;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
 use super::ingest;
 use super::isa::{Isa, Visitor};
 use super::operand::{ActivationCode, Codes, Per, check_threads, check_zero_points};
-use super::output::{IntegerStage, Integers, OutputStage, Store};
-use super::pack::{PanelLayout, Panels, check_k, elements};
+use super::output::{IntegerStage, Integers, OutputStage, StageShape, Store};
+use super::pack::{Columns, PanelLayout, Panels, elements};
 use super::product::{Product, Rows};
-use super::simd::{Dot, Element, Simd};
-use super::tile::{Segment, Zero};
+use super::simd::{Element, Simd};
+use super::tile::{Segment, Start};
+use super::weights::Bound;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
@@ -40,8 +42,8 @@ impl<W: Element> ConvWeights<W> {
             Packed::Depthwise(Lanes::pack(geometry.out_channels, geometry.k(), |channel, tap| weights[channel * geometry.k() + tap]))
         } else {
             let n = geometry.out_channels / geometry.groups;
-            let at = |group: usize, column: usize, step: usize| weights[geometry.weight_index(group * n + column, step)];
-            Packed::Panels(Panels::pack(layout(isa), geometry.groups, n, &geometry.runs(), at))
+            let columns = Channels { weights, geometry };
+            Packed::Panels(Panels::pack(isa, layout(isa), geometry.groups, n, &geometry.runs(), columns))
         };
         Ok(ConvWeights { geometry: geometry.clone(), isa, packed })
     }
@@ -74,6 +76,26 @@ impl<W: Element> ConvWeights<W> {
     }
 }
 
+/// The output channels of OIHW weights.
+struct Channels<'a, W> {
+    weights: &'a [W],
+    geometry: &'a Conv2dGeometry,
+}
+
+impl<W: Element> Columns<W> for Channels<'_, W> {
+    #[inline(always)]
+    fn column<S: Simd>(&mut self, _: S, column: usize, weights: &mut [W]) {
+        let [_, channels, kh, kw] = self.geometry.weight_shape();
+        let taps = kh * kw;
+        let from = &self.weights[column * taps * channels..][..taps * channels];
+        for (tap, weights) in weights.chunks_exact_mut(channels).enumerate() {
+            for (weight, from) in weights.iter_mut().zip(from[tap..].iter().step_by(taps)) {
+                *weight = *from;
+            }
+        }
+    }
+}
+
 /// A convolution whose images are in memory as the tiles read them.
 pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub simd: S,
@@ -81,7 +103,7 @@ pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub padded: &'a Padded,
     pub out: [usize; 2],
     pub lhs: &'a [D::Lhs],
-    pub zero: Zero<'a>,
+    pub start: Start<'a>,
     pub store: T,
     pub dst: *mut T::Element,
 }
@@ -89,10 +111,10 @@ pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
 impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     /// # Safety
     /// `lhs` holds the padded images, with 64 bytes more unless every run of k is a whole number of words of a dense
-    /// convolution; `zero` and the stage fit the images and the output channels; `dst` has all pixels of all channels,
+    /// convolution; `start` and the stage fit the images and the output channels; `dst` has all pixels of all channels,
     /// and nobody else uses it.
     pub unsafe fn run(self, segments: &mut Vec<Segment>, threads: usize) {
-        let Convolution { simd, weights, padded, out, lhs, zero, store, dst } = self;
+        let Convolution { simd, weights, padded, out, lhs, start, store, dst } = self;
         let geometry = &weights.geometry;
         assert!(lhs.len() >= padded.len(), "the workspace holds the padded images");
         geometry.segments(padded, D::KU, segments);
@@ -102,12 +124,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             Packed::Panels(panels) => {
                 let group_step = geometry.in_channels / geometry.groups;
                 let dst_stride = geometry.out_channels;
-                let product = Product::<S, D, T> { simd, lhs, rows, m, segments, group_step, panels, zero, store, dst, dst_stride };
+                let product = Product::<S, D, T> { simd, lhs, rows, m, segments, group_step, panels, start, store, dst, dst_stride };
                 // SAFETY: `output_size` keeps every window inside the padded image; the rest is the caller's promise.
                 unsafe { product.run(threads) }
             }
             Packed::Depthwise(lanes) => {
-                let product = DepthwiseProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, zero, store, dst };
+                let product = DepthwiseProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
                 // SAFETY: as above.
                 unsafe { product.run(threads) }
             }
@@ -139,13 +161,11 @@ impl PackedConv2d {
     /// of codes; [`Error::Accumulator`] when a sum has more than 65536 products.
     pub fn pack_for(isa: Isa, geometry: &Conv2dGeometry, codes: &[i8]) -> Result<Self> {
         geometry.validate()?;
-        check_k(geometry.k())?;
-        let mut inner = ConvWeights::pack(isa, PanelLayout::int8, geometry, codes)?;
-        inner.packed = match inner.packed {
-            Packed::Panels(panels) => Packed::Panels(panels.with_col_sums(&geometry.runs())),
-            Packed::Depthwise(lanes) => Packed::Depthwise(lanes.with_col_sums()),
-        };
-        Ok(PackedConv2d { inner })
+        let (k, limit) = (geometry.k(), Bound::SYMMETRIC.products);
+        if k > limit {
+            return Err(Error::Accumulator { k, limit });
+        }
+        Ok(PackedConv2d { inner: ConvWeights::pack(isa, PanelLayout::int8, geometry, codes)? })
     }
 
     /// The shape of the convolution.
@@ -160,13 +180,9 @@ impl PackedConv2d {
 
     /// The kernel that runs it, as `u8i8-conv-<pixels>x<channels>x<k>-<isa>` or `u8i8-depthwise-<isa>`.
     pub fn kernel_name(&self) -> &'static str {
-        match (&self.inner.packed, self.inner.isa) {
-            (Packed::Panels(_), Isa::Scalar) => "u8i8-conv-4x8x4-scalar",
-            (Packed::Panels(_), Isa::Avx2) => "u8i8-conv-6x16x2-avx2",
-            (Packed::Panels(_), Isa::Avx512Vnni) => "u8i8-conv-14x32x4-avx512vnni",
-            (Packed::Depthwise(_), Isa::Scalar) => "u8i8-depthwise-scalar",
-            (Packed::Depthwise(_), Isa::Avx2) => "u8i8-depthwise-avx2",
-            (Packed::Depthwise(_), Isa::Avx512Vnni) => "u8i8-depthwise-avx512vnni",
+        match self.inner.packed {
+            Packed::Panels(_) => self.inner.isa.conv_kernel(),
+            Packed::Depthwise(_) => self.inner.isa.depthwise_kernel(),
         }
     }
 
@@ -218,10 +234,18 @@ pub fn conv2d<T: ActivationCode, S: OutputStage>(
     check_threads(threads)?;
     let (padded, out) = check_conv(weights.geometry(), shape, input.len(), dst.len())?;
     check_zero_points::<T>(zero_point, shape.n)?;
-    stage.check(weights.geometry().out_channels, shape.n, weights.geometry().k())?;
+    check_stage(stage, weights.geometry(), shape.n, out)?;
     let (codes, dst) = (T::erase(input), dst.as_mut_ptr());
     stage.conv2d(ConvCall { codes, shape, padded, out, zero_point, weights: weights.inner(), dst, workspace, threads });
     Ok(())
+}
+
+/// Whether a stage fits a convolution of `images` images into `out` pixels.
+pub(super) fn check_stage<S: OutputStage>(stage: &S, geometry: &Conv2dGeometry, images: usize, out: [usize; 2]) -> Result<()> {
+    let (m, k, bound) = (images * out[0] * out[1], geometry.k(), Bound::SYMMETRIC);
+    let shape = StageShape { m, n: geometry.out_channels, params: images, k, bound };
+    stage.check(shape)?;
+    if stage.sums_fit(shape) { Ok(()) } else { Err(Error::Accumulator { k, limit: bound.products.min(k - 1) }) }
 }
 
 /// The checked arguments of [`conv2d`]. Public only as an argument of a hidden method.
@@ -258,8 +282,8 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
             Some(lhs) if weights.reads_in_place(shape, S::Int8::KU) => lhs,
             _ => ingest::images_of_codes(simd, codes, &padded, memory.grow(padded.len()), threads, |image| zero.get(image)),
         };
-        let store = Integers(self.stage);
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, zero, store, dst };
+        let (start, store) = (Start { bias: self.stage.bias(), ..Start::new(zero) }, Integers(self.stage));
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, start, store, dst };
         // SAFETY: `conv2d` checked input, output, zero points and stage; the workspace has slack behind its last element.
         unsafe { convolution.run(segments, threads) }
     }

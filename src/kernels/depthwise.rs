@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use super::dot::Dot;
 use super::output::Store;
 use super::product::{GRAIN, Rows};
-use super::simd::{Dot, Element, Simd};
+use super::simd::{Element, Simd};
 use super::threads;
-use super::tile::{LaneTile, ROWS, Segment, Zero};
+use super::tile::{LaneTile, ROWS, Segment, Start};
 use super::workspace::Aligned;
 
 /// Rows of a depthwise tile.
@@ -16,7 +17,6 @@ const MR: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Lanes<W> {
     data: Aligned,
-    taps: usize,
     channels: usize,
     /// Sum of each channel's weights. Empty for floats.
     col_sums: Box<[i32]>,
@@ -30,7 +30,12 @@ impl<W: Element> Lanes<W> {
         for (i, weight) in data.grow::<W>(channels * taps)[..channels * taps].iter_mut().enumerate() {
             *weight = at(i % channels, i / channels);
         }
-        Lanes { data, taps, channels, col_sums: Box::default(), weight: std::marker::PhantomData }
+        let mut lanes = Lanes { data, channels, col_sums: Box::default(), weight: std::marker::PhantomData };
+        if W::SUMMED {
+            let column = |c: usize| (0..taps).map(|t| W::sum(&[lanes.at(c, t)])).sum();
+            lanes.col_sums = (0..channels).map(column).collect();
+        }
+        lanes
     }
 
     pub fn at(&self, channel: usize, tap: usize) -> W {
@@ -39,14 +44,6 @@ impl<W: Element> Lanes<W> {
 
     pub fn bytes(&self) -> usize {
         self.data.bytes() + self.col_sums.len() * size_of::<i32>()
-    }
-}
-
-impl Lanes<i8> {
-    /// With the sum of each channel's weights.
-    pub fn with_col_sums(mut self) -> Self {
-        self.col_sums = (0..self.channels).map(|c| (0..self.taps).map(|t| i32::from(self.at(c, t))).sum()).collect();
-        self
     }
 }
 
@@ -59,7 +56,7 @@ pub struct DepthwiseProduct<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     /// Where each tap lies.
     pub taps: &'a [Segment],
     pub weights: &'a Lanes<D::Weight>,
-    pub zero: Zero<'a>,
+    pub start: Start<'a>,
     pub store: T,
     pub dst: *mut T::Element,
 }
@@ -73,7 +70,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     /// # Safety
     /// - row `m` of `rows` is readable at every tap, for the channels and 64 bytes more;
     /// - there are as many taps as in the weights;
-    /// - `zero` and the stage have an element for each parameter that `rows` names, the stage one for each channel;
+    /// - `start` and the stage have an element for each parameter that `rows` names, and one for each channel;
     /// - nobody else reads or writes `dst`, which has `m` rows of `channels` elements.
     pub unsafe fn run(&self, threads: usize) {
         let tiles = self.m.div_ceil(MR);
@@ -101,9 +98,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                     taps: self.taps,
                     weights: self.weights.data.as_slice::<D::Weight>()[n..].as_ptr(),
                     channels,
-                    zero: self.zero,
+                    start: self.start,
                     col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[n..].as_ptr() },
                     store: self.store,
+                    m,
                     n,
                     columns,
                     dst: self.dst.wrapping_add(m * channels + n),

@@ -1,16 +1,18 @@
 //! Float in, float out, 8 bits in between: activations get their scale and zero point from their own range, inside the call.
 
-use super::conv::{ConvWeights, Convolution, PackedConv2d, check_conv};
+use super::conv::{ConvWeights, Convolution, PackedConv2d, check_conv, check_stage};
+use super::dequantize::Dequantize;
 use super::elementwise::{Extremes, Range};
+use super::gemm::{Destination, Lhs, multiply, stage_shape, workspace_row};
 use super::geometry::{ImageShape, Padded};
-use super::ingest::{self, Quantizer};
+use super::ingest::{self, Quantizer, WithinRange};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
-use super::output::{Activation, Dequantize, Integers, OutputStage};
-use super::pack::PackedWeights;
-use super::product::{Product, Rows};
-use super::simd::{Dot, Element, Simd};
-use super::tile::{Segment, Zero};
+use super::output::{Activation, Integers, OutputStage};
+use super::simd::{Element, Simd};
+use super::threads;
+use super::tile::{Start, Zero};
+use super::weights::PackedWeights;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::num::{NonFinite, affine_qparams};
@@ -63,20 +65,44 @@ impl ActivationRule {
     }
 }
 
-/// What follows the sums of a dynamic product: `activation(acc * (lhs_scale * weight_scale[n]) + bias[n])`.
+/// What follows the sums of a dynamic product: `activation(acc * (lhs_scale * weight_scale[n]) + bias[n] + dst[m][n])`,
+/// bias and `dst` where they are asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue<'a> {
     /// Scale of the weights: one, or one for each column.
     pub weight_scale: &'a [f32],
     /// Added after scaling, one for each column.
     pub bias: Option<&'a [f32]>,
+    /// Whether what is in `dst` is added, after the bias.
+    pub accumulate: bool,
     /// Applied last.
     pub activation: Activation,
 }
 
 impl<'a> Epilogue<'a> {
+    /// Scales alone: no bias, no activation, `dst` overwritten.
+    pub fn new(weight_scale: &'a [f32]) -> Self {
+        Epilogue { weight_scale, bias: None, accumulate: false, activation: Activation::None }
+    }
+
+    /// With a bias for each column.
+    pub fn with_bias(self, bias: Option<&'a [f32]>) -> Self {
+        Epilogue { bias, ..self }
+    }
+
+    /// With an activation.
+    pub fn with_activation(self, activation: Activation) -> Self {
+        Epilogue { activation, ..self }
+    }
+
+    /// Added to what is in `dst`, or not.
+    pub fn with_accumulate(self, accumulate: bool) -> Self {
+        Epilogue { accumulate, ..self }
+    }
+
     fn stage(&self, lhs_scale: Per<'a, f32>) -> Dequantize<'a> {
-        Dequantize { lhs_scale, weight_scale: self.weight_scale, bias: self.bias, activation: self.activation }
+        let Epilogue { weight_scale, bias, accumulate, activation } = *self;
+        Dequantize { lhs_scale, weight_scale, bias, accumulate, activation }
     }
 }
 
@@ -112,29 +138,11 @@ pub fn gemm_dynamic(
     check_threads(threads)?;
     rule.check()?;
     check_product(&lhs, &dst, weights.n(), weights.k())?;
-    epilogue.stage(Per::Tensor(1.0)).check(weights.n(), lhs.rows(), weights.k())?;
-    let Workspace { scales, zero_points, .. } = &mut *workspace;
-    scales.clear();
-    zero_points.clear();
-    let mut whole = Range::EMPTY;
-    for row in 0..lhs.rows() {
-        let values = lhs.row(row);
-        let found = rule.allow(weights.isa().visit(Extremes(values)), "lhs", values, row * lhs.cols())?;
-        whole = whole.union(found);
-        if range == RangeOf::Row {
-            let (scale, zero_point) = rule.qparams(found);
-            scales.push(scale);
-            zero_points.push(zero_point);
-        }
-    }
-    if range == RangeOf::Tensor {
-        let (scale, zero_point) = rule.qparams(whole);
-        scales.push(scale);
-        zero_points.push(zero_point);
-    }
-    let (dst, dst_stride) = (dst.as_mut_ptr(), dst.stride());
-    weights.isa().visit(GemmVisit { lhs, range, rule, weights, epilogue, dst, dst_stride, workspace, threads });
-    Ok(())
+    let shape = stage_shape(lhs.rows(), weights);
+    let stage = epilogue.stage(Per::Tensor(1.0));
+    stage.check(shape)?;
+    let dst = Destination { data: dst.as_mut_ptr(), stride: dst.stride(), sums_fit: stage.sums_fit(shape), threads };
+    weights.isa().visit(GemmVisit { lhs, range, rule, weights, epilogue, dst, workspace })
 }
 
 struct GemmVisit<'a> {
@@ -143,45 +151,70 @@ struct GemmVisit<'a> {
     rule: &'a ActivationRule,
     weights: &'a PackedWeights,
     epilogue: &'a Epilogue<'a>,
-    dst: *mut f32,
-    dst_stride: usize,
+    dst: Destination<f32>,
     workspace: &'a mut Workspace,
-    threads: usize,
 }
 
 impl Visitor for GemmVisit<'_> {
-    type Out = ();
-    fn visit<S: Simd>(self, simd: S) {
-        let Workspace { codes: memory, scales, zero_points, .. } = self.workspace;
-        let (scales, zero_points) = (&scales[..], &zero_points[..]);
-        let (zero, lhs_scale) = match self.range {
+    type Out = Result<()>;
+    fn visit<S: Simd>(self, simd: S) -> Result<()> {
+        let GemmVisit { lhs, range, rule, weights, epilogue, dst, workspace } = self;
+        let Workspace { codes: memory, scales, zero_points, ranges, row_terms, sums, totals, .. } = workspace;
+        let (m, k, threads) = (lhs.rows(), lhs.cols(), dst.threads);
+        ranges_of_rows(simd, lhs, ranges, threads);
+        let mut whole = Range::EMPTY;
+        scales.clear();
+        zero_points.clear();
+        for (row, &found) in ranges.iter().enumerate() {
+            if !found.finite {
+                rule.allow(found, "lhs", lhs.row(row), row * k)?;
+            }
+            match range {
+                RangeOf::Tensor => whole = whole.union(found),
+                RangeOf::Row => {
+                    let (scale, zero_point) = rule.qparams(found);
+                    scales.push(scale);
+                    zero_points.push(zero_point);
+                }
+            }
+        }
+        if range == RangeOf::Tensor {
+            let (scale, zero_point) = rule.qparams(whole);
+            scales.push(scale);
+            zero_points.push(zero_point);
+        }
+        let (zero, lhs_scale) = match range {
             RangeOf::Tensor => (Zero::Tensor(zero_points[0]), Per::Tensor(scales[0])),
-            RangeOf::Row => (Zero::Row(zero_points), Per::Row(scales)),
+            RangeOf::Row => (Zero::Row(zero_points), Per::Row(&scales[..])),
         };
-        let (m, k) = (self.lhs.rows(), self.lhs.cols());
-        let row = k.next_multiple_of(S::Int8::KU);
+        let row = workspace_row::<S>(k);
         let memory = memory.grow(m * row);
-        let lhs = ingest::rows(simd, self.lhs.data(), (m, k, self.lhs.stride()), memory, row, self.threads, |m| {
-            self.rule.quantizer(lhs_scale.get(m), zero.get(m))
-        });
-        let stage = self.epilogue.stage(lhs_scale);
-        let product = Product::<S, S::Int8, _> {
-            simd,
-            lhs: lhs.as_ptr(),
-            rows: Rows::Strided { stride: row },
-            m,
-            segments: &[Segment { offset: 0, words: k.div_ceil(S::Int8::KU) }],
-            group_step: 0,
-            panels: self.weights.panels(),
-            zero,
-            store: Integers(&stage),
-            dst: self.dst,
-            dst_stride: self.dst_stride,
+        let shape = (m, k, lhs.stride());
+        let quantizer = |m: usize| rule.quantizer(lhs_scale.get(m), zero.get(m));
+        let codes = if ranges.iter().all(|range| range.finite) {
+            ingest::rows(simd, lhs.data(), shape, memory, row, threads, |m| WithinRange(quantizer(m)))
+        } else {
+            ingest::rows(simd, lhs.data(), shape, memory, row, threads, quantizer)
         };
+        let lhs = Lhs::<S> { data: codes.as_ptr(), m, row, zero };
+        let stage = epilogue.stage(lhs_scale);
         // SAFETY: matrices and stage were checked against the weights; the workspace has whole words in each row, and there
         // is one scale and zero point, or one for each row.
-        unsafe { product.run(self.threads) }
+        unsafe { multiply(simd, lhs, weights, &stage, dst, row_terms, (sums, totals)) }
+        Ok(())
     }
+}
+
+/// The range of each row, before [`Range::closed`].
+fn ranges_of_rows<S: Simd>(simd: S, lhs: Matrix<'_, f32>, ranges: &mut Vec<Range>, threads: usize) {
+    ranges.clear();
+    ranges.resize(lhs.rows(), Range::EMPTY);
+    let parts = threads::parts(threads, lhs.rows() * lhs.cols(), ingest::GRAIN);
+    threads::split_mut(ranges, parts, |first, ranges| {
+        for (i, range) in ranges.iter_mut().enumerate() {
+            *range = Extremes(lhs.row(first + i)).visit(simd);
+        }
+    });
 }
 
 /// [`conv2d`](super::conv2d) of float images, quantized inside the call by `rule` over each image's own range.
@@ -205,7 +238,7 @@ pub fn conv2d_dynamic(
     rule.check()?;
     let geometry = weights.geometry();
     let (padded, out) = check_conv(geometry, shape, input.len(), dst.len())?;
-    epilogue.stage(Per::Tensor(1.0)).check(geometry.out_channels, shape.n, geometry.k())?;
+    check_stage(&epilogue.stage(Per::Tensor(1.0)), geometry, shape.n, out)?;
     let Workspace { scales, zero_points, .. } = &mut *workspace;
     scales.clear();
     zero_points.clear();
@@ -238,14 +271,14 @@ impl Visitor for ConvVisit<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
         let ConvVisit { input, padded, out, rule, weights, epilogue, dst, workspace, threads } = self;
-        let Workspace { codes: memory, scales, zero_points, segments } = workspace;
+        let Workspace { codes: memory, scales, zero_points, segments, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
         let lhs = ingest::images(simd, input, &padded, memory.grow(padded.len()), threads, |image| {
-            (rule.quantizer(scales[image], zero_points[image]), Element::from_code(zero_points[image]))
+            (rule.quantizer(scales[image], zero_points[image]), Element::from_unsigned(zero_points[image]))
         });
         let stage = epilogue.stage(Per::Row(scales));
-        let (zero, store) = (Zero::Row(zero_points), Integers(&stage));
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, zero, store, dst };
+        let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(&stage));
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, start, store, dst };
         // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image, and
         // the workspace has slack behind its last element.
         unsafe { convolution.run(segments, threads) }

@@ -129,7 +129,7 @@ impl<T: ActivationCode> Visitor for Quantize<'_, T> {
             #[inline(always)]
             || {
                 for (code, &x) in self.dst.iter_mut().zip(self.x) {
-                    *code = T::from_code(self.quantizer.code(x));
+                    *code = T::from_unsigned(self.quantizer.code(x));
                 }
             },
         )
@@ -175,7 +175,9 @@ macro_rules! conversions {
         /// As there, and [`Error::Isa`] when this processor lacks it.
         pub fn $quantize_for(isa: Isa, x: &[f32], scale: f32, zero_point: i32, qmin: i32, qmax: i32, dst: &mut [$code]) -> Result<()> {
             check::<$code>(scale, zero_point, qmin, qmax, x.len(), dst.len())?;
-            isa.checked()?.visit(Quantize { x, quantizer: Quantizer::new(scale, zero_point, qmin, qmax), dst });
+            let offset = <$code as ActivationCode>::QMIN;
+            let quantizer = Quantizer::new(scale, zero_point - offset, qmin - offset, qmax - offset);
+            isa.checked()?.visit(Quantize { x, quantizer, dst });
             Ok(())
         }
 

@@ -1,15 +1,18 @@
 //! Float products and convolutions by the same tiles: sums run over k in order, one accumulator for each output.
 
 use super::conv::{ConvWeights, Convolution, check_conv};
+use super::dequantize::FloatStage;
+use super::dot::Float;
 use super::geometry::{Conv2dGeometry, ImageShape, Padded};
 use super::ingest::{self, Same};
 use super::isa::{Isa, Visitor};
 use super::operand::{Matrix, MatrixMut, check_product, check_threads};
-use super::output::{Activation, FloatStage};
-use super::pack::{PackedFloatWeights, PanelLayout};
+use super::output::Activation;
+use super::pack::PanelLayout;
 use super::product::{Product, Rows};
-use super::simd::{Float, Simd};
-use super::tile::{Segment, Zero};
+use super::simd::Simd;
+use super::tile::{Segment, Start, Zero};
+use super::weights::PackedFloatWeights;
 use super::workspace::Workspace;
 use crate::error::Result;
 
@@ -57,7 +60,7 @@ impl Visitor for SgemmVisit<'_> {
             segments: &[Segment { offset: 0, words: self.weights.k() }],
             group_step: 0,
             panels: self.weights.panels(),
-            zero: Zero::Tensor(0),
+            start: Start::new(Zero::Tensor(0)),
             store: self.stage,
             dst: self.dst,
             dst_stride: self.dst_stride,
@@ -161,8 +164,8 @@ impl Visitor for ConvVisit<'_> {
         } else {
             ingest::images(simd, input, &padded, memory.grow(padded.len()), threads, |_| (Same, 0.0))
         };
-        let zero = Zero::Tensor(0);
-        let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, lhs, zero, store, dst };
+        let start = Start::new(Zero::Tensor(0));
+        let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, lhs, start, store, dst };
         // SAFETY: `conv2d_f32` checked input, output and stage; the workspace has slack behind its last element.
         unsafe { convolution.run(segments, threads) }
     }

@@ -4,16 +4,24 @@ use std::ops::Range;
 
 use super::geometry::{ImageLayout, Padded};
 use super::operand::Codes;
-use super::simd::{Element, Simd};
+use super::simd::{CodeGrid, Element, Simd};
 use super::threads;
 
 /// Elements below which a second thread costs more than it gives.
-const GRAIN: usize = 64 * 1024;
+pub const GRAIN: usize = 64 * 1024;
 
 /// How one element becomes one in the workspace.
 pub trait Convert<L>: Copy + Sync {
     type In: Copy + Sync;
     fn convert(self, x: Self::In) -> L;
+
+    /// [`Convert::convert`] of each element.
+    #[inline(always)]
+    fn slice<S: Simd>(self, _: S, src: &[Self::In], dst: &mut [L]) {
+        for (d, &s) in dst.iter_mut().zip(src) {
+            *d = self.convert(s);
+        }
+    }
 }
 
 /// Unsigned codes as they are.
@@ -24,7 +32,7 @@ impl<L: Element> Convert<L> for Unsigned {
     type In = u8;
     #[inline(always)]
     fn convert(self, x: u8) -> L {
-        L::from_code(i32::from(x))
+        L::from_unsigned(i32::from(x))
     }
 }
 
@@ -36,7 +44,7 @@ impl<L: Element> Convert<L> for Signed {
     type In = i8;
     #[inline(always)]
     fn convert(self, x: i8) -> L {
-        L::from_code(i32::from(x as u8 ^ 0x80))
+        L::from_unsigned(i32::from(x as u8 ^ 0x80))
     }
 }
 
@@ -52,30 +60,67 @@ impl Convert<f32> for Same {
     }
 }
 
-/// [`num::quantize`](crate::num::quantize) in a form that the compiler turns into vectors.
+/// [`num::quantize`](crate::num::quantize) to unsigned codes, in forms that become vectors.
 #[derive(Debug, Clone, Copy)]
 pub struct Quantizer {
     scale: f32,
     zero_point: i32,
-    lo: f32,
-    hi: f32,
+    qmin: i32,
+    qmax: i32,
 }
 
 impl Quantizer {
-    /// Codes are at most 16 bits wide, so that bounds are exact in f32 and rounded values fit i32.
+    /// Codes within 0..=255, the zero point among them.
     pub fn new(scale: f32, zero_point: i32, qmin: i32, qmax: i32) -> Self {
-        debug_assert!(qmin <= qmax && qmin >= -0x8000 && qmax <= 0xffff);
-        Quantizer { scale, zero_point, lo: (qmin - zero_point) as f32, hi: (qmax - zero_point) as f32 }
+        debug_assert!(0 <= qmin && qmin <= qmax && qmax <= 255 && (0..=255).contains(&zero_point));
+        Quantizer { scale, zero_point, qmin, qmax }
     }
 
     #[inline(always)]
     pub fn code(self, x: f32) -> i32 {
+        let (lo, hi) = ((self.qmin - self.zero_point) as f32, (self.qmax - self.zero_point) as f32);
         let x = x / self.scale;
         let x = if x.is_nan() { 0.0 } else { x };
-        let x = if x < self.lo { self.lo } else { x };
-        let x = if x > self.hi { self.hi } else { x };
-        // SAFETY: not NaN, and within lo..=hi, which are integers of at most 18 bits.
+        let x = if x < lo { lo } else { x };
+        let x = if x > hi { hi } else { x };
+        // SAFETY: not NaN, and within lo..=hi, which are integers from -255 to 255.
         unsafe { x.round_ties_even().to_int_unchecked::<i32>() + self.zero_point }
+    }
+
+    /// The codes of finite values that lie within the range which the scale was made of, or not far beyond: `|x / scale| < 2^24`.
+    ///
+    /// Where multiplication and addition fuse, the division is a product with the reciprocal and two corrections. The first brings
+    /// the quotient within one unit in the last place; from there, `q + (x - q * scale) * (1 / scale)` is the correctly rounded
+    /// quotient, since the reciprocal is (Markstein, IBM Journal of Research and Development 34, 1990). The remainders are exact
+    /// away from the ends of the exponent range.
+    #[inline(always)]
+    pub fn codes<S: Simd, L: Element>(self, simd: S, src: &[f32], dst: &mut [L]) {
+        let len = src.len().min(dst.len());
+        let mut done = 0;
+        if let (Some(flip), true) = (L::BYTE_FLIP, (1e-18..1e18).contains(&self.scale) && S::FUSED) {
+            let grid = CodeGrid { zero_point: self.zero_point as u8, lo: self.qmin as u8, hi: self.qmax as u8, flip };
+            let (inverse, minus) = (simd.splat_f32(1.0 / self.scale), simd.splat_f32(-self.scale));
+            while done + 4 * S::LANES <= len {
+                let mut codes = [[simd.splat_i32(0); 2]; 2];
+                for r in 0..2 {
+                    for v in 0..2 {
+                        // SAFETY: four vectors are left in `src`.
+                        let x = unsafe { simd.load_f32(src.as_ptr().add(done + (2 * r + v) * S::LANES), S::LANES) };
+                        let mut q = simd.mul_f32(x, inverse);
+                        for _ in 0..2 {
+                            q = simd.mul_add_f32(simd.mul_add_f32(q, minus, x), inverse, q);
+                        }
+                        codes[r][v] = simd.round_i32(q);
+                    }
+                }
+                // SAFETY: four vectors are left in `dst`, whose elements are bytes, as two rows next to each other.
+                unsafe { simd.store_codes::<2, 2>(&codes, grid, dst.as_mut_ptr().add(done).cast(), 2 * S::LANES, 2 * S::LANES) }
+                done += 4 * S::LANES;
+            }
+        }
+        for (code, &x) in dst[done..len].iter_mut().zip(&src[done..len]) {
+            *code = L::from_unsigned(self.code(x));
+        }
     }
 }
 
@@ -83,7 +128,24 @@ impl<L: Element> Convert<L> for Quantizer {
     type In = f32;
     #[inline(always)]
     fn convert(self, x: f32) -> L {
-        L::from_code(self.code(x))
+        L::from_unsigned(self.code(x))
+    }
+}
+
+/// A [`Quantizer`] for values that are all finite and within the range which its scale was made of.
+#[derive(Debug, Clone, Copy)]
+pub struct WithinRange(pub Quantizer);
+
+impl<L: Element> Convert<L> for WithinRange {
+    type In = f32;
+    #[inline(always)]
+    fn convert(self, x: f32) -> L {
+        self.0.convert(x)
+    }
+
+    #[inline(always)]
+    fn slice<S: Simd>(self, simd: S, src: &[f32], dst: &mut [L]) {
+        self.0.codes(simd, src, dst);
     }
 }
 
@@ -101,13 +163,6 @@ impl<L> Destination<L> {
         assert!(range.start <= range.end && range.end <= self.1);
         // SAFETY: inside the slice this was made of, which is borrowed for as long; not shared, by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.end - range.start) }
-    }
-}
-
-#[inline(always)]
-fn convert<L, C: Convert<L>>(with: C, src: &[C::In], dst: &mut [L]) {
-    for (d, &s) in dst.iter_mut().zip(src) {
-        *d = with.convert(s);
     }
 }
 
@@ -131,7 +186,7 @@ pub fn rows<'d, S: Simd, L: Element, C: Convert<L>>(
                 #[inline(always)]
                 || {
                     for (i, dst) in rows.zip(part.chunks_exact_mut(row)) {
-                        convert(with(i), &src[i * stride..][..k], dst);
+                        with(i).slice(simd, &src[i * stride..][..k], dst);
                     }
                 },
             );
@@ -177,7 +232,7 @@ pub fn images<'d, S: Simd, L: Element, C: Convert<L>>(
                     for (line, dst) in lines.zip(part.chunks_exact_mut(row)) {
                         let (image, y) = (line / padded.height, line % padded.height);
                         let (with, pad) = with(image);
-                        image_row(with, pad, src, padded, image, y, dst);
+                        image_row(simd, (with, pad), src, padded, (image, y), dst);
                     }
                 },
             );
@@ -196,14 +251,21 @@ pub fn images_of_codes<'d, S: Simd, L: Element>(
     pad: impl Fn(usize) -> i32 + Sync,
 ) -> &'d [L] {
     match codes {
-        Codes::U8(codes) => images(simd, codes, padded, dst, threads, |image| (Unsigned, L::from_code(pad(image)))),
-        Codes::I8(codes) => images(simd, codes, padded, dst, threads, |image| (Signed, L::from_code(pad(image)))),
+        Codes::U8(codes) => images(simd, codes, padded, dst, threads, |image| (Unsigned, L::from_unsigned(pad(image)))),
+        Codes::I8(codes) => images(simd, codes, padded, dst, threads, |image| (Signed, L::from_unsigned(pad(image)))),
     }
 }
 
 /// One row of the padded workspace.
 #[inline(always)]
-fn image_row<L: Element, C: Convert<L>>(with: C, pad: L, src: &[C::In], padded: &Padded, image: usize, y: usize, dst: &mut [L]) {
+fn image_row<S: Simd, L: Element, C: Convert<L>>(
+    simd: S,
+    (with, pad): (C, L),
+    src: &[C::In],
+    padded: &Padded,
+    (image, y): (usize, usize),
+    dst: &mut [L],
+) {
     let Padded { channels, repeat, input: [h, w], .. } = *padded;
     let wide = channels * repeat;
     let (inside, outside) = match y.checked_sub(padded.top) {
@@ -223,7 +285,7 @@ fn image_row<L: Element, C: Convert<L>>(with: C, pad: L, src: &[C::In], padded: 
         ImageLayout::Nhwc => {
             let src = &src[(image * h + y) * w * channels..][..w * channels];
             if repeat == 1 {
-                convert(with, src, body);
+                with.slice(simd, src, body);
             } else {
                 for (dst, &s) in body.chunks_exact_mut(repeat).zip(src) {
                     dst.fill(with.convert(s));
@@ -233,7 +295,7 @@ fn image_row<L: Element, C: Convert<L>>(with: C, pad: L, src: &[C::In], padded: 
         ImageLayout::Nchw => {
             for c in 0..channels {
                 let src = &src[((image * channels + c) * h + y) * w..][..w];
-                transpose(with, src, body, c * repeat, wide, repeat);
+                transpose(simd, with, src, body, (c * repeat, wide, repeat));
             }
         }
     }
@@ -241,12 +303,18 @@ fn image_row<L: Element, C: Convert<L>>(with: C, pad: L, src: &[C::In], padded: 
 
 /// `dst[x * step + first..][..repeat] = src[x]`, converted in vectors first.
 #[inline(always)]
-fn transpose<L: Element, C: Convert<L>>(with: C, src: &[C::In], dst: &mut [L], first: usize, step: usize, repeat: usize) {
+fn transpose<S: Simd, L: Element, C: Convert<L>>(
+    simd: S,
+    with: C,
+    src: &[C::In],
+    dst: &mut [L],
+    (first, step, repeat): (usize, usize, usize),
+) {
     const CHUNK: usize = 128;
     let mut buffer = [L::default(); CHUNK];
     for (src, dst) in src.chunks(CHUNK).zip(dst.chunks_mut(CHUNK * step)) {
         let buffer = &mut buffer[..src.len()];
-        convert(with, src, buffer);
+        with.slice(simd, src, buffer);
         for (pixel, &x) in dst.chunks_exact_mut(step).zip(buffer.iter()) {
             pixel[first..first + repeat].fill(x);
         }

@@ -4,58 +4,102 @@ use super::arch;
 use super::simd::Simd;
 use crate::error::{Error, Result};
 
-/// An instruction set that has kernels of its own. Integer results are the same on each, bit for bit.
-///
-/// ```
-/// use lowprec::kernels::Isa;
-/// assert!(Isa::available().contains(&Isa::Scalar));
-/// assert!(Isa::available().contains(&Isa::best()));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Isa {
+macro_rules! instruction_sets {
+    ($($(#[$doc:meta])* $isa:ident($token:ident, $name:literal, $tile:literal) $(on $arch:literal)?;)*) => {
+        /// An instruction set that has kernels of its own. Integer results are the same on each, bit for bit.
+        ///
+        /// ```
+        /// use lowprec::kernels::Isa;
+        /// assert!(Isa::available().contains(&Isa::Scalar));
+        /// assert!(Isa::available().contains(&Isa::best()));
+        /// ```
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Isa {
+            $($(#[$doc])* $isa,)*
+        }
+
+        impl Isa {
+            /// From the slowest to the fastest of each architecture.
+            const ALL: &'static [Isa] = &[$(Isa::$isa),*];
+
+            /// Its name, as it stands in kernel names.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Isa::$isa => $name,)*
+                }
+            }
+
+            /// The name of its kernel for products: rows, columns and steps of k that the tile takes at a time.
+            pub(super) fn gemm_kernel(self) -> &'static str {
+                match self {
+                    $(Isa::$isa => concat!("u8i8-gemm-", $tile, "-", $name),)*
+                }
+            }
+
+            /// The name of its kernel for convolutions.
+            pub(super) fn conv_kernel(self) -> &'static str {
+                match self {
+                    $(Isa::$isa => concat!("u8i8-conv-", $tile, "-", $name),)*
+                }
+            }
+
+            /// The name of its kernel for depthwise convolutions.
+            pub(super) fn depthwise_kernel(self) -> &'static str {
+                match self {
+                    $(Isa::$isa => concat!("u8i8-depthwise-", $name),)*
+                }
+            }
+
+            /// Whether this processor has it. Detection is cached by the standard library.
+            pub fn is_available(self) -> bool {
+                match self {
+                    $($(#[cfg(target_arch = $arch)])? Isa::$isa => arch::$token::detect().is_some(),)*
+                    #[allow(unreachable_patterns)]
+                    _ => false,
+                }
+            }
+
+            /// Runs `visitor` with the token of this instruction set: the one place where a value becomes a type.
+            ///
+            /// # Panics
+            /// When this processor does not have it; every caller holds an [`Isa`] that [`Isa::checked`] passed.
+            pub(super) fn visit<V: Visitor>(self, visitor: V) -> V::Out {
+                match self {
+                    $($(#[cfg(target_arch = $arch)])?
+                    Isa::$isa => visitor.visit(arch::$token::detect().expect("checked when the weights were packed")),)*
+                    #[allow(unreachable_patterns)]
+                    _ => unreachable!("never available on this architecture, and checked before"),
+                }
+            }
+        }
+    };
+}
+
+instruction_sets! {
     /// Plain Rust on small arrays: every processor, and the twin that the others are tested against.
-    Scalar,
+    Scalar(Scalar, "scalar", "4x8x4");
     /// x86-64 with AVX2 and FMA. Activations are widened to 16 bits, so `vpmaddwd` is exact.
-    Avx2,
+    Avx2(Avx2, "avx2", "6x16x2") on "x86_64";
+    /// x86-64 with AVX-VNNI: `vpdpbusd` in 256 bits, VEX encoding.
+    AvxVnni(AvxVnni, "avxvnni", "6x16x4") on "x86_64";
+    /// x86-64 with AVX-512 F, BW, DQ and VL, without VNNI. Activations are widened to 16 bits.
+    Avx512(Avx512, "avx512", "12x32x2") on "x86_64";
+    /// x86-64 with AVX-512 VL and VNNI: `vpdpbusd` in 256 bits, EVEX encoding.
+    Vnni256(Vnni256, "vnni256", "6x16x4") on "x86_64";
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: `vpdpbusd`, four products per lane and instruction.
-    Avx512Vnni,
+    Avx512Vnni(Avx512Vnni, "avx512vnni", "12x32x4") on "x86_64";
 }
 
 impl Isa {
-    /// From the slowest to the fastest.
-    const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
-
-    /// The fastest one that this processor has. Detection is cached by the standard library.
+    /// The fastest one that this processor has.
     pub fn best() -> Isa {
-        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+        Isa::ALL.iter().rev().copied().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
     }
 
     /// Those that this processor has, from the slowest to the fastest.
     pub fn available() -> Vec<Isa> {
-        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
-    }
-
-    /// Its name, as it stands in kernel names.
-    pub fn name(self) -> &'static str {
-        match self {
-            Isa::Scalar => "scalar",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512Vnni => "avx512vnni",
-        }
-    }
-
-    /// Whether this processor has it.
-    pub fn is_available(self) -> bool {
-        match self {
-            Isa::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => arch::Avx2::detect().is_some(),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => arch::Avx512Vnni::detect().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512Vnni => false,
-        }
+        Isa::ALL.iter().copied().filter(|isa| isa.is_available()).collect()
     }
 
     /// `self`, or the error that names those which are there.
@@ -66,22 +110,6 @@ impl Isa {
         let available: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
         Err(Error::Isa { isa: self.name(), available: available.join(", ") })
     }
-
-    /// Runs `visitor` with the token of this instruction set: the one place where a value becomes a type.
-    ///
-    /// # Panics
-    /// When this processor does not have it; every caller holds an [`Isa`] that [`Isa::checked`] passed.
-    pub(super) fn visit<V: Visitor>(self, visitor: V) -> V::Out {
-        match self {
-            Isa::Scalar => visitor.visit(arch::Scalar),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => visitor.visit(arch::Avx2::detect().expect("checked when the weights were packed")),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => visitor.visit(arch::Avx512Vnni::detect().expect("checked when the weights were packed")),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512Vnni => unreachable!("never available on this architecture, and checked before"),
-        }
-    }
 }
 
 /// Work that is written once for every instruction set.
@@ -89,4 +117,26 @@ pub(super) trait Visitor {
     type Out;
     /// Runs outside the instruction set's functions: hot loops go through [`Simd::vectorize`] or a tile.
     fn visit<S: Simd>(self, simd: S) -> Self::Out;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::dot::Dot;
+
+    struct TileName;
+
+    impl Visitor for TileName {
+        type Out = String;
+        fn visit<S: Simd>(self, _: S) -> String {
+            format!("{}x{}x{}", S::MR, S::NV * S::LANES, S::Int8::KU)
+        }
+    }
+
+    #[test]
+    fn names_tell_the_tile() {
+        for isa in Isa::available() {
+            assert_eq!(isa.gemm_kernel(), format!("u8i8-gemm-{}-{}", isa.visit(TileName), isa.name()));
+        }
+    }
 }

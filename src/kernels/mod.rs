@@ -29,6 +29,8 @@
 mod arch;
 mod conv;
 mod depthwise;
+mod dequantize;
+mod dot;
 mod dynamic;
 mod elementwise;
 mod float;
@@ -41,12 +43,15 @@ mod output;
 mod pack;
 mod product;
 pub mod reference;
+mod requantize;
 mod simd;
 mod threads;
 mod tile;
+mod weights;
 mod workspace;
 
 pub use conv::{PackedConv2d, conv2d};
+pub use dequantize::Dequantize;
 pub use dynamic::{ActivationRule, Epilogue, RangeOf, conv2d_dynamic, gemm_dynamic};
 pub use elementwise::{
     Range, dequantize_i8, dequantize_i8_for, dequantize_u8, dequantize_u8_for, min_max, min_max_for, quantize_i8, quantize_i8_for,
@@ -57,12 +62,7 @@ pub use gemm::gemm;
 pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape};
 pub use isa::Isa;
 pub use operand::{ActivationCode, Matrix, MatrixMut, Per};
-pub use output::{Accumulate, Activation, Dequantize, OutputStage, Requantize};
-pub use pack::{PackedFloatWeights, PackedWeights, WeightLayout};
+pub use output::{Accumulate, Activation, OutputStage};
+pub use requantize::{Requantize, Residual};
+pub use weights::{PackedFloatWeights, PackedWeights, WeightLayout};
 pub use workspace::Workspace;
-
-/// Largest product of a code and a weight: `|code - zero_point| <= 255`, `|weight| <= 128`.
-const PRODUCT_MAX: usize = 255 * 128;
-
-/// Products whose sum always fits i32: `65536 * 255 * 128 < 2^31`.
-const PRODUCTS_MAX: usize = 65536;

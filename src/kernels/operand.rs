@@ -14,6 +14,10 @@ pub trait ActivationCode: Element + sealed::Sealed {
     /// The code as a number.
     fn to_i32(self) -> i32;
 
+    /// The code of a number within the range.
+    #[doc(hidden)]
+    fn from_i32(code: i32) -> Self;
+
     /// The same slice with its type as a value.
     #[doc(hidden)]
     fn erase(codes: &[Self]) -> Codes<'_>;
@@ -34,6 +38,11 @@ impl ActivationCode for u8 {
         i32::from(self)
     }
 
+    #[inline]
+    fn from_i32(code: i32) -> u8 {
+        code as u8
+    }
+
     fn erase(codes: &[u8]) -> Codes<'_> {
         Codes::U8(codes)
     }
@@ -46,6 +55,11 @@ impl ActivationCode for i8 {
     #[inline]
     fn to_i32(self) -> i32 {
         i32::from(self)
+    }
+
+    #[inline]
+    fn from_i32(code: i32) -> i8 {
+        code as i8
     }
 
     fn erase(codes: &[i8]) -> Codes<'_> {

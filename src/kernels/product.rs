@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use super::dot::Dot;
 use super::output::Store;
 use super::pack::Panels;
-use super::simd::{Dot, Simd};
+use super::simd::Simd;
 use super::threads;
-use super::tile::{ROWS, Segment, Tile, Zero};
+use super::tile::{ROWS, Segment, Start, Tile};
 
 /// Half of a common second-level cache: weights of a column block stay there while the rows stream by.
 const BLOCK_BYTES: usize = 512 * 1024;
@@ -71,7 +72,7 @@ pub struct Product<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     /// Elements from one group's activations to the next one's.
     pub group_step: usize,
     pub panels: &'a Panels<D::Weight>,
-    pub zero: Zero<'a>,
+    pub start: Start<'a>,
     pub store: T,
     pub dst: *mut T::Element,
     pub dst_stride: usize,
@@ -86,11 +87,11 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// - row `m` of `rows`, plus `group * group_step`, is readable at every word of every segment;
     /// - the segments have as many words as the panels;
-    /// - `zero` and the stage have an element for each parameter that `rows` names, the stage one for each column;
+    /// - `start` and the stage have an element for each parameter that `rows` names, and one for each column;
     /// - nobody else reads or writes `dst`, which has `m` rows of `groups * n` elements, `dst_stride` apart.
     pub unsafe fn run(&self, threads: usize) {
         let panels = self.panels.groups() * self.panels.panels();
-        let tiles = self.m.div_ceil(S::MR);
+        let tiles = self.tiles();
         if panels == 0 || tiles == 0 {
             return;
         }
@@ -108,10 +109,15 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         }
     }
 
+    /// Tiles of rows: even ones, and a single one as long as the rows fit.
+    fn tiles(&self) -> usize {
+        if self.m <= S::MR_MAX { self.m.min(1) } else { self.m.div_ceil(S::MR) }
+    }
+
     /// # Safety
     /// As for [`Product::run`]; nobody else writes these tiles.
     unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>) {
-        let count = self.m.div_ceil(S::MR);
+        let count = self.tiles();
         let block = (BLOCK_BYTES / self.panels.panel_bytes().max(1)).max(1);
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
         for first in panels.clone().step_by(block) {
@@ -140,9 +146,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             params,
             segments: self.segments,
             weights: self.panels.group(group)[self.panels.panel_offset(panel)..].as_ptr(),
-            zero: self.zero,
+            start: self.start,
             col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[n..].as_ptr() },
             store: self.store,
+            m,
             n,
             columns: (self.panels.n() - column).min(self.panels.nr()),
             dst: self.dst.wrapping_add(m * self.dst_stride + n),

@@ -2,9 +2,11 @@
 //! for bit (float products: within rounding). Slow, unchecked beyond slice bounds, and public so that others can test
 //! against them too.
 
+use super::dequantize::Dequantize;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape};
 use super::operand::{ActivationCode, Per};
-use super::output::{Activation, Dequantize, Requantize};
+use super::output::Activation;
+use super::requantize::Requantize;
 use crate::num;
 
 /// `sum over k of (lhs[m][k] - zero_point) * weights[n][k]`, `[m, n]`.
@@ -16,6 +18,30 @@ pub fn gemm<T: ActivationCode>(lhs: &[T], m: usize, k: usize, zero_point: Per<'_
     for row in 0..m {
         for column in 0..n {
             dst.push((0..k).map(|i| (lhs[row * k + i].to_i32() - zero_point.get(row)) * i32::from(weights[column * k + i])).sum());
+        }
+    }
+    dst
+}
+
+/// `sum over k of (lhs[m][k] - zero_point) * (weights[n][k] - weight_zero_points[n])` in 64 bits, `[m, n]`; without zero points of
+/// weights, they are 0.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn gemm_i64<T: ActivationCode>(
+    lhs: &[T],
+    (m, n, k): (usize, usize, usize),
+    zero_point: Per<'_, i32>,
+    weights: &[i8],
+    weight_zero_points: &[i8],
+) -> Vec<i64> {
+    let mut dst = Vec::with_capacity(m * n);
+    for row in 0..m {
+        for column in 0..n {
+            let zero = i64::from(weight_zero_points.get(column).copied().unwrap_or(0));
+            let product =
+                |i: usize| i64::from(lhs[row * k + i].to_i32() - zero_point.get(row)) * (i64::from(weights[column * k + i]) - zero);
+            dst.push((0..k).map(product).sum());
         }
     }
     dst
@@ -100,29 +126,37 @@ fn windows<R>(
 }
 
 /// The stage [`Dequantize`] of sums `[.., n]`, where `rows` rows share a scale (1 in a product, the pixels of an image in a
-/// convolution).
+/// convolution), into `dst`.
 ///
 /// # Panics
-/// When the stage has fewer parameters than the sums need.
-pub fn dequantize(sums: &[i32], n: usize, rows: usize, stage: &Dequantize<'_>) -> Vec<f32> {
-    let value = |(i, &sum): (usize, &i32)| {
+/// When the stage has fewer parameters than the sums need, or `dst` fewer elements.
+pub fn dequantize(sums: &[impl Copy + Into<i64>], n: usize, rows: usize, stage: &Dequantize<'_>, dst: &mut [f32]) {
+    for (i, &sum) in sums.iter().enumerate() {
         let (row, column) = (i / n / rows, i % n);
-        let x = sum as f32 * (stage.lhs_scale.get(row) * one_or(stage.weight_scale, column));
-        stage.activation.apply(stage.bias.map_or(x, |bias| x + bias[column]))
-    };
-    sums.iter().enumerate().map(value).collect()
+        let mut x = sum.into() as f32 * (stage.lhs_scale.get(row) * one_or(stage.weight_scale, column));
+        if let Some(bias) = stage.bias {
+            x += bias[column];
+        }
+        if stage.accumulate {
+            x += dst[i];
+        }
+        dst[i] = stage.activation.apply(x);
+    }
 }
 
 /// The stage [`Requantize`] of sums `[.., n]`.
 ///
 /// # Panics
 /// When the stage has fewer parameters than the sums need.
-pub fn requantize<T: ActivationCode>(sums: &[i32], n: usize, stage: &Requantize<'_, T>) -> Vec<T> {
-    let code = |(i, &sum): (usize, &i32)| {
-        let sum = sum + stage.bias.map_or(0, |bias| bias[i % n]);
-        T::from_code(num::requantize(sum, one_or(stage.multiplier, i % n), stage.zero_point, stage.qmin, stage.qmax))
+pub fn requantize<T: ActivationCode>(sums: &[impl Copy + Into<i64>], n: usize, stage: &Requantize<'_, T>) -> Vec<T> {
+    let code = |(i, sum): (usize, i64)| {
+        let mut x = (sum + stage.bias.map_or(0, |bias| i64::from(bias[i % n]))) as f32 * one_or(stage.multiplier, i % n);
+        if let Some(residual) = &stage.residual {
+            x += (residual.codes.row(i / n)[i % n].to_i32() - residual.zero_point) as f32 * residual.multiplier;
+        }
+        T::from_i32(num::round_clamped(x, stage.qmin - stage.zero_point, stage.qmax - stage.zero_point) + stage.zero_point)
     };
-    sums.iter().enumerate().map(code).collect()
+    sums.iter().map(|&sum| sum.into()).enumerate().map(code).collect()
 }
 
 fn one_or(values: &[f32], column: usize) -> f32 {

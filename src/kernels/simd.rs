@@ -1,8 +1,9 @@
 //! The vocabulary that tiles and output stages are written in: a token per instruction set and its vectors.
 
+use super::dot::Dot;
 use super::operand::Codes;
 use super::output::Store;
-use super::tile::{LaneTile, Tile, Zero};
+use super::tile::{LaneTile, Tile};
 
 /// A token of an instruction set, with the operations that the kernels need.
 ///
@@ -11,8 +12,15 @@ use super::tile::{LaneTile, Tile, Zero};
 pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// 32-bit lanes of a vector.
     const LANES: usize;
-    /// Most rows of a product tile, at most [`super::tile::ROWS`].
+    /// Vectors of columns in a product tile, at most 4.
+    const NV: usize;
+    /// Rows of a product tile where there are many.
     const MR: usize;
+    /// Most rows of a product tile, at most [`super::tile::ROWS`]: a few more than `MR`, so that a product of few rows reads its
+    /// weights once.
+    const MR_MAX: usize;
+    /// Whether [`Simd::mul_add_f32`] rounds once.
+    const FUSED: bool;
     /// `LANES` integers.
     type I32: Copy;
     /// `LANES` floats.
@@ -27,7 +35,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// See [`super::tile::product_tile`].
     unsafe fn product_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &Tile<'_, Self, D, T>);
-    /// One depthwise tile of `mr` (at most 4) rows and `nv` vectors of channels.
+    /// One depthwise tile of `mr` (at most 4) rows and `nv` (at most 2) vectors of channels.
     ///
     /// # Safety
     /// See [`super::tile::lane_tile`].
@@ -36,6 +44,9 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn splat_i32(self, x: i32) -> Self::I32;
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn xor_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn max_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn min_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Nearest float, ties to even.
     fn to_f32(self, a: Self::I32) -> Self::F32;
     fn splat_f32(self, x: f32) -> Self::F32;
@@ -47,7 +58,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn max_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `if a < b { a } else { b }`: `b` when either is NaN.
     fn min_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// Nearest integer, ties to even, of values within i32.
+    /// Nearest integer, ties to even; `i32::MIN` below i32's range. Not for NaN, nor for values above that range.
     fn round_i32(self, a: Self::F32) -> Self::I32;
 
     /// The first `lanes` integers at `p`, 0 in the other lanes.
@@ -60,6 +71,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for reads of `lanes` floats and `1 <= lanes <= LANES`.
     unsafe fn load_f32(self, p: *const f32, lanes: usize) -> Self::F32;
+    /// The first `lanes` bytes at `p` as integers 0 to 255, 0 in the other lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `lanes` bytes and `1 <= lanes <= LANES`.
+    unsafe fn load_bytes(self, p: *const u8, lanes: usize) -> Self::I32;
     /// Writes the first `lanes` integers.
     ///
     /// # Safety
@@ -75,67 +91,81 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writes of `lanes` bytes and `1 <= lanes <= LANES`.
     unsafe fn store_low_bytes(self, p: *mut u8, a: Self::I32, lanes: usize);
+
+    /// Writes `R` rows of codes, `stride` apart: `clamp(q + grid.zero_point)` in the first `columns` of `NV` vectors.
+    ///
+    /// # Safety
+    /// `dst` is valid for writes of `columns` bytes in each of `R` rows, `(NV - 1) * LANES < columns <= NV * LANES`.
+    #[inline(always)]
+    unsafe fn store_codes<const R: usize, const NV: usize>(
+        self,
+        q: &[[Self::I32; NV]; R],
+        grid: CodeGrid,
+        dst: *mut u8,
+        stride: usize,
+        columns: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { store_codes_by_lane(self, q, grid, dst, stride, columns) }
+    }
 }
 
-/// How activations meet weights. Activations are read as 4-byte words, broadcast to all lanes; a word holds
-/// `KU` elements, and `LANES * KU` weights lie together in memory.
+/// The grid that codes are clamped to, in unsigned codes: an `i8` code is its unsigned one with the top bit flipped.
+#[derive(Debug, Clone, Copy)]
+pub struct CodeGrid {
+    pub zero_point: u8,
+    pub lo: u8,
+    pub hi: u8,
+    /// What the unsigned code is xored with.
+    pub flip: u8,
+}
+
+/// [`Simd::store_codes`], one vector after the other.
 ///
 /// # Safety
-/// `Lhs` and `Weight` are valid for every bit pattern, and `KU * size_of::<Lhs>() == 4`.
-pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
-    /// Elements of one word: steps of k that one instruction takes.
-    const KU: usize;
-    /// An activation in the workspace.
-    type Lhs: Element;
-    /// A weight in memory.
-    type Weight: Element;
-    /// `LANES` sums.
-    type Acc: Copy;
-    /// A broadcast word.
-    type Word: Copy;
-    /// `LANES * KU` weights.
-    type Weights: Copy;
-
-    /// The sums that a tile starts from: `-zero_point * col_sum`, or zero.
-    ///
-    /// # Safety
-    /// As for [`super::tile::product_tile`]: `col_sums` has `columns` elements, `zero` one for each of `params`.
-    unsafe fn init<const MR: usize, const NV: usize>(
-        simd: S,
-        zero: Zero<'_>,
-        params: &[usize; MR],
-        col_sums: *const i32,
-        columns: usize,
-    ) -> [[Self::Acc; NV]; MR];
-    /// The word at `p`, in every lane.
-    ///
-    /// # Safety
-    /// `p` is valid for reads of 4 bytes; it need not be aligned.
-    unsafe fn word(simd: S, p: *const Self::Lhs) -> Self::Word;
-    /// `LANES * KU` weights.
-    ///
-    /// # Safety
-    /// `p` is valid for reads of that many.
-    unsafe fn weights(simd: S, p: *const Self::Weight) -> Self::Weights;
-    /// `acc[lane] + sum over i < KU of word[i] * weights[lane][i]`.
-    fn dot(simd: S, acc: Self::Acc, word: Self::Word, weights: Self::Weights) -> Self::Acc;
-
-    /// `LANES` activations, one per lane, as words with one element.
-    ///
-    /// # Safety
-    /// `p` is valid for reads of `LANES` elements.
-    unsafe fn lane_words(simd: S, p: *const Self::Lhs) -> Self::Word;
-    /// `LANES` weights, one per lane, as the first of its `KU`.
-    ///
-    /// # Safety
-    /// `p` is valid for reads of `LANES` weights.
-    unsafe fn lane_weights(simd: S, p: *const Self::Weight) -> Self::Weights;
+/// As there.
+#[inline(always)]
+pub unsafe fn store_codes_by_lane<S: Simd, const R: usize, const NV: usize>(
+    simd: S,
+    q: &[[S::I32; NV]; R],
+    grid: CodeGrid,
+    dst: *mut u8,
+    stride: usize,
+    columns: usize,
+) {
+    let zero = i32::from(grid.zero_point);
+    let (lo, hi) = (simd.splat_i32(i32::from(grid.lo) - zero), simd.splat_i32(i32::from(grid.hi) - zero));
+    // Modulo 256, flipping the top bit is adding it.
+    let zero = simd.splat_i32(zero + i32::from(grid.flip));
+    for r in 0..R {
+        for v in 0..NV {
+            let code = simd.add_i32(simd.min_i32(simd.max_i32(q[r][v], lo), hi), zero);
+            // SAFETY: the caller's promise on `dst` and `columns`.
+            unsafe { simd.store_low_bytes(dst.add(r * stride + v * S::LANES), code, (columns - v * S::LANES).min(S::LANES)) }
+        }
+    }
 }
 
 /// A number that lives in a workspace or in packed weights.
 pub trait Element: bytemuck::Pod + Default + Send + Sync + PartialEq + std::fmt::Debug {
-    /// Its value from a code in 0..=255. Floats take no codes: the value itself.
-    fn from_code(code: i32) -> Self;
+    /// For bytes, what an unsigned code is xored with to make one.
+    const BYTE_FLIP: Option<u8> = None;
+
+    /// Whether packed weights carry the sums of their columns.
+    const SUMMED: bool = false;
+
+    /// The sum of weights, where [`Element::SUMMED`].
+    #[inline(always)]
+    fn sum(weights: &[Self]) -> i32 {
+        let _ = weights;
+        0
+    }
+
+    /// Its value from an unsigned code in 0..=255. Floats take no codes: the value itself.
+    fn from_unsigned(code: i32) -> Self;
+
+    /// The unsigned code, which [`Element::from_unsigned`] took.
+    fn unsigned(self) -> i32;
 
     /// `codes` as they are, if tiles can read them so.
     fn in_place(codes: Codes<'_>) -> Option<&[Self]> {
@@ -145,6 +175,8 @@ pub trait Element: bytemuck::Pod + Default + Send + Sync + PartialEq + std::fmt:
 }
 
 impl Element for u8 {
+    const BYTE_FLIP: Option<u8> = Some(0);
+
     fn in_place(codes: Codes<'_>) -> Option<&[u8]> {
         match codes {
             Codes::U8(codes) => Some(codes),
@@ -153,82 +185,64 @@ impl Element for u8 {
     }
 
     #[inline(always)]
-    fn from_code(code: i32) -> u8 {
+    fn unsigned(self) -> i32 {
+        i32::from(self)
+    }
+
+    #[inline(always)]
+    fn from_unsigned(code: i32) -> u8 {
         code as u8
     }
 }
 
 impl Element for i16 {
     #[inline(always)]
-    fn from_code(code: i32) -> i16 {
+    fn unsigned(self) -> i32 {
+        i32::from(self)
+    }
+
+    #[inline(always)]
+    fn from_unsigned(code: i32) -> i16 {
         code as i16
     }
 }
 
+/// Where activations are signed bytes, the unsigned code minus 128.
 impl Element for i8 {
+    const BYTE_FLIP: Option<u8> = Some(0x80);
+    const SUMMED: bool = true;
+
     #[inline(always)]
-    fn from_code(code: i32) -> i8 {
-        code as i8
+    fn sum(weights: &[i8]) -> i32 {
+        weights.iter().map(|&w| i32::from(w)).sum()
+    }
+
+    fn in_place(codes: Codes<'_>) -> Option<&[i8]> {
+        match codes {
+            Codes::U8(_) => None,
+            Codes::I8(codes) => Some(codes),
+        }
+    }
+
+    #[inline(always)]
+    fn unsigned(self) -> i32 {
+        i32::from(self as u8 ^ 0x80)
+    }
+
+    #[inline(always)]
+    fn from_unsigned(code: i32) -> i8 {
+        (code as u8 ^ 0x80) as i8
     }
 }
 
 impl Element for f32 {
     #[inline(always)]
-    fn from_code(code: i32) -> f32 {
+    fn unsigned(self) -> i32 {
+        self as i32
+    }
+
+    #[inline(always)]
+    fn from_unsigned(code: i32) -> f32 {
         code as f32
-    }
-}
-
-/// Products of floats, the same on every instruction set: a word is one float.
-#[derive(Debug, Clone, Copy)]
-pub struct Float;
-
-// SAFETY: f32 is valid for every bit pattern, and one f32 is 4 bytes.
-unsafe impl<S: Simd> Dot<S> for Float {
-    const KU: usize = 1;
-    type Lhs = f32;
-    type Weight = f32;
-    type Acc = S::F32;
-    type Word = S::F32;
-    type Weights = S::F32;
-
-    #[inline(always)]
-    unsafe fn init<const MR: usize, const NV: usize>(
-        simd: S,
-        _: Zero<'_>,
-        _: &[usize; MR],
-        _: *const i32,
-        _: usize,
-    ) -> [[Self::Acc; NV]; MR] {
-        [[simd.splat_f32(0.0); NV]; MR]
-    }
-
-    #[inline(always)]
-    unsafe fn word(simd: S, p: *const f32) -> S::F32 {
-        // SAFETY: the caller's promise, 4 bytes at `p`.
-        simd.splat_f32(unsafe { p.read_unaligned() })
-    }
-
-    #[inline(always)]
-    unsafe fn weights(simd: S, p: *const f32) -> S::F32 {
-        // SAFETY: the caller's promise, LANES floats at `p`.
-        unsafe { simd.load_f32(p, S::LANES) }
-    }
-
-    #[inline(always)]
-    fn dot(simd: S, acc: S::F32, word: S::F32, weights: S::F32) -> S::F32 {
-        simd.mul_add_f32(word, weights, acc)
-    }
-
-    #[inline(always)]
-    unsafe fn lane_words(simd: S, p: *const f32) -> S::F32 {
-        // SAFETY: the caller's promise, LANES floats at `p`.
-        unsafe { simd.load_f32(p, S::LANES) }
-    }
-
-    #[inline(always)]
-    unsafe fn lane_weights(simd: S, p: *const f32) -> S::F32 {
-        // SAFETY: the caller's promise, LANES floats at `p`.
-        unsafe { simd.load_f32(p, S::LANES) }
     }
 }

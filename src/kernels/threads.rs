@@ -24,3 +24,19 @@ pub fn split(items: usize, parts: usize, f: impl Fn(Range<usize>) + Sync) {
     }
     (0..parts).for_each(|i| f(range(i)));
 }
+
+/// Calls `f` on `parts` pieces of `items`, each with the index of its first item.
+pub fn split_mut<T: Send>(items: &mut [T], parts: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let size = items.len().div_ceil(parts.max(1)).max(1);
+    #[cfg(feature = "parallel")]
+    if parts > 1 {
+        let f = &f;
+        rayon::scope(|scope| {
+            for (i, piece) in items.chunks_mut(size).enumerate() {
+                scope.spawn(move |_| f(i * size, piece));
+            }
+        });
+        return;
+    }
+    items.chunks_mut(size).enumerate().for_each(|(i, piece)| f(i * size, piece));
+}

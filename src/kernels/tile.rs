@@ -1,23 +1,29 @@
 //! The tile: `mr` rows times a panel of columns, summed in registers and handed to the output stage. Written once.
 
-use super::output::Store;
-use super::simd::{Dot, Simd};
+use std::mem::MaybeUninit;
 
-/// `body` for each constant `i` below `n`, at most [`ROWS`]. A loop would do the same, but the compiler keeps an array in registers
-/// only when every index is a constant, and it gives up unrolling when the body is as long as an output stage: then each
-/// step of k loads and stores its accumulators.
-macro_rules! unroll {
-    ($i:ident < $n:expr, $body:expr) => { unroll!(@ $i $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13) };
-    (@ $i:ident $n:expr, $body:expr, $($at:literal)*) => {
-        $(if $at < $n {
-            const $i: usize = $at;
-            $body
-        })*
-    };
-}
+use super::dot::Dot;
+use super::output::{Place, Store};
+use super::simd::Simd;
 
 /// Most rows that any instruction set takes in one tile.
 pub const ROWS: usize = 14;
+
+/// `body` for each constant `i` below `n`, at most [`ROWS`]. A loop would do the same, but the compiler keeps an array in registers
+/// only when every index is a constant, and it gives up unrolling when the body is as long as an output stage: then each
+/// step of k loads and stores its accumulators. For the like reason there are no closures in tiles and stages: what is not
+/// inlined to where the instruction set is enabled becomes calls, one for each vector.
+macro_rules! unroll {
+    ($i:ident < $n:expr, $body:expr) => { unroll!(@ $i $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13) };
+    (@ $i:ident $n:expr, $body:expr, $($at:literal)*) => {
+        {
+            $(if $at < $n {
+                const $i: usize = $at;
+                $body
+            })*
+        }
+    };
+}
 
 /// One run of k: `words` words that lie together, `offset` elements after the row's first.
 ///
@@ -47,6 +53,26 @@ impl Zero<'_> {
     }
 }
 
+/// What integer sums start from, so that the loop over k needs no zero points:
+/// `bias[n] - zero * col_sum[n] + weight_zero[n] * row_term[m]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    pub zero: Zero<'a>,
+    /// One for each column, or none.
+    pub bias: &'a [i32],
+    /// Zero points of the weights: one for each column, or none.
+    pub weight_zero: &'a [i32],
+    /// `k * zero - row_sum`, for each row of a product whose weights have zero points.
+    pub row_terms: &'a [i32],
+}
+
+impl<'a> Start<'a> {
+    /// Without bias, and weights without zero points.
+    pub fn new(zero: Zero<'a>) -> Self {
+        Start { zero, bias: &[], weight_zero: &[], row_terms: &[] }
+    }
+}
+
 /// The arguments of one product tile.
 pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub lhs: *const D::Lhs,
@@ -57,10 +83,12 @@ pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub segments: &'a [Segment],
     /// The panel: `[words][nv * LANES][KU]`.
     pub weights: *const D::Weight,
-    pub zero: Zero<'a>,
+    pub start: Start<'a>,
     /// Sums of this panel's columns.
     pub col_sums: *const i32,
     pub store: T,
+    /// First row.
+    pub m: usize,
     /// First column.
     pub n: usize,
     /// Columns in the panel.
@@ -76,32 +104,29 @@ pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
 /// - each of the first `MR` rows is readable at every word of every segment;
 /// - `weights` holds `NV * LANES * KU` elements for each word of the segments, and `col_sums` has `columns` elements;
 /// - `(NV - 1) * LANES < columns <= NV * LANES`;
-/// - the first `MR` of `params` are inside `zero` and the stage's rows, columns `n..n + columns` inside its columns;
+/// - the first `MR` of `params` are inside `start` and the stage's rows, rows `m..m + MR` and columns `n..n + columns` inside both;
 /// - `dst` is writable for `columns` elements in each of `MR` rows that lie `dst_stride` apart.
 #[inline(always)]
 pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize>(simd: S, tile: &Tile<'_, S, D, T>) {
-    let params = std::array::from_fn(|m| tile.params[m]);
-    // SAFETY: the caller's promise on `zero`, `params` and `col_sums`.
-    let mut acc: [[D::Acc; NV]; MR] = unsafe { D::init(simd, tile.zero, &params, tile.col_sums, tile.columns) };
+    let mut params = [0; MR];
+    params.copy_from_slice(&tile.params[..MR]);
+    // SAFETY: the caller's promise on `start`, `params` and `col_sums`.
+    let mut acc: [[D::Acc; NV]; MR] = unsafe { D::start(simd, &tile.start, (tile.m, &params), tile.col_sums, (tile.n, tile.columns)) };
     let mut weights = tile.weights;
     for segment in tile.segments {
         // SAFETY: rows are readable at every word of every segment, the panel has NV vectors for each of those words.
         unsafe {
-            let rows: [*const D::Lhs; MR] = std::array::from_fn(|m| tile.lhs.add(tile.offsets[m] + segment.offset));
-            for k in 0..segment.words {
-                let w: [D::Weights; NV] = std::array::from_fn(|v| D::weights(simd, weights.add(v * S::LANES * D::KU)));
-                for m in 0..MR {
-                    let word = D::word(simd, rows[m].add(k * D::KU));
-                    for v in 0..NV {
-                        acc[m][v] = D::dot(simd, acc[m][v], word, w[v]);
-                    }
-                }
-                weights = weights.add(NV * S::LANES * D::KU);
+            let mut rows = [tile.lhs; MR];
+            for m in 0..MR {
+                rows[m] = tile.lhs.add(tile.offsets[m] + segment.offset);
             }
+            D::accumulate::<MR, NV>(simd, &mut acc, &rows, segment.words, weights);
+            weights = weights.add(segment.words * NV * S::LANES * D::KU);
         }
     }
+    let place = Place { row: tile.m, column: tile.n, columns: tile.columns };
     // SAFETY: the caller's promise on the stage and `dst`.
-    unsafe { finish(simd, tile.store, &acc, &params, tile.n, tile.columns, tile.dst, tile.dst_stride) }
+    unsafe { finish(simd, tile.store, &acc, &params, place, tile.dst, tile.dst_stride) }
 }
 
 /// The arguments of one depthwise tile: the rows are pixels, and each lane is a channel of its own.
@@ -116,9 +141,11 @@ pub struct LaneTile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub weights: *const D::Weight,
     /// Channels: the distance between the weights of two taps.
     pub channels: usize,
-    pub zero: Zero<'a>,
+    pub start: Start<'a>,
     pub col_sums: *const i32,
     pub store: T,
+    /// First row.
+    pub m: usize,
     /// First channel.
     pub n: usize,
     /// Channels in the tile.
@@ -133,9 +160,10 @@ pub struct LaneTile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
 /// As for [`product_tile`], where each row must be readable for `NV * LANES` elements at every tap, and so must the weights.
 #[inline(always)]
 pub unsafe fn lane_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize>(simd: S, tile: &LaneTile<'_, S, D, T>) {
-    let params = std::array::from_fn(|m| tile.params[m]);
-    // SAFETY: the caller's promise on `zero`, `params` and `col_sums`.
-    let mut acc: [[D::Acc; NV]; MR] = unsafe { D::init(simd, tile.zero, &params, tile.col_sums, tile.columns) };
+    let mut params = [0; MR];
+    params.copy_from_slice(&tile.params[..MR]);
+    // SAFETY: the caller's promise on `start`, `params` and `col_sums`.
+    let mut acc: [[D::Acc; NV]; MR] = unsafe { D::start(simd, &tile.start, (tile.m, &params), tile.col_sums, (tile.n, tile.columns)) };
     for (t, tap) in tile.taps.iter().enumerate() {
         // SAFETY: rows and weights are readable for NV vectors at every tap.
         unsafe {
@@ -144,85 +172,114 @@ pub unsafe fn lane_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize
                 let w = D::lane_weights(simd, weights.add(v * S::LANES));
                 for m in 0..MR {
                     let words = D::lane_words(simd, tile.lhs.add(tile.offsets[m] + tap.offset + v * S::LANES));
-                    acc[m][v] = D::dot(simd, acc[m][v], words, w);
+                    acc[m][v] = D::lane_dot(simd, acc[m][v], words, w);
                 }
             }
         }
     }
+    let place = Place { row: tile.m, column: tile.n, columns: tile.columns };
     // SAFETY: the caller's promise on the stage and `dst`.
-    unsafe { finish(simd, tile.store, &acc, &params, tile.n, tile.columns, tile.dst, tile.dst_stride) }
+    unsafe { finish(simd, tile.store, &acc, &params, place, tile.dst, tile.dst_stride) }
 }
 
-/// Hands the sums to the output stage, one column vector after the other so that its parameters stay in registers.
+/// Hands the sums to the output stage, two rows at a time, which is what narrowing to bytes fills a vector with.
 ///
 /// # Safety
 /// As for [`product_tile`].
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn finish<S: Simd, A: Copy, T: Store<S, A>, const MR: usize, const NV: usize>(
     simd: S,
     store: T,
     acc: &[[A; NV]; MR],
     params: &[usize; MR],
-    n: usize,
-    columns: usize,
+    place: Place,
     dst: *mut T::Element,
     dst_stride: usize,
 ) {
+    // SAFETY: columns n.. are inside the stage, and dst is writable for `columns` elements in each row.
+    unsafe {
+        let mut columns = [store.columns(simd, place.column, place.lanes::<S>(0)); NV];
+        for v in 1..NV {
+            columns[v] = store.columns(simd, place.column + v * S::LANES, place.lanes::<S>(v));
+        }
+        unroll!(P < MR.div_ceil(2), {
+            let (at, place) = (dst.add(2 * P * dst_stride), Place { row: place.row + 2 * P, ..place });
+            if 2 * P + 1 < MR {
+                let pair = [acc[2 * P], acc[(2 * P + 1) % MR]];
+                store.store(simd, &columns, [params[2 * P], params[(2 * P + 1) % MR]], pair, place, at, dst_stride);
+            } else {
+                store.store(simd, &columns, [params[2 * P]], [acc[2 * P]], place, at, dst_stride);
+            }
+        });
+    }
+}
+
+/// [`Dot::start`] for integers.
+///
+/// # Safety
+/// `col_sums` has `columns` elements, `(NV - 1) * LANES < columns <= NV * LANES`; `params` are inside the zero points, columns
+/// `n..n + columns` inside bias and weight zero points where there are any, rows `m..m + MR` inside the row terms.
+#[inline(always)]
+pub unsafe fn start_integers<S: Simd, const MR: usize, const NV: usize>(
+    simd: S,
+    start: &Start<'_>,
+    (m, params): (usize, &[usize; MR]),
+    col_sums: *const i32,
+    (n, columns): (usize, usize),
+) -> [[S::I32; NV]; MR] {
+    // Not zeros to begin with: the compiler would fill memory with them.
+    let mut acc = MaybeUninit::<[[S::I32; NV]; MR]>::uninit();
     unroll!(V < NV, {
-        let lanes = (columns - V * S::LANES).min(S::LANES);
-        // SAFETY: columns n.. are inside the stage, and dst is writable for `columns` elements in each row.
-        unsafe {
-            let parameters = store.columns(simd, n + V * S::LANES, lanes);
+        let (at, lanes) = (V * S::LANES, (columns - V * S::LANES).min(S::LANES));
+        // SAFETY: at least one and at most LANES columns from `at` on are inside `col_sums` and, from `n` on, inside the bias.
+        let (sums, bias) = unsafe {
+            let bias = if start.bias.is_empty() { simd.splat_i32(0) } else { simd.load_i32(start.bias.as_ptr().add(n + at), lanes) };
+            (simd.load_i32(col_sums.add(at), lanes), bias)
+        };
+        let acc = acc.as_mut_ptr().cast::<S::I32>();
+        match start.zero {
+            Zero::Tensor(z) => {
+                let first = simd.add_i32(bias, simd.mul_i32(sums, simd.splat_i32(-z)));
+                // SAFETY: element [M][V] of the array.
+                unroll!(M < MR, unsafe { acc.add(M * NV + V).write(first) });
+            }
+            Zero::Row(zero_points) => unroll!(M < MR, {
+                // SAFETY: the caller's promise on `params`; element [M][V] of the array.
+                unsafe {
+                    let z = *zero_points.get_unchecked(params[M]);
+                    acc.add(M * NV + V).write(simd.add_i32(bias, simd.mul_i32(sums, simd.splat_i32(-z))));
+                }
+            }),
+        }
+        if !start.weight_zero.is_empty() {
+            // SAFETY: as for the bias.
+            let zero = unsafe { simd.load_i32(start.weight_zero.as_ptr().add(n + at), lanes) };
             unroll!(M < MR, {
-                store.store(simd, &parameters, params[M], acc[M][V], dst.add(M * dst_stride + V * S::LANES), lanes);
+                // SAFETY: the caller's promise on the row terms; element [M][V] of the array was written above.
+                unsafe {
+                    let at = acc.add(M * NV + V);
+                    at.write(simd.add_i32(at.read(), simd.mul_i32(zero, simd.splat_i32(*start.row_terms.get_unchecked(m + M)))));
+                }
             });
         }
     });
-}
-
-/// [`Dot::init`] for integers: `-zero_point * col_sum`.
-///
-/// # Safety
-/// `col_sums` has `columns` elements, `(NV - 1) * LANES < columns <= NV * LANES`, `params` are inside `zero`.
-#[inline(always)]
-pub unsafe fn init_integers<S: Simd, const MR: usize, const NV: usize>(
-    simd: S,
-    zero: Zero<'_>,
-    params: &[usize; MR],
-    col_sums: *const i32,
-    columns: usize,
-) -> [[S::I32; NV]; MR] {
-    let mut acc = [[simd.splat_i32(0); NV]; MR];
-    for v in 0..NV {
-        // SAFETY: at least one and at most LANES columns from v * LANES on are inside `col_sums`.
-        let sums = unsafe { simd.load_i32(col_sums.add(v * S::LANES), (columns - v * S::LANES).min(S::LANES)) };
-        match zero {
-            Zero::Tensor(z) => {
-                let first = simd.mul_i32(sums, simd.splat_i32(-z));
-                (0..MR).for_each(|m| acc[m][v] = first);
-            }
-            Zero::Row(zero_points) => {
-                for m in 0..MR {
-                    // SAFETY: the caller's promise on `params`.
-                    let z = unsafe { *zero_points.get_unchecked(params[m]) };
-                    acc[m][v] = simd.mul_i32(sums, simd.splat_i32(-z));
-                }
-            }
-        }
-    }
-    acc
+    // SAFETY: every element was written.
+    unsafe { acc.assume_init() }
 }
 
 /// The arms that turn `mr` and `nv` into const generics, in an instruction set's [`Simd::product_tile`].
 macro_rules! tile_arms {
-    ($simd:expr, $tile:ident, $args:expr, $mr:expr, $nv:expr, [$($m:literal)*]) => {
-        match ($nv, $mr) {
+    ($simd:expr, $tile:ident, $args:expr, $mr:expr, $nv:expr, $rows:tt, [$($v:literal)*]) => {
+        match $nv {
+            $($v => tile_arms!(@rows $simd, $tile, $args, $mr, $v, $rows),)*
+            nv => unreachable!("the drivers split columns into panels: {nv} vectors"),
+        }
+    };
+    (@rows $simd:expr, $tile:ident, $args:expr, $mr:expr, $v:literal, [$($m:literal)*]) => {
+        match $mr {
             // SAFETY: the caller's promise is the tile's.
-            $((1, $m) => $simd.vectorize(#[inline(always)] || unsafe { $tile::<_, _, _, $m, 1>($simd, $args) }),
-              // SAFETY: as above.
-              (2, $m) => $simd.vectorize(#[inline(always)] || unsafe { $tile::<_, _, _, $m, 2>($simd, $args) }),)*
-            (nv, mr) => unreachable!("the drivers split rows by MR and columns by two vectors: {mr} rows, {nv} vectors"),
+            $($m => $simd.vectorize(#[inline(always)] || unsafe { $tile::<_, _, _, $m, $v>($simd, $args) }),)*
+            mr => unreachable!("the drivers split rows into tiles: {mr} rows"),
         }
     };
 }

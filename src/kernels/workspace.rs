@@ -1,5 +1,6 @@
 //! Scratch memory that grows once and then stays, and the aligned storage of packed weights.
 
+use super::elementwise::Range;
 use super::simd::Element;
 use super::tile::Segment;
 
@@ -71,6 +72,13 @@ pub struct Workspace {
     pub(super) zero_points: Vec<i32>,
     pub(super) scales: Vec<f32>,
     pub(super) segments: Vec<Segment>,
+    /// Ranges of rows.
+    pub(super) ranges: Vec<Range>,
+    /// What rows add to sums of weights with zero points.
+    pub(super) row_terms: Vec<i32>,
+    /// Sums over a run of k, and over all of them, where they may be beyond i32.
+    pub(super) sums: Vec<i32>,
+    pub(super) totals: Vec<i64>,
 }
 
 impl Workspace {
@@ -85,5 +93,8 @@ impl Workspace {
             + self.zero_points.capacity() * size_of::<i32>()
             + self.scales.capacity() * size_of::<f32>()
             + self.segments.capacity() * size_of::<Segment>()
+            + (self.row_terms.capacity() + self.sums.capacity()) * size_of::<i32>()
+            + self.ranges.capacity() * size_of::<Range>()
+            + self.totals.capacity() * size_of::<i64>()
     }
 }

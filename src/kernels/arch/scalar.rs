@@ -1,12 +1,19 @@
 //! Plain Rust over arrays of four lanes, for every processor: the compiler makes of it what it can.
 
+use crate::kernels::dot::Dot;
 use crate::kernels::output::Store;
-use crate::kernels::simd::{Dot, Simd};
-use crate::kernels::tile::{LaneTile, Tile, Zero, init_integers, lane_tile, product_tile, tile_arms};
+use crate::kernels::simd::Simd;
+use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
 
 /// Needs nothing of the processor.
 #[derive(Debug, Clone, Copy)]
 pub struct Scalar;
+
+impl Scalar {
+    pub fn detect() -> Option<Self> {
+        Some(Scalar)
+    }
+}
 
 const LANES: usize = 4;
 
@@ -44,7 +51,10 @@ unsafe fn store<T: Copy>(p: *mut T, a: [T; LANES], lanes: usize) {
 // SAFETY: no instructions beyond the target's baseline.
 unsafe impl Simd for Scalar {
     const LANES: usize = LANES;
+    const NV: usize = 2;
     const MR: usize = 4;
+    const MR_MAX: usize = 4;
+    const FUSED: bool = false;
     type I32 = [i32; LANES];
     type F32 = [f32; LANES];
     type Int8 = Int8;
@@ -55,11 +65,11 @@ unsafe impl Simd for Scalar {
     }
 
     unsafe fn product_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &Tile<'_, Self, D, T>) {
-        tile_arms!(self, product_tile, tile, mr, nv, [1 2 3 4])
+        tile_arms!(self, product_tile, tile, mr, nv, [1 2 3 4], [1 2])
     }
 
     unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
-        tile_arms!(self, lane_tile, tile, mr, nv, [1 2 3 4])
+        tile_arms!(self, lane_tile, tile, mr, nv, [1 2 3 4], [1 2])
     }
 
     #[inline(always)]
@@ -75,6 +85,21 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         map(a, b, i32::wrapping_mul)
+    }
+
+    #[inline(always)]
+    fn xor_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        map(a, b, |a, b| a ^ b)
+    }
+
+    #[inline(always)]
+    fn max_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        map(a, b, i32::max)
+    }
+
+    #[inline(always)]
+    fn min_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        map(a, b, i32::min)
     }
 
     #[inline(always)]
@@ -131,6 +156,12 @@ unsafe impl Simd for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_bytes(self, p: *const u8, lanes: usize) -> Self::I32 {
+        // SAFETY: the caller's promise.
+        unsafe { load(p, lanes) }.map(i32::from)
+    }
+
+    #[inline(always)]
     unsafe fn store_i32(self, p: *mut i32, a: Self::I32, lanes: usize) {
         // SAFETY: the caller's promise.
         unsafe { store(p, a, lanes) }
@@ -157,22 +188,8 @@ pub struct Int8;
 unsafe impl Dot<Scalar> for Int8 {
     const KU: usize = 4;
     type Lhs = u8;
-    type Weight = i8;
-    type Acc = [i32; LANES];
-    type Word = [[i32; 4]; LANES];
-    type Weights = [[i8; 4]; LANES];
 
-    #[inline(always)]
-    unsafe fn init<const MR: usize, const NV: usize>(
-        simd: Scalar,
-        zero: Zero<'_>,
-        params: &[usize; MR],
-        col_sums: *const i32,
-        columns: usize,
-    ) -> [[Self::Acc; NV]; MR] {
-        // SAFETY: the caller's promise.
-        unsafe { init_integers(simd, zero, params, col_sums, columns) }
-    }
+    integer_dot!(Scalar, [i32; LANES], words: [[i32; 4]; LANES], weights: [[i8; 4]; LANES]);
 
     #[inline(always)]
     unsafe fn word(_: Scalar, p: *const u8) -> Self::Word {

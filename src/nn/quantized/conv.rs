@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{DynamicScheme, Parameters};
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Conv2dGeometry, Epilogue, ImageShape, Isa, PackedConv2d, Workspace, conv2d_dynamic};
+use crate::kernels::{Conv2dGeometry, Epilogue, ImageShape, Isa, PackedConv2d, Workspace, conv2d_dynamic};
 use crate::tensor::{QuantizedTensor, Tensor};
 
 /// The twin of [`nn::Conv2d`](crate::nn::Conv2d): int8 weights, each image quantized by its own range, products and
@@ -119,7 +119,7 @@ impl Conv2d {
     /// [`Error::Length`] when a slice does not fit `shape`, [`Error::NonFinite`] for NaN or infinities in the input
     /// (unless the scheme saturates them), [`Error::Parameter`] when the kernel is larger than the image.
     pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
-        let epilogue = Epilogue { weight_scale: self.scales(), bias: self.bias(), activation: Activation::None };
+        let epilogue = Epilogue::new(self.scales()).with_bias(self.bias());
         conv2d_dynamic(input, shape, &self.parameters.rule, &self.packed, &epilogue, output, workspace, threads)
     }
 }

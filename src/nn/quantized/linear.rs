@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{DynamicScheme, Parameters};
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
+use crate::kernels::{Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
 use crate::tensor::{QuantizedTensor, Tensor};
 
 /// The twin of [`nn::Linear`](crate::nn::Linear): int8 weights, each row quantized by its own range, products and sums
@@ -113,7 +113,7 @@ impl Linear {
     /// [`Error::Length`] when a slice does not fit, [`Error::NonFinite`] for NaN or infinities in the input (unless the
     /// scheme saturates them).
     pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
-        let epilogue = Epilogue { weight_scale: self.scales(), bias: self.bias(), activation: Activation::None };
+        let epilogue = Epilogue::new(self.scales()).with_bias(self.bias());
         let lhs = Matrix::new(input, rows, self.in_features())?;
         let dst = MatrixMut::new(output, rows, self.out_features())?;
         gemm_dynamic(lhs, RangeOf::Row, &self.parameters.rule, &self.packed, &epilogue, dst, workspace, threads)

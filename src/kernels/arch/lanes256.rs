@@ -1,0 +1,163 @@
+//! Vectors of eight lanes, for every instruction set that has AVX2 and FMA.
+
+use std::arch::x86_64::*;
+
+use crate::kernels::simd::{CodeGrid, Simd, store_codes_by_lane};
+
+pub(super) const LANES: usize = 8;
+
+/// All ones in the first `lanes` lanes.
+#[inline(always)]
+pub(super) fn mask(lanes: usize) -> __m256i {
+    const MASKS: [i32; 2 * LANES] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+    debug_assert!(lanes <= LANES);
+    // SAFETY: `lanes <= LANES`, so eight integers from `LANES - lanes` are inside the table; only called where AVX exists.
+    unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(LANES - lanes).cast()) }
+}
+
+/// The low bytes of eight integers.
+#[inline(always)]
+pub(super) fn low_bytes(a: __m256i) -> [u8; LANES] {
+    // SAFETY: registers alone; only called where AVX2 exists.
+    unsafe {
+        let low = _mm256_and_si256(a, _mm256_set1_epi32(0xff));
+        let words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
+        _mm_cvtsi128_si64(_mm_packus_epi16(words, words)).to_ne_bytes()
+    }
+}
+
+/// Two rows of two vectors, narrowed with saturation to 16 and to 8 bits, then clamped: bytes come out of the in-lane packs
+/// as `[lane / 4][row][vector]` words, which one permutation puts in order.
+///
+/// # Safety
+/// AVX2 is there; `dst` is valid for writes of 16 bytes in each of two rows.
+#[inline(always)]
+unsafe fn store_code_pair(q: [[__m256i; 2]; 2], grid: CodeGrid, dst: *mut u8, stride: usize) {
+    // SAFETY: registers up to the stores, which write 16 bytes in each row.
+    unsafe {
+        let zero = _mm256_set1_epi16(i16::from(grid.zero_point));
+        let row = |q: [__m256i; 2]| _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), zero);
+        let bytes = _mm256_packus_epi16(row(q[0]), row(q[1]));
+        let splat = |x: u8| _mm256_set1_epi8(x as i8);
+        let bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, splat(grid.lo)), splat(grid.hi));
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let bytes = _mm256_permutevar8x32_epi32(_mm256_xor_si256(bytes, splat(grid.flip)), order);
+        _mm_storeu_si128(dst.cast(), _mm256_castsi256_si128(bytes));
+        _mm_storeu_si128(dst.add(stride).cast(), _mm256_extracti128_si256::<1>(bytes));
+    }
+}
+
+/// [`Simd::store_codes`]: pairs of rows of full tiles together, the others one by one.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn store_codes<S: Simd<I32 = __m256i>, const R: usize, const NV: usize>(
+    simd: S,
+    q: &[[__m256i; NV]; R],
+    grid: CodeGrid,
+    dst: *mut u8,
+    stride: usize,
+    columns: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if R == 2 && NV == 2 && columns == 2 * LANES {
+            store_code_pair([[q[0][0], q[0][NV - 1]], [q[R - 1][0], q[R - 1][NV - 1]]], grid, dst, stride)
+        } else {
+            store_codes_by_lane(simd, q, grid, dst, stride, columns)
+        }
+    }
+}
+
+/// Implements [`Simd`] for a token whose processor has these vectors.
+macro_rules! simd_of_256_bits {
+    ($token:ident, features: $features:literal, rows: $mr:literal to $mr_max:literal $arms:tt) => {
+        #[target_feature(enable = $features)]
+        fn enter<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+
+        // SAFETY: `detect` is the only constructor, and it asks the processor.
+        unsafe impl Simd for $token {
+            const LANES: usize = LANES;
+            const NV: usize = 2;
+            const MR: usize = $mr;
+            const MR_MAX: usize = $mr_max;
+            const FUSED: bool = true;
+            type I32 = __m256i;
+            type F32 = __m256;
+            type Int8 = Int8;
+
+            #[inline(always)]
+            fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+                // SAFETY: `self` exists only where these features do.
+                unsafe { enter(f) }
+            }
+
+            unsafe fn product_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &Tile<'_, Self, D, T>) {
+                tile_arms!(self, product_tile, tile, mr, nv, $arms, [1 2])
+            }
+
+            unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
+                tile_arms!(self, lane_tile, tile, mr, nv, [1 2 3 4], [1 2])
+            }
+
+            register_ops! {
+                fn splat_i32(x: i32) -> __m256i = _mm256_set1_epi32(x);
+                fn add_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+                fn mul_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
+                fn xor_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
+                fn max_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32(a, b);
+                fn min_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epi32(a, b);
+                fn to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
+                fn splat_f32(x: f32) -> __m256 = _mm256_set1_ps(x);
+                fn add_f32(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+                fn mul_f32(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+                fn mul_add_f32(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+                fn max_f32(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
+                fn min_f32(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
+                fn round_i32(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
+            }
+
+            memory_ops! {
+                load_i32(p: *const i32) -> __m256i = _mm256_loadu_si256(p.cast()), _mm256_maskload_epi32(p, mask(lanes)), lanes;
+                load_f32(p: *const f32) -> __m256 = _mm256_loadu_ps(p), _mm256_maskload_ps(p, mask(lanes)), lanes;
+                load_bytes(p: *const u8) -> __m256i = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())), {
+                    let mut bytes = [0; LANES];
+                    bytes.as_mut_ptr().copy_from_nonoverlapping(p, lanes);
+                    _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_ne_bytes(bytes)))
+                }, lanes;
+                store_i32(p: *mut i32, a: __m256i) -> () = _mm256_storeu_si256(p.cast(), a), _mm256_maskstore_epi32(p, mask(lanes), a), lanes;
+                store_f32(p: *mut f32, a: __m256) -> () = _mm256_storeu_ps(p, a), _mm256_maskstore_ps(p, mask(lanes), a), lanes;
+                store_low_bytes(p: *mut u8, a: __m256i) -> () = p.cast::<[u8; LANES]>().write_unaligned(low_bytes(a)),
+                    p.copy_from_nonoverlapping(low_bytes(a).as_ptr(), lanes), lanes;
+            }
+
+            #[inline(always)]
+            unsafe fn store_codes<const R: usize, const NV: usize>(
+                self,
+                q: &[[__m256i; NV]; R],
+                grid: CodeGrid,
+                dst: *mut u8,
+                stride: usize,
+                columns: usize,
+            ) {
+                // SAFETY: the caller's promise, the same for both.
+                unsafe { store_codes(self, q, grid, dst, stride, columns) }
+            }
+        }
+    };
+}
+
+/// Loads and stores of a whole vector, or of its first lanes.
+macro_rules! memory_ops {
+    ($($name:ident($p:ident: $pt:ty $(, $a:ident: $at:ty)?) -> $r:ty = $whole:expr, $part:expr, $lanes:ident;)*) => {
+        $(#[inline(always)]
+        unsafe fn $name(self, $p: $pt $(, $a: $at)?, $lanes: usize) -> $r {
+            // SAFETY: the caller's promise; lanes from `lanes` on are not touched.
+            unsafe { if $lanes == LANES { $whole } else { $part } }
+        })*
+    };
+}
+pub(super) use {memory_ops, simd_of_256_bits};

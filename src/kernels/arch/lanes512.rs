@@ -1,0 +1,163 @@
+//! Vectors of sixteen lanes, for every instruction set that has AVX-512 F, BW, DQ and VL.
+
+use std::arch::x86_64::*;
+
+use crate::kernels::simd::{CodeGrid, store_codes_by_lane};
+
+pub(super) const LANES: usize = 16;
+
+/// The first `lanes` of sixteen.
+#[inline(always)]
+pub(super) fn mask(lanes: usize) -> __mmask16 {
+    debug_assert!(lanes <= LANES);
+    ((1u32 << lanes) - 1) as __mmask16
+}
+
+/// Two rows of two vectors, narrowed with saturation to 16 and to 8 bits, then clamped: bytes come out of the in-lane packs
+/// as `[vector][row][lane / 4]` words, which one permutation puts in order.
+///
+/// # Safety
+/// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes in each of two rows, `16 < columns <= 32`.
+#[inline(always)]
+pub(super) unsafe fn store_code_pair(q: [[__m512i; 2]; 2], grid: CodeGrid, dst: *mut u8, stride: usize, columns: usize) {
+    // SAFETY: registers up to the stores, which write `columns` bytes in each row.
+    unsafe {
+        let zero = _mm512_set1_epi16(i16::from(grid.zero_point));
+        let row = |q: [__m512i; 2]| _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
+        let bytes = _mm512_packus_epi16(row(q[0]), row(q[1]));
+        let splat = |x: u8| _mm512_set1_epi8(x as i8);
+        let bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, splat(grid.lo)), splat(grid.hi));
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let bytes = _mm512_permutexvar_epi32(order, _mm512_xor_si512(bytes, splat(grid.flip)));
+        let rows = [_mm512_castsi512_si256(bytes), _mm512_extracti64x4_epi64::<1>(bytes)];
+        for (r, row) in rows.into_iter().enumerate() {
+            let at = dst.add(r * stride);
+            if columns == 2 * LANES {
+                _mm256_storeu_si256(at.cast(), row);
+            } else {
+                _mm256_mask_storeu_epi8(at.cast(), ((1u64 << columns) - 1) as __mmask32, row);
+            }
+        }
+    }
+}
+
+/// Implements [`Simd`](crate::kernels::simd::Simd) for a token whose processor has these vectors.
+macro_rules! simd_of_512_bits {
+    ($token:ident, features: $features:literal, rows: $mr:literal to $mr_max:literal $arms:tt) => {
+        #[target_feature(enable = $features)]
+        fn enter<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+
+        // SAFETY: `detect` is the only constructor, and it asks the processor.
+        unsafe impl Simd for $token {
+            const LANES: usize = LANES;
+            const NV: usize = 2;
+            const MR: usize = $mr;
+            const MR_MAX: usize = $mr_max;
+            const FUSED: bool = true;
+            type I32 = __m512i;
+            type F32 = __m512;
+            type Int8 = Int8;
+
+            #[inline(always)]
+            fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+                // SAFETY: `self` exists only where these features do.
+                unsafe { enter(f) }
+            }
+
+            unsafe fn product_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &Tile<'_, Self, D, T>) {
+                tile_arms!(self, product_tile, tile, mr, nv, $arms, [1 2])
+            }
+
+            unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
+                tile_arms!(self, lane_tile, tile, mr, nv, [1 2 3 4], [1 2])
+            }
+
+            register_ops! {
+                fn splat_i32(x: i32) -> __m512i = _mm512_set1_epi32(x);
+                fn add_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+                fn mul_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
+                fn xor_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+                fn max_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
+                fn min_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epi32(a, b);
+                fn to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
+                fn splat_f32(x: f32) -> __m512 = _mm512_set1_ps(x);
+                fn add_f32(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+                fn mul_f32(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+                fn mul_add_f32(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+                fn max_f32(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+                fn min_f32(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
+                fn round_i32(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
+            }
+
+            memory_ops! {
+                load_i32(p: *const i32) -> __m512i = _mm512_loadu_si512(p.cast()), |mask| _mm512_maskz_loadu_epi32(mask, p);
+                load_f32(p: *const f32) -> __m512 = _mm512_loadu_ps(p), |mask| _mm512_maskz_loadu_ps(mask, p);
+                load_bytes(p: *const u8) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())),
+                    |mask| _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, p.cast()));
+                store_i32(p: *mut i32, a: __m512i) -> () = _mm512_storeu_si512(p.cast(), a), |mask| _mm512_mask_storeu_epi32(p, mask, a);
+                store_f32(p: *mut f32, a: __m512) -> () = _mm512_storeu_ps(p, a), |mask| _mm512_mask_storeu_ps(p, mask, a);
+                store_low_bytes(p: *mut u8, a: __m512i) -> () = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(a)),
+                    |mask| _mm_mask_storeu_epi8(p.cast(), mask, _mm512_cvtepi32_epi8(a));
+            }
+
+            #[inline(always)]
+            unsafe fn store_codes<const R: usize, const NV: usize>(
+                self,
+                q: &[[__m512i; NV]; R],
+                grid: CodeGrid,
+                dst: *mut u8,
+                stride: usize,
+                columns: usize,
+            ) {
+                // SAFETY: the caller's promise, the same for both.
+                unsafe { store_codes(self, q, grid, dst, stride, columns) }
+            }
+        }
+    };
+}
+
+/// [`Simd::store_codes`](crate::kernels::simd::Simd::store_codes): pairs of rows of full tiles together, the others one by one.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn store_codes<S, const R: usize, const NV: usize>(
+    simd: S,
+    q: &[[__m512i; NV]; R],
+    grid: CodeGrid,
+    dst: *mut u8,
+    stride: usize,
+    columns: usize,
+) where
+    S: crate::kernels::simd::Simd<I32 = __m512i>,
+{
+    // SAFETY: the caller's promise.
+    unsafe {
+        if R == 2 && NV == 2 {
+            store_code_pair([[q[0][0], q[0][NV - 1]], [q[R - 1][0], q[R - 1][NV - 1]]], grid, dst, stride, columns)
+        } else {
+            store_codes_by_lane(simd, q, grid, dst, stride, columns)
+        }
+    }
+}
+
+/// Loads and stores of a whole vector, or with a mask of its first lanes.
+macro_rules! memory_ops {
+    ($($name:ident($p:ident: $pt:ty $(, $a:ident: $at:ty)?) -> $r:ty = $whole:expr, |$mask:ident| $part:expr;)*) => {
+        $(#[inline(always)]
+        unsafe fn $name(self, $p: $pt $(, $a: $at)?, lanes: usize) -> $r {
+            // SAFETY: the caller's promise; masked lanes are not touched.
+            unsafe {
+                if lanes == LANES {
+                    $whole
+                } else {
+                    let $mask = mask(lanes);
+                    $part
+                }
+            }
+        })*
+    };
+}
+pub(super) use {memory_ops, simd_of_512_bits};

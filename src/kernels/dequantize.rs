@@ -1,0 +1,204 @@
+//! The stage that makes floats of sums, and that of float kernels.
+
+use super::operand::Per;
+use super::output::{Activation, IntegerStage, Place, StageShape, Store, check_bias, check_one_or, load_broadcast, one_or};
+use super::simd::Simd;
+use crate::error::Result;
+
+/// `f32`: `activation(acc as f32 * (lhs_scale * weight_scale[n]) + bias[n] + dst[m][n])`, bias and `dst` where they are asked for.
+///
+/// Each operation rounds to f32 and none is fused, so the result is the same on every instruction set.
+///
+/// ```
+/// use lowprec::kernels::{Activation, Dequantize, Per};
+/// let stage = Dequantize::new(Per::Tensor(0.5), &[0.1]).with_activation(Activation::Relu);
+/// assert!(stage.bias.is_none() && !stage.accumulate);
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Dequantize<'a> {
+    /// Scale of the activations: one, or one for each row (each image of a convolution).
+    pub lhs_scale: Per<'a, f32>,
+    /// Scale of the weights: one, or one for each column.
+    pub weight_scale: &'a [f32],
+    /// Added after scaling, one for each column.
+    pub bias: Option<&'a [f32]>,
+    /// Whether what is in `dst` is added, after the bias.
+    pub accumulate: bool,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+impl<'a> Dequantize<'a> {
+    /// Scales alone: no bias, no activation, `dst` overwritten.
+    pub fn new(lhs_scale: Per<'a, f32>, weight_scale: &'a [f32]) -> Self {
+        Dequantize { lhs_scale, weight_scale, bias: None, accumulate: false, activation: Activation::None }
+    }
+
+    /// With a bias for each column.
+    pub fn with_bias(self, bias: Option<&'a [f32]>) -> Self {
+        Dequantize { bias, ..self }
+    }
+
+    /// With an activation.
+    pub fn with_activation(self, activation: Activation) -> Self {
+        Dequantize { activation, ..self }
+    }
+
+    /// Added to what is in `dst`, or not.
+    pub fn with_accumulate(self, accumulate: bool) -> Self {
+        Dequantize { accumulate, ..self }
+    }
+
+    pub(super) fn largest_bias(&self) -> usize {
+        0
+    }
+
+    pub(super) fn check_parameters(&self, shape: StageShape) -> Result<()> {
+        check_one_or("weight scales", self.weight_scale.len(), shape.n)?;
+        self.lhs_scale.check_len("lhs scales", shape.params)?;
+        check_bias(self.bias.map(<[f32]>::len), shape.n)?;
+        self.activation.check()
+    }
+
+    /// The stage of one sum: the meaning of the vectors below.
+    pub(super) fn value(&self, sum: f32, param: usize, column: usize, before: f32) -> f32 {
+        let mut x = sum * (self.lhs_scale.get(param) * one_or(self.weight_scale, column));
+        if let Some(bias) = self.bias {
+            x += bias[column];
+        }
+        if self.accumulate {
+            x += before;
+        }
+        self.activation.apply(x)
+    }
+}
+
+/// Scale of a vector of columns, its bias, and the activation's bounds.
+#[derive(Clone, Copy)]
+pub struct DequantizeColumns<F> {
+    scale: F,
+    bias: Option<F>,
+    lo: F,
+    hi: F,
+}
+
+impl IntegerStage for &Dequantize<'_> {
+    type Element = f32;
+    type Columns<S: Simd> = DequantizeColumns<S::F32>;
+
+    fn finish(&self, sum: i64, row: usize, column: usize, before: f32) -> f32 {
+        self.value(sum as f32, row, column, before)
+    }
+
+    #[inline(always)]
+    unsafe fn columns<S: Simd>(self, simd: S, n: usize, lanes: usize) -> Self::Columns<S> {
+        let (lo, hi) = self.activation.bounds();
+        // SAFETY: `check_parameters` saw one element or one for each column, and the caller keeps within the columns.
+        let (scale, bias) = unsafe { (load_broadcast(simd, self.weight_scale, n, lanes), load_bias(simd, self.bias, n, lanes)) };
+        let scale = match self.lhs_scale {
+            Per::Tensor(lhs) => simd.mul_f32(simd.splat_f32(lhs), scale),
+            Per::Row(_) => scale,
+        };
+        DequantizeColumns { scale, bias, lo: simd.splat_f32(lo), hi: simd.splat_f32(hi) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd, const R: usize, const NV: usize>(
+        self,
+        simd: S,
+        columns: &[Self::Columns<S>; NV],
+        params: [usize; R],
+        acc: [[S::I32; NV]; R],
+        place: Place,
+        dst: *mut f32,
+        stride: usize,
+    ) {
+        for r in 0..R {
+            for v in 0..NV {
+                let (columns, at, lanes) = (&columns[v], dst.wrapping_add(r * stride + v * S::LANES), place.lanes::<S>(v));
+                let scale = match self.lhs_scale {
+                    Per::Tensor(_) => columns.scale,
+                    // SAFETY: `check_parameters` saw one scale for each row, and the caller keeps within the rows.
+                    Per::Row(scales) => simd.mul_f32(simd.splat_f32(unsafe { *scales.get_unchecked(params[r]) }), columns.scale),
+                };
+                let mut x = simd.mul_f32(simd.to_f32(acc[r][v]), scale);
+                if let Some(bias) = columns.bias {
+                    x = simd.add_f32(x, bias);
+                }
+                if self.accumulate {
+                    // SAFETY: the caller's promise on `dst`.
+                    x = simd.add_f32(x, unsafe { simd.load_f32(at, lanes) });
+                }
+                if self.activation != Activation::None {
+                    x = simd.min_f32(columns.hi, simd.max_f32(columns.lo, x));
+                }
+                // SAFETY: the caller's promise on `dst`.
+                unsafe { simd.store_f32(at, x, lanes) }
+            }
+        }
+    }
+}
+
+/// The bias of columns `n..n + lanes`, where there is one.
+///
+/// # Safety
+/// The bias has at least `n + lanes` elements, `1 <= lanes <= LANES`.
+#[inline(always)]
+unsafe fn load_bias<S: Simd>(simd: S, bias: Option<&[f32]>, n: usize, lanes: usize) -> Option<S::F32> {
+    let bias = bias?;
+    // SAFETY: the caller's promise.
+    Some(unsafe { simd.load_f32(bias.as_ptr().add(n), lanes) })
+}
+
+/// The output stage of float kernels: `activation(acc + bias[n])`.
+#[derive(Debug, Clone, Copy)]
+pub struct FloatStage<'a> {
+    pub bias: Option<&'a [f32]>,
+    pub activation: Activation,
+}
+
+impl FloatStage<'_> {
+    pub fn check(&self, n: usize) -> Result<()> {
+        check_bias(self.bias.map(<[f32]>::len), n)?;
+        self.activation.check()
+    }
+}
+
+impl<S: Simd> Store<S, S::F32> for FloatStage<'_> {
+    type Element = f32;
+    type Columns = DequantizeColumns<S::F32>;
+
+    #[inline(always)]
+    unsafe fn columns(self, simd: S, n: usize, lanes: usize) -> Self::Columns {
+        let (lo, hi) = self.activation.bounds();
+        // SAFETY: `check` saw one bias for each column, and the caller keeps within the columns.
+        let bias = unsafe { load_bias(simd, self.bias, n, lanes) };
+        DequantizeColumns { scale: simd.splat_f32(1.0), bias, lo: simd.splat_f32(lo), hi: simd.splat_f32(hi) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<const R: usize, const NV: usize>(
+        self,
+        simd: S,
+        columns: &[Self::Columns; NV],
+        _: [usize; R],
+        acc: [[S::F32; NV]; R],
+        place: Place,
+        dst: *mut f32,
+        stride: usize,
+    ) {
+        for r in 0..R {
+            for v in 0..NV {
+                let mut x = acc[r][v];
+                if let Some(bias) = columns[v].bias {
+                    x = simd.add_f32(x, bias);
+                }
+                if self.activation != Activation::None {
+                    x = simd.min_f32(columns[v].hi, simd.max_f32(columns[v].lo, x));
+                }
+                // SAFETY: the caller's promise on `dst`.
+                unsafe { simd.store_f32(dst.add(r * stride + v * S::LANES), x, place.lanes::<S>(v)) }
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The stage that makes 8-bit codes of sums.
+
+use super::operand::{ActivationCode, Matrix};
+use super::output::{IntegerStage, Place, StageShape, check_bias, check_one_or, load_broadcast, one_or};
+use super::simd::{CodeGrid, Simd};
+use crate::error::{Error, Result};
+use crate::num;
+
+/// `u8` or `i8`: [`num::requantize`](crate::num::requantize)`(acc + bias[n], multiplier[n], zero_point, qmin, qmax)`.
+///
+/// The multiplier is `lhs_scale * weight_scale[n] / dst_scale`. A ReLU is `qmin = zero_point`. With a [`Residual`] the code is
+/// `clamp(round(acc as f32 * multiplier[n] + (residual - its zero_point) as f32 * its multiplier) + zero_point)`, two f32 products and
+/// one f32 sum, each rounded.
+#[derive(Debug, Clone, Copy)]
+pub struct Requantize<'a, T> {
+    /// One, or one for each column: finite and not negative.
+    pub multiplier: &'a [f32],
+    /// Added to the sum, one for each column, in units of `lhs_scale * weight_scale[n]`.
+    pub bias: Option<&'a [i32]>,
+    /// Added before rounding.
+    pub residual: Option<Residual<'a, T>>,
+    /// Zero point of the result.
+    pub zero_point: i32,
+    /// Smallest code of the result.
+    pub qmin: i32,
+    /// Largest code of the result.
+    pub qmax: i32,
+}
+
+/// Codes that are added to a product before it is rounded: the other branch of a residual block.
+#[derive(Debug, Clone, Copy)]
+pub struct Residual<'a, T> {
+    /// As many rows and columns as the output; of a convolution, as many pixels and channels.
+    pub codes: Matrix<'a, T>,
+    /// Their zero point.
+    pub zero_point: i32,
+    /// Their scale divided by that of the result: finite, not negative, at most 2^64.
+    pub multiplier: f32,
+}
+
+/// Multipliers up to here keep every product of a sum or a code finite, and so the sum of two products a number.
+const MULTIPLIER_MAX: f32 = 18446744073709551616.0;
+
+/// The largest float below 2^31: what is above would not convert to i32.
+const INTEGER_MAX: f32 = 2147483520.0;
+
+impl<'a, T: ActivationCode> Requantize<'a, T> {
+    /// Over the whole range of `T`, with zero point 0 and no bias.
+    pub fn new(multiplier: &'a [f32]) -> Self {
+        Requantize { multiplier, bias: None, residual: None, zero_point: 0, qmin: T::QMIN, qmax: T::QMAX }
+    }
+
+    /// With a bias for each column.
+    pub fn with_bias(self, bias: Option<&'a [i32]>) -> Self {
+        Requantize { bias, ..self }
+    }
+
+    /// With codes to be added.
+    pub fn with_residual(self, residual: Option<Residual<'a, T>>) -> Self {
+        Requantize { residual, ..self }
+    }
+
+    /// With another zero point.
+    pub fn with_zero_point(self, zero_point: i32) -> Self {
+        Requantize { zero_point, ..self }
+    }
+
+    /// With other bounds: a ReLU starts at the zero point.
+    pub fn with_range(self, qmin: i32, qmax: i32) -> Self {
+        Requantize { qmin, qmax, ..self }
+    }
+
+    pub(super) fn check_parameters(&self, shape: StageShape) -> Result<()> {
+        check_one_or("multipliers", self.multiplier.len(), shape.n)?;
+        let largest = if self.residual.is_some() { MULTIPLIER_MAX } else { f32::MAX };
+        if let Some((index, &value)) = self.multiplier.iter().enumerate().find(|(_, x)| !(0.0..=largest).contains(*x)) {
+            return Err(Error::Scale { index, value });
+        }
+        check_bias(self.bias.map(<[i32]>::len), shape.n)?;
+        if self.qmin > self.qmax || self.qmin < T::QMIN || self.qmax > T::QMAX {
+            return Err(Error::parameter(
+                "code range",
+                (self.qmin, self.qmax),
+                format!("qmin must not be above qmax, and both within {} to {}", T::QMIN, T::QMAX),
+            ));
+        }
+        for zero_point in [Some(self.zero_point), self.residual.map(|r| r.zero_point)].into_iter().flatten() {
+            if !(T::QMIN..=T::QMAX).contains(&zero_point) {
+                return Err(Error::ZeroPoint { index: 0, value: zero_point, qmin: T::QMIN, qmax: T::QMAX });
+            }
+        }
+        if let Some(residual) = &self.residual {
+            let codes = &residual.codes;
+            if (codes.rows(), codes.cols()) != (shape.m, shape.n) {
+                let expected = format!("[{}, {}], that of the output", shape.m, shape.n);
+                return Err(Error::shape("residual", expected, &[codes.rows(), codes.cols()]));
+            }
+            if !(0.0..=MULTIPLIER_MAX).contains(&residual.multiplier) {
+                return Err(Error::parameter("residual multiplier", residual.multiplier, "finite, not negative, at most 2^64"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn largest_bias(&self) -> usize {
+        self.bias.unwrap_or_default().iter().map(|b| b.unsigned_abs() as usize).max().unwrap_or(0)
+    }
+
+    /// The stage of one sum with its bias, as a float: the meaning of the vectors below.
+    pub(super) fn code(&self, sum: f32, row: usize, column: usize) -> i32 {
+        let mut x = sum * one_or(self.multiplier, column);
+        if let Some(residual) = &self.residual {
+            x += (residual.codes.row(row)[column].to_i32() - residual.zero_point) as f32 * residual.multiplier;
+        }
+        num::round_clamped(x, self.qmin - self.zero_point, self.qmax - self.zero_point) + self.zero_point
+    }
+
+    /// The grid in unsigned codes.
+    #[inline(always)]
+    fn grid(&self) -> CodeGrid {
+        let unsigned = |code: i32| (code - T::QMIN) as u8;
+        CodeGrid { zero_point: unsigned(self.zero_point), lo: unsigned(self.qmin), hi: unsigned(self.qmax), flip: T::QMIN as u8 }
+    }
+}
+
+impl<T: ActivationCode> IntegerStage for &Requantize<'_, T> {
+    type Element = T;
+    type Columns<S: Simd> = S::F32;
+
+    fn bias(&self) -> &[i32] {
+        self.bias.unwrap_or_default()
+    }
+
+    fn finish(&self, sum: i64, row: usize, column: usize, _: T) -> T {
+        let sum = sum + self.bias.map_or(0, |bias| i64::from(bias[column]));
+        T::from_i32(self.code(sum as f32, row, column))
+    }
+
+    #[inline(always)]
+    unsafe fn columns<S: Simd>(self, simd: S, n: usize, lanes: usize) -> S::F32 {
+        // SAFETY: `check_parameters` saw one element or one for each column, and the caller keeps within the columns.
+        unsafe { load_broadcast(simd, self.multiplier, n, lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd, const R: usize, const NV: usize>(
+        self,
+        simd: S,
+        multiplier: &[S::F32; NV],
+        _: [usize; R],
+        acc: [[S::I32; NV]; R],
+        place: Place,
+        dst: *mut T,
+        stride: usize,
+    ) {
+        // Loops, not closures: what `array::from_fn` calls is not always inlined to where the instruction set is enabled.
+        let mut x = [[simd.splat_f32(0.0); NV]; R];
+        for r in 0..R {
+            for v in 0..NV {
+                x[r][v] = simd.mul_f32(simd.to_f32(acc[r][v]), multiplier[v]);
+            }
+        }
+        if let Some(residual) = &self.residual {
+            // As unsigned codes: those of i8 have their top bit flipped.
+            let (flip, zero) = (simd.splat_i32(i32::from(T::QMIN as u8)), simd.splat_i32(T::QMIN - residual.zero_point));
+            let scale = simd.splat_f32(residual.multiplier);
+            for r in 0..R {
+                for v in 0..NV {
+                    let at = residual
+                        .codes
+                        .data()
+                        .as_ptr()
+                        .wrapping_add((place.row + r) * residual.codes.stride() + place.column + v * S::LANES);
+                    // SAFETY: `check_parameters` saw a code for each row and column of the output.
+                    let codes = unsafe { simd.load_bytes(at.cast(), place.lanes::<S>(v)) };
+                    x[r][v] = simd.add_f32(x[r][v], simd.mul_f32(simd.to_f32(simd.add_i32(simd.xor_i32(codes, flip), zero)), scale));
+                }
+            }
+        }
+        // No NaN: multipliers are finite, and bounded where two products are added.
+        let top = simd.splat_f32(INTEGER_MAX);
+        let mut q = [[simd.splat_i32(0); NV]; R];
+        for r in 0..R {
+            for v in 0..NV {
+                q[r][v] = simd.round_i32(simd.min_f32(x[r][v], top));
+            }
+        }
+        // SAFETY: the caller's promise on `dst`; u8 and i8 are bytes.
+        unsafe { simd.store_codes(&q, self.grid(), dst.cast(), stride, place.columns) }
+    }
+}

@@ -1,0 +1,307 @@
+//! Weights of products, packed once for an instruction set.
+
+use super::elementwise::Extremes;
+use super::ingest::Quantizer;
+use super::isa::{Isa, Visitor};
+use super::pack::{Columns, PanelLayout, Panels, elements};
+use super::simd::{Element, Simd};
+use crate::error::{Error, Result};
+use crate::num::affine_qparams;
+
+/// What sums of products may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    /// Largest magnitude of one product.
+    pub product: usize,
+    /// Products whose sum always fits i32.
+    pub products: usize,
+}
+
+impl Bound {
+    /// `|code - zero_point| <= 255`, `|weight| <= 128`: `65536 * 255 * 128 < 2^31`.
+    pub const SYMMETRIC: Bound = Bound { product: 255 * 128, products: 65536 };
+    /// The same where weights have zero points, `|weight - zero_point| <= 255`: `33025 * 255 * 255 < 2^31`.
+    pub const ASYMMETRIC: Bound = Bound { product: 255 * 255, products: 33025 };
+
+    /// That of weights with these zero points.
+    fn of(zero_points: &[i32]) -> Bound {
+        if zero_points.is_empty() { Bound::SYMMETRIC } else { Bound::ASYMMETRIC }
+    }
+
+    /// Into runs of which length k is cut: one, or several that start at whole words.
+    fn chunk(&self, k: usize) -> usize {
+        if k <= self.products { k.max(1) } else { self.products / 64 * 64 }
+    }
+}
+
+/// How the weights of a product lie in their slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WeightLayout {
+    /// `[n, k]`, a row for each output: a linear layer in PyTorch, `Gemm` with `transB`.
+    Nk,
+    /// `[k, n]`, a column for each output: the right side of `MatMul`.
+    Kn,
+}
+
+/// Steps `start..` of the columns of a matrix.
+struct Slice<'a, W> {
+    weights: &'a [W],
+    layout: WeightLayout,
+    n: usize,
+    k: usize,
+    start: usize,
+}
+
+impl<W: Element> Columns<W> for Slice<'_, W> {
+    #[inline(always)]
+    fn column<S: Simd>(&mut self, _: S, column: usize, weights: &mut [W]) {
+        match self.layout {
+            WeightLayout::Nk => weights.copy_from_slice(&self.weights[column * self.k + self.start..][..weights.len()]),
+            WeightLayout::Kn => {
+                for (weight, row) in weights.iter_mut().zip(self.weights[self.start * self.n..].chunks_exact(self.n)) {
+                    *weight = row[column];
+                }
+            }
+        }
+    }
+}
+
+fn check_weights(len: usize, n: usize, k: usize) -> Result<()> {
+    // Column sums need memory even where k is 0.
+    let expected = elements(&[n, k]).and_then(|expected| elements(&[n, 16]).map(|_| expected))?;
+    if len != expected { Err(Error::length("weights", expected, len)) } else { Ok(()) }
+}
+
+/// 8-bit weights of a product, in the panels of one instruction set, with the sum of each column.
+///
+/// The packed form is a cache: it differs between processors and is never saved. Between one and a little more than
+/// one byte per weight: the last columns fill up one vector.
+///
+/// ```
+/// use lowprec::kernels::{Accumulate, Matrix, MatrixMut, PackedWeights, Per, WeightLayout, Workspace, gemm};
+///
+/// let weights = PackedWeights::pack(&[1, 2, 3, -1, 0, 1], 2, 3, WeightLayout::Nk)?;
+/// let mut sums = [0i32; 2];
+/// let lhs = Matrix::new(&[11u8, 12, 13], 1, 3)?;
+/// let dst = MatrixMut::new(&mut sums, 1, 2)?;
+/// gemm(lhs, Per::Tensor(10), &weights, &Accumulate, dst, &mut Workspace::new(), 1)?;
+/// assert_eq!(sums, [1 + 2 * 2 + 3 * 3, -1 + 3]);
+/// # Ok::<(), lowprec::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct PackedWeights {
+    /// Runs of k whose sums fit i32, one after the other: one, unless k is above 65536 (33025 with zero points).
+    chunks: Box<[Panels<i8>]>,
+    chunk: usize,
+    /// One for each column, or none.
+    zero_points: Box<[i32]>,
+    isa: Isa,
+    n: usize,
+    k: usize,
+}
+
+impl PackedWeights {
+    /// For the fastest instruction set of this processor, [`Isa::best`].
+    ///
+    /// # Errors
+    /// As [`PackedWeights::pack_for`].
+    pub fn pack(codes: &[i8], n: usize, k: usize, layout: WeightLayout) -> Result<Self> {
+        Self::pack_for(Isa::best(), codes, n, k, layout)
+    }
+
+    /// For the instruction set `isa`.
+    ///
+    /// # Errors
+    /// [`Error::Isa`] when this processor lacks it, [`Error::Length`] when there are not `n * k` codes.
+    pub fn pack_for(isa: Isa, codes: &[i8], n: usize, k: usize, layout: WeightLayout) -> Result<Self> {
+        Self::pack_asymmetric_for(isa, codes, &[], n, k, layout)
+    }
+
+    /// Weights that stand for `codes - zero_points[n]`: one zero point for each column, or none at all.
+    ///
+    /// Zero points cost a pass over the activations, which sums their rows, and halve the k up to which `i32` is exact.
+    ///
+    /// # Errors
+    /// As [`PackedWeights::pack_for`], and [`Error::Length`] for another number of zero points.
+    pub fn pack_asymmetric_for(isa: Isa, codes: &[i8], zero_points: &[i8], n: usize, k: usize, layout: WeightLayout) -> Result<Self> {
+        let isa = isa.checked()?;
+        check_weights(codes.len(), n, k)?;
+        if !zero_points.is_empty() && zero_points.len() != n {
+            return Err(Error::length("weight zero points", n, zero_points.len()));
+        }
+        let zero_points: Box<[i32]> = zero_points.iter().map(|&z| i32::from(z)).collect();
+        let chunk = Bound::of(&zero_points).chunk(k);
+        let pack = |start: usize| {
+            let columns = Slice { weights: codes, layout, n, k, start };
+            Panels::pack(isa, PanelLayout::int8(isa), 1, n, &[(k - start).min(chunk)], columns)
+        };
+        let chunks = (0..k.max(1)).step_by(chunk).map(pack).collect();
+        Ok(PackedWeights { chunks, chunk, zero_points, isa, n, k })
+    }
+
+    /// Quantizes float weights and packs them in one pass: symmetric codes -127 to 127, one scale for each column, which is
+    /// [`affine_qparams`] of the column's range. Returns the weights and the scales.
+    ///
+    /// # Errors
+    /// As [`PackedWeights::pack`], and [`Error::NonFinite`] for NaN and infinities.
+    pub fn quantize(weights: &[f32], n: usize, k: usize, layout: WeightLayout) -> Result<(Self, Vec<f32>)> {
+        Self::quantize_for(Isa::best(), weights, n, k, layout)
+    }
+
+    /// [`PackedWeights::quantize`] for the instruction set `isa`.
+    ///
+    /// # Errors
+    /// As there, and [`Error::Isa`] when this processor lacks it.
+    pub fn quantize_for(isa: Isa, weights: &[f32], n: usize, k: usize, layout: WeightLayout) -> Result<(Self, Vec<f32>)> {
+        let isa = isa.checked()?;
+        check_weights(weights.len(), n, k)?;
+        let chunk = Bound::SYMMETRIC.chunk(k);
+        let mut columns =
+            Quantized { slice: Slice { weights, layout, n, k, start: 0 }, column: vec![0.0; k], scales: vec![1.0; n], finite: true };
+        let mut chunks = Vec::new();
+        for start in (0..k.max(1)).step_by(chunk) {
+            columns.slice.start = start;
+            chunks.push(Panels::pack(isa, PanelLayout::int8(isa), 1, n, &[(k - start).min(chunk)], &mut columns));
+        }
+        if !columns.finite {
+            let (index, &value) = weights.iter().enumerate().find(|(_, x)| !x.is_finite()).expect("a column held it");
+            return Err(Error::NonFinite { what: "weights".to_owned(), index, value });
+        }
+        let packed = PackedWeights { chunks: chunks.into(), chunk, zero_points: Box::default(), isa, n, k };
+        Ok((packed, columns.scales))
+    }
+
+    /// Columns: outputs.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Products in each sum: inputs.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The instruction set that runs them.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Zero points of the columns, or none.
+    pub fn zero_points(&self) -> &[i32] {
+        &self.zero_points
+    }
+
+    /// The kernel that runs them, as `u8i8-gemm-<rows>x<columns>x<k>-<isa>`.
+    pub fn kernel_name(&self) -> &'static str {
+        self.isa.gemm_kernel()
+    }
+
+    /// Bytes held, column sums and zero points included.
+    pub fn bytes(&self) -> usize {
+        self.chunks.iter().map(Panels::bytes).sum::<usize>() + self.zero_points.len() * size_of::<i32>()
+    }
+
+    /// The codes, `[n, k]`.
+    pub fn unpack(&self) -> Vec<i8> {
+        let mut codes = vec![0; self.n * self.k];
+        for (i, panels) in self.chunks.iter().enumerate() {
+            let start = i * self.chunk;
+            let run = (self.k - start).min(self.chunk);
+            panels.unpack(&[run], |_, column, step, weight| codes[column * self.k + start + step] = weight);
+        }
+        codes
+    }
+
+    pub(super) fn bound(&self) -> Bound {
+        Bound::of(&self.zero_points)
+    }
+
+    /// The panels of each run of k, with where it starts and its length.
+    pub(super) fn chunks(&self) -> impl ExactSizeIterator<Item = (&Panels<i8>, usize, usize)> {
+        let lengths = (0..self.chunks.len()).map(|i| (i * self.chunk, (self.k - i * self.chunk).min(self.chunk)));
+        self.chunks.iter().zip(lengths).map(|(panels, (start, len))| (panels, start, len))
+    }
+}
+
+/// Columns of float weights, quantized one by one over the whole of k.
+struct Quantized<'a> {
+    slice: Slice<'a, f32>,
+    column: Vec<f32>,
+    scales: Vec<f32>,
+    finite: bool,
+}
+
+impl Columns<i8> for &mut Quantized<'_> {
+    #[inline(always)]
+    fn column<S: Simd>(&mut self, simd: S, column: usize, codes: &mut [i8]) {
+        let Slice { weights, layout, k, start, .. } = self.slice;
+        let row = match layout {
+            WeightLayout::Nk => &weights[column * k..][..k],
+            WeightLayout::Kn => {
+                (Slice { start: 0, ..self.slice }).column(simd, column, &mut self.column);
+                &self.column
+            }
+        };
+        let range = Extremes(row).visit(simd);
+        self.finite &= range.finite;
+        let range = range.closed();
+        let (scale, zero_point) = affine_qparams(range.min, range.max, -127, 127, true);
+        self.scales[column] = scale;
+        // As unsigned codes, which `codes` turns into signed ones.
+        Quantizer::new(scale, zero_point + 128, 1, 255).codes(simd, &row[start..start + codes.len()], codes);
+    }
+}
+
+/// Float weights of a product, in the panels of one instruction set.
+#[derive(Debug, Clone)]
+pub struct PackedFloatWeights {
+    panels: Panels<f32>,
+    isa: Isa,
+    k: usize,
+}
+
+impl PackedFloatWeights {
+    /// For the fastest instruction set of this processor, [`Isa::best`].
+    ///
+    /// # Errors
+    /// As [`PackedFloatWeights::pack_for`].
+    pub fn pack(weights: &[f32], n: usize, k: usize, layout: WeightLayout) -> Result<Self> {
+        Self::pack_for(Isa::best(), weights, n, k, layout)
+    }
+
+    /// For the instruction set `isa`.
+    ///
+    /// # Errors
+    /// [`Error::Isa`] when this processor lacks it, [`Error::Length`] when there are not `n * k` weights.
+    pub fn pack_for(isa: Isa, weights: &[f32], n: usize, k: usize, layout: WeightLayout) -> Result<Self> {
+        let isa = isa.checked()?;
+        check_weights(weights.len(), n, k)?;
+        let panels = Panels::pack(isa, PanelLayout::float(isa), 1, n, &[k], Slice { weights, layout, n, k, start: 0 });
+        Ok(PackedFloatWeights { panels, isa, k })
+    }
+
+    /// Columns: outputs.
+    pub fn n(&self) -> usize {
+        self.panels.n()
+    }
+
+    /// Products in each sum: inputs.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The instruction set that runs them.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    pub(super) fn panels(&self) -> &Panels<f32> {
+        &self.panels
+    }
+}

@@ -1,0 +1,135 @@
+//! Integer convolutions: every instruction set, every stage and every number of threads equal the reference bit for bit.
+use lowprec::Error;
+use lowprec::kernels::{Accumulate, Conv2dGeometry, ImageLayout, ImageShape, Isa, PackedConv2d, Per, Workspace, conv2d, reference};
+use proptest::prelude::*;
+
+#[macro_use]
+mod kernel_support;
+use kernel_support::{Code, Parameters, Random, bits};
+
+#[derive(Debug, Clone)]
+struct ConvCase {
+    geometry: Conv2dGeometry,
+    shape: ImageShape,
+}
+
+fn conv_case() -> impl Strategy<Value = ConvCase> {
+    let kernel = (1usize..5, 1usize..5, 1usize..4, 1usize..4, 1usize..3, 1usize..3);
+    let padding = prop::array::uniform4(0usize..3);
+    let channels = (0u8..5, 1usize..9, 1usize..20, 1usize..4);
+    (kernel, padding, channels, 1usize..4, 1usize..10, 1usize..10, any::<bool>()).prop_filter_map(
+        "a kernel larger than the image",
+        |((kh, kw, sy, sx, dy, dx), padding, (kind, a, b, groups), n, h, w, nchw)| {
+            let (input, output, groups) = match kind {
+                0 | 1 => (a, 3 * b, 1),
+                2 => (a * groups, b * groups, groups),
+                3 => (4 * b + 1, 4 * b + 1, 4 * b + 1),
+                _ => (a + 1, 2 * (a + 1), a + 1),
+            };
+            let geometry = Conv2dGeometry::new(input, output, [kh, kw])
+                .with_stride([sy, sx])
+                .with_dilation([dy, dx])
+                .with_padding(padding)
+                .with_groups(groups);
+            geometry.output_size(h, w).ok()?;
+            let layout = if nchw { ImageLayout::Nchw } else { ImageLayout::Nhwc };
+            Some(ConvCase { geometry, shape: ImageShape { n, h, w, layout } })
+        },
+    )
+}
+
+fn check_conv<T: Code>(case: &ConvCase, seed: u64, threads: usize) {
+    let ConvCase { geometry, shape } = case;
+    let mut random = Random(seed);
+    let kinds = (random.below(4) as u8, random.below(4) as u8);
+    let input = T::from_bytes(&random.bytes(shape.n * geometry.in_channels * shape.h * shape.w, kinds.0));
+    let weights = i8::from_bytes(&random.bytes(geometry.weight_shape().iter().product(), kinds.1));
+    let n = geometry.out_channels;
+    let [h, w] = geometry.output_size(shape.h, shape.w).unwrap();
+    let parameters = Parameters::<T>::new(&mut random, shape.n, n, shape.n * h * w);
+    let zero_point = parameters.zero_point(shape.n);
+    let sums = reference::conv2d(&input, *shape, zero_point, geometry, &weights);
+    let pixels = sums.len() / n / shape.n;
+    let mut workspace = Workspace::new();
+    for isa in Isa::available() {
+        let packed = PackedConv2d::pack_for(isa, geometry, &weights).unwrap();
+        assert_eq!(packed.unpack(), weights);
+        let context = format!("{geometry:?} over {shape:?} on {} with {threads} threads", packed.kernel_name());
+        compare_stages!(sums, n, shape.n, pixels, parameters, context, |stage, dst| conv2d(
+            &input,
+            *shape,
+            zero_point,
+            &packed,
+            stage,
+            dst,
+            &mut workspace,
+            threads
+        )
+        .unwrap());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn conv_equals_reference(case in conv_case(), seed in any::<u64>(), signed in any::<bool>(), threads in 1usize..4) {
+        if signed { check_conv::<i8>(&case, seed, threads) } else { check_conv::<u8>(&case, seed, threads) }
+    }
+}
+
+#[test]
+fn conv_on_threads() {
+    for threads in [1, 2, 3] {
+        for (geometry, h) in [
+            (Conv2dGeometry::new(16, 40, [3, 3]).with_padding([1; 4]), 30),
+            (Conv2dGeometry::new(64, 64, [3, 3]).with_padding([1; 4]).with_groups(64), 40),
+            (Conv2dGeometry::new(96, 700, [1, 1]), 5),
+        ] {
+            for layout in [ImageLayout::Nchw, ImageLayout::Nhwc] {
+                check_conv::<u8>(&ConvCase { geometry: geometry.clone(), shape: ImageShape { n: 2, h, w: h, layout } }, 4, threads);
+            }
+        }
+    }
+}
+
+#[test]
+fn misuse_of_convolutions_is_an_error() {
+    let geometry = Conv2dGeometry::new(4, 6, [3, 3]);
+    assert!(matches!(geometry.clone().with_stride([0, 1]).validate(), Err(Error::Parameter { .. })));
+    assert!(matches!(geometry.clone().with_groups(4).validate(), Err(Error::Parameter { what: "groups", .. })));
+    assert!(matches!(geometry.clone().with_dilation([usize::MAX, 1]).validate(), Err(Error::ShapeOverflow { .. })));
+    assert!(matches!(Conv2dGeometry::new(usize::MAX, 6, [3, 3]).validate(), Err(Error::ShapeOverflow { .. })));
+    assert!(matches!(geometry.output_size(2, 5), Err(Error::Shape { .. })));
+    assert!(matches!(geometry.clone().with_padding([usize::MAX, 0, 1, 0]).output_size(5, 5), Err(Error::ShapeOverflow { .. })));
+    assert!(matches!(PackedConv2d::pack(&geometry, &[0; 5]), Err(Error::Length { expected: 216, got: 5, .. })));
+    let wide = Conv2dGeometry::new(65537, 1, [1, 1]);
+    assert!(matches!(PackedConv2d::pack(&wide, &[0; 65537]), Err(Error::Accumulator { .. })));
+    let weights = PackedConv2d::pack(&geometry, &[1; 216]).unwrap();
+    let shape = ImageShape { n: 2, h: 4, w: 5, layout: ImageLayout::Nhwc };
+    let run = |input: usize, dst: usize, shape: ImageShape, zero_point: Per<'_, i32>| {
+        let mut out = vec![0i32; dst];
+        conv2d(&vec![0i8; input], shape, zero_point, &weights, &Accumulate, &mut out, &mut Workspace::new(), 1)
+    };
+    assert!(run(160, 72, shape, Per::Tensor(0)).is_ok());
+    assert!(matches!(run(161, 72, shape, Per::Tensor(0)), Err(Error::Length { expected: 160, .. })));
+    assert!(matches!(run(160, 71, shape, Per::Tensor(0)), Err(Error::Length { expected: 72, .. })));
+    assert!(matches!(run(160, 72, shape, Per::Tensor(128)), Err(Error::ZeroPoint { .. })));
+    assert!(matches!(run(160, 72, shape, Per::Row(&[0; 3])), Err(Error::Length { .. })));
+    assert!(matches!(run(0, 0, ImageShape { h: 1, ..shape }, Per::Tensor(0)), Err(Error::Shape { .. })));
+    assert!(run(0, 0, ImageShape { n: 0, ..shape }, Per::Tensor(0)).is_ok());
+    let huge = ImageShape { n: usize::MAX, ..shape };
+    assert!(matches!(run(0, 0, huge, Per::Tensor(0)), Err(Error::ShapeOverflow { .. })));
+}
+
+#[test]
+fn packed_weights_are_a_byte_each() {
+    for (input, output) in [(16, 32), (32, 64), (64, 64), (16, 16)] {
+        let geometry = Conv2dGeometry::new(input, output, [3, 3]);
+        let count = input * output * 9;
+        for isa in Isa::available() {
+            let packed = PackedConv2d::pack_for(isa, &geometry, &vec![1; count]).unwrap();
+            assert!(packed.bytes() as f64 <= 0.3 * 4.0 * count as f64, "{input} to {output} on {}: {}", isa.name(), packed.bytes());
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Integer products: every instruction set, every stage and every number of threads equal the reference bit for bit.
+use lowprec::Error;
+use lowprec::kernels::{
+    Accumulate, Activation, Dequantize, Isa, Matrix, MatrixMut, PackedWeights, Per, Requantize, Residual, WeightLayout, Workspace, gemm,
+    reference,
+};
+use proptest::prelude::*;
+
+#[macro_use]
+mod kernel_support;
+use kernel_support::{Code, Parameters, Random, bits};
+
+fn check_gemm<T: Code>(m: usize, n: usize, k: usize, kinds: (u8, u8), seed: u64, threads: usize) {
+    let mut random = Random(seed);
+    let lhs = T::from_bytes(&random.bytes(m * k, kinds.0));
+    let weights = i8::from_bytes(&random.bytes(n * k, kinds.1));
+    let weight_zeros = if random.below(3) == 0 { i8::from_bytes(&random.bytes(n, kinds.0)) } else { Vec::new() };
+    let parameters = Parameters::<T>::new(&mut random, m, n, m);
+    let zero_point = parameters.zero_point(m);
+    let sums = reference::gemm_i64(&lhs, (m, n, k), zero_point, &weights, &weight_zeros);
+    let kn: Vec<i8> = (0..n * k).map(|i| weights[i % n * k + i / n]).collect();
+    let mut workspace = Workspace::new();
+    for isa in Isa::available() {
+        let packed = match seed % 2 {
+            0 => PackedWeights::pack_asymmetric_for(isa, &weights, &weight_zeros, n, k, WeightLayout::Nk).unwrap(),
+            _ => PackedWeights::pack_asymmetric_for(isa, &kn, &weight_zeros, n, k, WeightLayout::Kn).unwrap(),
+        };
+        assert_eq!(packed.unpack(), weights);
+        let context = format!("{m}x{n}x{k} on {} with {threads} threads", packed.kernel_name());
+        compare_stages!(sums, n, m, 1, parameters, context, |stage, dst| gemm(
+            Matrix::new(&lhs, m, k).unwrap(),
+            zero_point,
+            &packed,
+            stage,
+            MatrixMut::new(dst, m, n).unwrap(),
+            &mut workspace,
+            threads
+        )
+        .unwrap());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn gemm_equals_reference(m in 0usize..70, n in 0usize..70, k in 0usize..70, lhs in 0u8..4, rhs in 0u8..4, seed in any::<u64>(), signed in any::<bool>()) {
+        if signed { check_gemm::<i8>(m, n, k, (lhs, rhs), seed, 1) } else { check_gemm::<u8>(m, n, k, (lhs, rhs), seed, 1) }
+    }
+}
+
+#[test]
+fn gemm_at_the_edges_of_tiles() {
+    for m in [1, 5, 6, 7, 13, 14, 15, 27, 28, 29, 43] {
+        for n in [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65] {
+            let k = (m * 7 + n * 3) % 23 + 1;
+            check_gemm::<u8>(m, n, k, (2, 2), (m * n) as u64, 1);
+        }
+    }
+}
+
+#[test]
+fn gemm_does_not_saturate() {
+    // Pairs of 255 * 127 and of 255 * -128 overflow 16 bits; four of them do so sooner.
+    for (byte, weight, zero_point) in [(255u8, 127i8, 0), (255, -128, 0), (0, -128, 255), (0, 127, 255), (255, -128, 255)] {
+        for k in [4096, 65536] {
+            let (m, n) = (3, 17);
+            let (lhs, weights) = (vec![byte; m * k], vec![weight; n * k]);
+            let sum = (i32::from(byte) - zero_point) * i32::from(weight) * k as i32;
+            for isa in Isa::available() {
+                let packed = PackedWeights::pack_for(isa, &weights, n, k, WeightLayout::Nk).unwrap();
+                let mut dst = vec![0i32; m * n];
+                let (a, c) = (Matrix::new(&lhs, m, k).unwrap(), MatrixMut::new(&mut dst, m, n).unwrap());
+                gemm(a, Per::Tensor(zero_point), &packed, &Accumulate, c, &mut Workspace::new(), 1).unwrap();
+                assert!(dst.iter().all(|&x| x == sum), "{byte} x {weight} - {zero_point} on {}: {dst:?}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn gemm_on_threads() {
+    for threads in [2, 3] {
+        check_gemm::<u8>(300, 130, 200, (2, 2), 5, threads);
+        check_gemm::<i8>(5, 1500, 1100, (2, 2), 6, threads);
+    }
+}
+
+#[test]
+fn gemm_every_zero_point() {
+    let mut random = Random(9);
+    let (m, n, k) = (3, 5, 9);
+    let (lhs, weights) = (random.bytes(m * k, 2), i8::from_bytes(&random.bytes(n * k, 2)));
+    for isa in Isa::available() {
+        let packed = PackedWeights::pack_for(isa, &weights, n, k, WeightLayout::Nk).unwrap();
+        for z in 0..256 {
+            let mut dst = vec![0i32; m * n];
+            let (a, c) = (Matrix::new(&lhs, m, k).unwrap(), MatrixMut::new(&mut dst, m, n).unwrap());
+            gemm(a, Per::Tensor(z), &packed, &Accumulate, c, &mut Workspace::new(), 1).unwrap();
+            assert_eq!(dst, reference::gemm(&lhs, m, k, Per::Tensor(z), &weights, n));
+            let signed = i8::from_bytes(&lhs);
+            let (a, c) = (Matrix::new(&signed, m, k).unwrap(), MatrixMut::new(&mut dst, m, n).unwrap());
+            gemm(a, Per::Tensor(z - 128), &packed, &Accumulate, c, &mut Workspace::new(), 1).unwrap();
+            assert_eq!(dst, reference::gemm(&signed, m, k, Per::Tensor(z - 128), &weights, n));
+        }
+    }
+}
+
+#[test]
+fn gemm_with_strides_leaves_the_gaps() {
+    let mut random = Random(3);
+    for (m, n, k) in [(7, 5, 9), (15, 33, 8), (2, 16, 64)] {
+        let (a_stride, c_stride) = (k + 3, n + 5);
+        let lhs = random.bytes(m * a_stride, 2);
+        let dense: Vec<u8> = (0..m * k).map(|i| lhs[i / k * a_stride + i % k]).collect();
+        let weights = i8::from_bytes(&random.bytes(n * k, 2));
+        let expected = reference::gemm(&dense, m, k, Per::Tensor(77), &weights, n);
+        for isa in Isa::available() {
+            let packed = PackedWeights::pack_for(isa, &weights, n, k, WeightLayout::Nk).unwrap();
+            let mut dst = vec![-5i32; (m - 1) * c_stride + n];
+            // As short as a strided matrix can be: nothing may be touched behind the last row.
+            let a = Matrix::new(&lhs[..(m - 1) * a_stride + k], m, k).unwrap().with_stride(a_stride).unwrap();
+            let c = MatrixMut::new(&mut dst, m, n).unwrap().with_stride(c_stride).unwrap();
+            gemm(a, Per::Tensor(77), &packed, &Accumulate, c, &mut Workspace::new(), 1).unwrap();
+            for (i, &x) in dst.iter().enumerate() {
+                let (row, column) = (i / c_stride, i % c_stride);
+                assert_eq!(x, if column < n { expected[row * n + column] } else { -5 });
+            }
+        }
+    }
+}
+
+/// Sums beyond i32, in runs of k: floats and codes are those of the exact sum.
+#[test]
+fn sums_beyond_32_bits_stay_exact() {
+    for (m, n, k, zeros) in
+        [(3, 5, 65_800, false), (2, 33, 140_001, false), (16, 3, 70_000, false), (2, 17, 33_026, true), (3, 3, 70_001, true)]
+    {
+        let mut random = Random(k as u64);
+        let (lhs, weights) = (random.bytes(m * k, 1), i8::from_bytes(&random.bytes(n * k, 1)));
+        // Rows and columns of one sign leave i32 for sure.
+        let lhs: Vec<u8> = lhs.iter().enumerate().map(|(i, &x)| if i / k == 0 { 255 } else { x }).collect();
+        let weights: Vec<i8> = weights.iter().enumerate().map(|(i, &x)| if i / k == 0 { -128 } else { x }).collect();
+        let weight_zeros = if zeros { vec![127i8; n] } else { Vec::new() };
+        let parameters = Parameters::<u8>::new(&mut random, m, n, m);
+        let sums = reference::gemm_i64(&lhs, (m, n, k), Per::Tensor(0), &weights, &weight_zeros);
+        assert!(sums.iter().any(|&sum| i32::try_from(sum).is_err()));
+        let mut workspace = Workspace::new();
+        for isa in Isa::available() {
+            let packed = PackedWeights::pack_asymmetric_for(isa, &weights, &weight_zeros, n, k, WeightLayout::Nk).unwrap();
+            assert_eq!(packed.unpack(), weights);
+            let mut run = |threads: usize| {
+                let context = format!("{m}x{n}x{k} on {}", isa.name());
+                compare_narrow_stages!(sums, n, m, 1, parameters, context, |stage, dst| gemm(
+                    Matrix::new(&lhs, m, k).unwrap(),
+                    Per::Tensor(0),
+                    &packed,
+                    stage,
+                    MatrixMut::new(dst, m, n).unwrap(),
+                    &mut workspace,
+                    threads
+                )
+                .unwrap());
+            };
+            run(1);
+            run(3);
+            let mut dst = vec![0i32; m * n];
+            let (a, c) = (Matrix::new(&lhs, m, k).unwrap(), MatrixMut::new(&mut dst, m, n).unwrap());
+            let refused = gemm(a, Per::Tensor(0), &packed, &Accumulate, c, &mut workspace, 1);
+            assert!(matches!(refused, Err(Error::Accumulator { k: refused, .. }) if refused == k));
+            assert!(dst.iter().all(|&x| x == 0));
+        }
+    }
+}
+
+#[test]
+fn the_longest_sums_that_an_i32_holds() {
+    for (k, weight, zero) in [(65536, -128i8, None), (33025, -128, Some(127i8))] {
+        let lhs = vec![255u8; k];
+        let sum = 255 * (i64::from(weight) - zero.map_or(0, i64::from)) * k as i64;
+        for isa in Isa::available() {
+            let zeros: Vec<i8> = zero.into_iter().collect();
+            let packed = PackedWeights::pack_asymmetric_for(isa, &vec![weight; k], &zeros, 1, k, WeightLayout::Nk).unwrap();
+            let mut dst = [0i32];
+            let (a, c) = (Matrix::new(&lhs, 1, k).unwrap(), MatrixMut::new(&mut dst, 1, 1).unwrap());
+            gemm(a, Per::Tensor(0), &packed, &Accumulate, c, &mut Workspace::new(), 1).unwrap();
+            assert_eq!(i64::from(dst[0]), sum, "{}", isa.name());
+        }
+    }
+}
+
+/// A bias that would push sums out of i32 is added in 64 bits.
+#[test]
+fn a_huge_bias_does_not_wrap() {
+    let (lhs, weights) = ([255u8; 64], [127i8; 64]);
+    for isa in Isa::available() {
+        let packed = PackedWeights::pack_for(isa, &weights, 1, 64, WeightLayout::Nk).unwrap();
+        for (bias, multiplier) in [(i32::MAX, 1e-7), (i32::MIN, 1e-7), (i32::MAX, 5.8e-8)] {
+            let (bias, multiplier) = ([bias], [multiplier]);
+            let stage = Requantize::<u8>::new(&multiplier).with_bias(Some(&bias)).with_zero_point(100);
+            let mut dst = [0u8];
+            let (a, c) = (Matrix::new(&lhs, 1, 64).unwrap(), MatrixMut::new(&mut dst, 1, 1).unwrap());
+            gemm(a, Per::Tensor(0), &packed, &stage, c, &mut Workspace::new(), 1).unwrap();
+            assert_eq!(dst[..], reference::requantize(&[64 * 255 * 127i64], 1, &stage)[..], "{} {bias:?}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn misuse_is_an_error() {
+    let weights = PackedWeights::pack(&[1; 12], 3, 4, WeightLayout::Nk).unwrap();
+    let mut workspace = Workspace::new();
+    let mut run = |lhs: (usize, usize), zero_point: Per<'_, i32>, dst: (usize, usize), threads| {
+        let (codes, mut out) = ([0u8; 64], [0i32; 64]);
+        let lhs = Matrix::new(&codes, lhs.0, lhs.1).unwrap();
+        gemm(lhs, zero_point, &weights, &Accumulate, MatrixMut::new(&mut out, dst.0, dst.1).unwrap(), &mut workspace, threads)
+    };
+    assert!(run((2, 4), Per::Tensor(0), (2, 3), 1).is_ok());
+    assert!(matches!(run((2, 5), Per::Tensor(0), (2, 3), 1), Err(Error::Shape { .. })));
+    assert!(matches!(run((2, 4), Per::Tensor(0), (3, 3), 1), Err(Error::Shape { .. })));
+    assert!(matches!(run((2, 4), Per::Tensor(0), (2, 4), 1), Err(Error::Shape { .. })));
+    assert!(matches!(run((2, 4), Per::Tensor(256), (2, 3), 1), Err(Error::ZeroPoint { value: 256, .. })));
+    assert!(matches!(run((2, 4), Per::Row(&[0, -1]), (2, 3), 1), Err(Error::ZeroPoint { index: 1, value: -1, .. })));
+    assert!(matches!(run((2, 4), Per::Row(&[0]), (2, 3), 1), Err(Error::Length { expected: 2, got: 1, .. })));
+    assert!(matches!(run((2, 4), Per::Tensor(0), (2, 3), 0), Err(Error::Parameter { .. })));
+    assert!(matches!(Matrix::new(&[0u8; 5], 2, 3), Err(Error::Length { expected: 6, got: 5, .. })));
+    assert!(matches!(Matrix::new(&[0u8; 6], 2, 3).unwrap().with_stride(2), Err(Error::Parameter { .. })));
+    assert!(matches!(Matrix::new(&[0u8; 6], usize::MAX, 3), Err(Error::ShapeOverflow { .. })));
+    assert!(matches!(PackedWeights::pack(&[1; 11], 3, 4, WeightLayout::Nk), Err(Error::Length { expected: 12, got: 11, .. })));
+    let long = PackedWeights::pack(&[0; 65537], 1, 65537, WeightLayout::Nk).unwrap();
+    let refused = gemm(
+        Matrix::new(&[0u8; 65537], 1, 65537).unwrap(),
+        Per::Tensor(0),
+        &long,
+        &Accumulate,
+        MatrixMut::new(&mut [0], 1, 1).unwrap(),
+        &mut Workspace::new(),
+        1,
+    );
+    assert!(matches!(refused, Err(Error::Accumulator { k: 65537, limit: 65536 })));
+    assert!(matches!(
+        PackedWeights::pack_asymmetric_for(Isa::best(), &[1; 12], &[0; 2], 3, 4, WeightLayout::Nk),
+        Err(Error::Length { expected: 3, got: 2, .. })
+    ));
+    assert!(matches!(PackedWeights::pack(&[], usize::MAX, 0, WeightLayout::Nk), Err(Error::ShapeOverflow { .. })));
+    assert!(matches!(PackedWeights::pack(&[], usize::MAX, 8, WeightLayout::Nk), Err(Error::ShapeOverflow { .. })));
+}
+
+#[test]
+fn misuse_of_stages_is_an_error() {
+    let weights = PackedWeights::pack(&[1; 12], 3, 4, WeightLayout::Nk).unwrap();
+    let codes = [0u8; 8];
+    let dequantize = |stage: Dequantize<'_>| {
+        let (lhs, mut out) = (Matrix::new(&codes, 2, 4).unwrap(), [0f32; 6]);
+        gemm(lhs, Per::Tensor(0), &weights, &stage, MatrixMut::new(&mut out, 2, 3).unwrap(), &mut Workspace::new(), 1)
+    };
+    let stage = Dequantize::new(Per::Tensor(1.0), &[1.0; 3]);
+    assert!(dequantize(stage).is_ok());
+    assert!(matches!(dequantize(Dequantize { weight_scale: &[1.0; 2], ..stage }), Err(Error::Length { expected: 3, got: 2, .. })));
+    assert!(matches!(dequantize(Dequantize { weight_scale: &[], ..stage }), Err(Error::Length { .. })));
+    assert!(matches!(dequantize(Dequantize { bias: Some(&[0.0; 4]), ..stage }), Err(Error::Length { .. })));
+    assert!(matches!(dequantize(Dequantize { lhs_scale: Per::Row(&[1.0; 3]), ..stage }), Err(Error::Length { .. })));
+    let activation = Activation::Clamp { lo: 1.0, hi: 0.0 };
+    assert!(matches!(dequantize(Dequantize { activation, ..stage }), Err(Error::Parameter { .. })));
+    let requantize = |stage: Requantize<'_, u8>| {
+        let (lhs, mut out) = (Matrix::new(&codes, 2, 4).unwrap(), [0u8; 6]);
+        gemm(lhs, Per::Tensor(0), &weights, &stage, MatrixMut::new(&mut out, 2, 3).unwrap(), &mut Workspace::new(), 1)
+    };
+    assert!(requantize(Requantize::new(&[0.5])).is_ok());
+    assert!(matches!(requantize(Requantize::new(&[0.5; 2])), Err(Error::Length { .. })));
+    assert!(matches!(requantize(Requantize::new(&[0.5, f32::NAN, 1.0])), Err(Error::Scale { index: 1, .. })));
+    assert!(matches!(requantize(Requantize::new(&[-0.5])), Err(Error::Scale { .. })));
+    assert!(matches!(requantize(Requantize::new(&[0.5]).with_range(5, 4)), Err(Error::Parameter { .. })));
+    assert!(matches!(requantize(Requantize::new(&[0.5]).with_range(-1, 4)), Err(Error::Parameter { .. })));
+    assert!(matches!(requantize(Requantize::new(&[0.5]).with_zero_point(256)), Err(Error::ZeroPoint { .. })));
+    assert!(matches!(requantize(Requantize::new(&[0.5]).with_bias(Some(&[0; 2]))), Err(Error::Length { .. })));
+}
+
+#[test]
+fn misuse_of_residuals_is_an_error() {
+    let weights = PackedWeights::pack(&[1; 12], 3, 4, WeightLayout::Nk).unwrap();
+    let codes = [0u8; 8];
+    let run = |residual: Residual<'_, u8>, multiplier: f32| {
+        let (multiplier, mut out) = ([multiplier], [0u8; 6]);
+        let stage = Requantize::new(&multiplier).with_residual(Some(residual));
+        let (a, c) = (Matrix::new(&codes, 2, 4).unwrap(), MatrixMut::new(&mut out, 2, 3).unwrap());
+        gemm(a, Per::Tensor(0), &weights, &stage, c, &mut Workspace::new(), 1)
+    };
+    let other = [9u8; 12];
+    let residual = Residual { codes: Matrix::new(&other, 2, 3).unwrap(), zero_point: 3, multiplier: 0.5 };
+    assert!(run(residual, 0.1).is_ok());
+    assert!(matches!(run(Residual { codes: Matrix::new(&other, 3, 3).unwrap(), ..residual }, 0.1), Err(Error::Shape { .. })));
+    assert!(matches!(run(Residual { codes: Matrix::new(&other, 2, 4).unwrap(), ..residual }, 0.1), Err(Error::Shape { .. })));
+    assert!(matches!(run(Residual { zero_point: -1, ..residual }, 0.1), Err(Error::ZeroPoint { .. })));
+    for multiplier in [f32::NAN, f32::INFINITY, -1.0, 1e30] {
+        assert!(matches!(run(Residual { multiplier, ..residual }, 0.1), Err(Error::Parameter { .. })));
+        assert!(matches!(run(residual, multiplier), Err(Error::Scale { .. })));
+    }
+}
+
+/// Quantizing and packing in one pass is quantizing by the rules, then packing.
+#[test]
+fn quantized_weights_are_those_of_the_scheme() {
+    use lowprec::num::{affine_qparams, quantize};
+    let mut random = Random(11);
+    for (n, k) in [(1, 1), (5, 7), (33, 64), (40, 131), (3, 0), (0, 3), (2, 65_600)] {
+        let mut weights = random.floats(n * k);
+        weights.iter_mut().take(k).for_each(|x| *x = 0.0);
+        weights.iter_mut().skip(2 * k).take(k).for_each(|x| *x *= 1e-39);
+        let row = |column: usize| &weights[column * k..][..k];
+        let scale = |column: usize| {
+            let (min, max) = row(column).iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &x| (lo.min(x), hi.max(x)));
+            if k == 0 { 1.0 } else { affine_qparams(min, max, -127, 127, true).0 }
+        };
+        let scales: Vec<f32> = (0..n).map(scale).collect();
+        let codes: Vec<i8> =
+            (0..n).flat_map(|c| row(c).iter().map(move |&x| (x, c))).map(|(x, c)| quantize(x, scales[c], 0, -127, 127) as i8).collect();
+        let kn: Vec<f32> = (0..n * k).map(|i| weights[i % n * k + i / n]).collect();
+        for isa in Isa::available() {
+            for (layout, weights) in [(WeightLayout::Nk, &weights), (WeightLayout::Kn, &kn)] {
+                let (packed, found) = PackedWeights::quantize_for(isa, weights, n, k, layout).unwrap();
+                assert_eq!(bits(&found), bits(&scales), "{n}x{k} on {}", isa.name());
+                assert_eq!(packed.unpack(), codes, "{n}x{k} on {}", isa.name());
+            }
+        }
+    }
+    let found = PackedWeights::quantize(&[1.0, f32::NAN, 2.0, f32::INFINITY], 2, 2, WeightLayout::Nk);
+    assert!(matches!(found, Err(Error::NonFinite { index: 1, .. })));
+}
+
+#[test]
+fn instruction_sets_have_names() {
+    let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+    assert_eq!(names[0], "scalar");
+    for isa in Isa::available() {
+        assert!(isa.is_available());
+        assert!(PackedWeights::pack_for(isa, &[1], 1, 1, WeightLayout::Nk).unwrap().kernel_name().ends_with(isa.name()));
+    }
+}
