@@ -38,48 +38,85 @@ pub(super) struct Extremes<'a>(pub &'a [f32]);
 
 impl Visitor for Extremes<'_> {
     type Out = Range;
+    #[inline(always)]
     fn visit<S: Simd>(self, simd: S) -> Range {
         simd.vectorize(
             #[inline(always)]
             || {
-                let range = extremes(self.0, |x| x, |x| x);
+                let range = extremes(simd, self.0);
                 if range.finite {
                     return range;
                 }
                 // Rare, so a second pass: what is not finite stands aside.
-                let low = |x: f32| if x.is_finite() { x } else { f32::INFINITY };
-                let high = |x: f32| if x.is_finite() { x } else { f32::NEG_INFINITY };
-                extremes(self.0, low, high)
+                let finite = self.0.iter().copied().filter(|x| x.is_finite());
+                let ends = (f32::INFINITY, f32::NEG_INFINITY);
+                let (min, max) = finite.fold(ends, |(min, max), x| (if x < min { x } else { min }, if x > max { x } else { max }));
+                Range { min, max, finite: false }
             },
         )
     }
 }
 
-/// Smallest `low(x)`, largest `high(x)`, and whether all `x` are finite: in 32 lanes, so that no step waits for the one before.
+/// How far ahead of a pass over floats they are asked for: beyond the page at whose end the processor's own foresight stops.
+pub(super) const AHEAD: usize = 1024;
+
+/// Smallest and largest of `x`, NaN aside, and whether all are finite: four vectors at a time, so that no step waits for the one
+/// before.
 #[inline(always)]
-fn extremes(x: &[f32], low: impl Fn(f32) -> f32, high: impl Fn(f32) -> f32) -> Range {
-    const LANES: usize = 32;
-    const INFINITE: u32 = 0x7f80_0000;
-    let (mut min, mut max, mut magnitude) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0u32; LANES]);
-    let mut step = |i: usize, x: f32| {
-        let (l, h) = (low(x), high(x));
-        min[i] = if l < min[i] { l } else { min[i] };
-        max[i] = if h > max[i] { h } else { max[i] };
-        magnitude[i] = magnitude[i].max(x.to_bits() & 0x7fff_ffff);
-    };
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for i in 0..LANES {
-            step(i, chunk[i]);
+fn extremes<S: Simd>(simd: S, x: &[f32]) -> Range {
+    let (lowest, highest, none) = (simd.splat_f32(f32::INFINITY), simd.splat_f32(f32::NEG_INFINITY), simd.splat_f32(0.0));
+    // 0 * x is 0 for what is finite, else NaN, which stays.
+    let (mut min, mut max, mut zero) = ([lowest; 4], [highest; 4], [none; 4]);
+    let mut done = 0;
+    while done + 4 * S::LANES <= x.len() {
+        for at in (0..4 * S::LANES).step_by(16) {
+            simd.prefetch(x.as_ptr().wrapping_add(done + at + AHEAD).cast());
         }
+        for v in 0..4 {
+            // SAFETY: four vectors are left.
+            let x = unsafe { simd.load_f32(x.as_ptr().add(done + v * S::LANES), S::LANES) };
+            min[v] = simd.min_f32(x, min[v]);
+            max[v] = simd.max_f32(x, max[v]);
+            zero[v] = simd.mul_add_f32(x, none, zero[v]);
+        }
+        done += 4 * S::LANES;
     }
-    rest.iter().enumerate().for_each(|(i, &x)| step(i, x));
-    Range {
-        min: min.into_iter().fold(f32::INFINITY, f32::min),
-        max: max.into_iter().fold(f32::NEG_INFINITY, f32::max),
-        finite: magnitude.into_iter().all(|bits| bits < INFINITE),
+    for v in 1..4 {
+        min[0] = simd.min_f32(min[v], min[0]);
+        max[0] = simd.max_f32(max[v], max[0]);
+        zero[0] = simd.add_f32(zero[v], zero[0]);
     }
+    while done + S::LANES <= x.len() {
+        // SAFETY: one vector is left.
+        let x = unsafe { simd.load_f32(x.as_ptr().add(done), S::LANES) };
+        min[0] = simd.min_f32(x, min[0]);
+        max[0] = simd.max_f32(x, max[0]);
+        zero[0] = simd.mul_add_f32(x, none, zero[0]);
+        done += S::LANES;
+    }
+    let mut lanes = [[0f32; 16]; 3];
+    // SAFETY: no instruction set has more than sixteen lanes.
+    unsafe {
+        simd.store_f32(lanes[0].as_mut_ptr(), min[0], S::LANES);
+        simd.store_f32(lanes[1].as_mut_ptr(), max[0], S::LANES);
+        simd.store_f32(lanes[2].as_mut_ptr(), zero[0], S::LANES);
+    }
+    let mut half = S::LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[0][i] = if lanes[0][i + half] < lanes[0][i] { lanes[0][i + half] } else { lanes[0][i] };
+            lanes[1][i] = if lanes[1][i + half] > lanes[1][i] { lanes[1][i + half] } else { lanes[1][i] };
+            lanes[2][i] += lanes[2][i + half];
+        }
+        half /= 2;
+    }
+    let mut range = Range { min: lanes[0][0], max: lanes[1][0], finite: lanes[2][0] == 0.0 };
+    for &x in &x[done..] {
+        range.min = if x < range.min { x } else { range.min };
+        range.max = if x > range.max { x } else { range.max };
+        range.finite &= x.is_finite();
+    }
+    range
 }
 
 /// Smallest and largest finite value of `x`.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::elementwise::AHEAD;
 use super::geometry::{ImageLayout, Padded};
 use super::operand::Codes;
 use super::simd::{CodeGrid, Element, Simd};
@@ -101,6 +102,9 @@ impl Quantizer {
             let grid = CodeGrid { zero_point: self.zero_point as u8, lo: self.qmin as u8, hi: self.qmax as u8, flip };
             let (inverse, minus) = (simd.splat_f32(1.0 / self.scale), simd.splat_f32(-self.scale));
             while done + 4 * S::LANES <= len {
+                for at in (0..4 * S::LANES).step_by(16) {
+                    simd.prefetch(src.as_ptr().wrapping_add(done + at + AHEAD).cast());
+                }
                 let mut codes = [[simd.splat_i32(0); 2]; 2];
                 for r in 0..2 {
                     for v in 0..2 {

@@ -12,6 +12,9 @@ use super::tile::{ROWS, Segment, Start, Tile};
 /// Half of a common second-level cache: weights of a column block stay there while the rows stream by.
 const BLOCK_BYTES: usize = 512 * 1024;
 
+/// Outputs above this are fetched ahead: they fit no second-level cache.
+const LARGE_OUTPUT_BYTES: usize = 2 << 20;
+
 /// Products below which a second thread costs more than it gives: about 10 microseconds of work.
 pub const GRAIN: usize = 2 << 20;
 
@@ -154,6 +157,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             columns: (self.panels.n() - column).min(self.panels.nr()),
             dst: self.dst.wrapping_add(m * self.dst_stride + n),
             dst_stride: self.dst_stride,
+            prefetch_output: self.m * self.dst_stride * size_of::<T::Element>() > LARGE_OUTPUT_BYTES,
         };
         // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel.
         unsafe { self.simd.product_tile(mr, self.panels.vectors(panel), &tile) }

@@ -108,6 +108,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         // SAFETY: the caller's promise.
         unsafe { store_codes_by_lane(self, q, grid, dst, stride, columns) }
     }
+
+    /// Asks for the cache line at `p`, which need not be valid, where the instruction set can.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        let _ = p;
+    }
 }
 
 /// The grid that codes are clamped to, in unsigned codes: an `i8` code is its unsigned one with the top bit flipped.

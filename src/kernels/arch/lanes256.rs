@@ -146,6 +146,12 @@ macro_rules! simd_of_256_bits {
                 // SAFETY: the caller's promise, the same for both.
                 unsafe { store_codes(self, q, grid, dst, stride, columns) }
             }
+
+            #[inline(always)]
+            fn prefetch(self, p: *const u8) {
+                // SAFETY: a hint: it reads nothing that could fault.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+            }
         }
     };
 }
