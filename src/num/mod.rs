@@ -11,9 +11,14 @@
 //!
 //! **Dequantize.** `scale · (code - zero_point)`: an integer difference, one f32 product.
 //!
-//! **Products.** `acc = Σ (lhs - zero_point) · weight` in i32, exact: 8-bit codes give terms below `255 · 128`, so
-//! 65,536 of them stay below 2³¹; with zero points on the weights too, `255 · 255` a term, 33,025 do. Longer sums are
-//! refused ([`Error::Accumulator`](crate::Error::Accumulator)) and never wrap. No instruction set may saturate on the way.
+//! **At the bounds of i32.** Codes of type i32 may be any of them, and so may their zero points: `code - zero_point`, and
+//! the sum that quantizing ends in, are taken in 33 bits or more and never wrap. The difference rounds to f32 once (24 bits
+//! stay exact), and what lies beyond the last code gets the last code.
+//!
+//! **Products.** `acc = Σ (lhs - zero_point) · weight`, exact: 8-bit codes give terms of at most `255 · 128`, so 65,536 of
+//! them stay below 2³¹; with zero points on the weights too, `255 · 255` a term, 33,025 do. Longer sums
+//! never wrap: products take them apart, convolutions and i32 results refuse them ([`Error::Accumulator`]). No instruction
+//! set may saturate on the way.
 //!
 //! **Requantize.** `clamp(round(f32(acc) · multiplier) + zero_point)`: the accumulator rounds to f32 (ties to even), one
 //! f32 product, clamp, round half to even, the zero point in integers.
@@ -42,13 +47,30 @@ pub use elem::{I2, I4, QuantElem, U2, U4};
 pub use math::{erf, exp, tanh};
 pub use round::{dequantize, quantize, requantize, round_clamped};
 
+use crate::error::{Error, Result};
+
 /// What to do with NaN and infinities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum NonFinite {
-    /// Refuse them with [`Error::NonFinite`](crate::Error::NonFinite), which names the tensor and the first such element.
+    /// Refuse them with [`Error::NonFinite`], which names the tensor and the first such element.
     #[default]
     Error,
-    /// Leave them out of the range; then NaN gets the code of zero, and an infinity the last code on its side.
+    /// Take them. What becomes codes leaves them out of its range; then NaN gets the code of zero, and an infinity the last
+    /// code on its side. Biases, which stay float, get 0 and the largest finite float of that sign. Where nothing is
+    /// quantized (loading, float layers) they stay what they are.
     Saturate,
+}
+
+impl NonFinite {
+    /// Whether `values`, called `what` in the error, are welcome.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for the first NaN or infinity, unless the policy takes them.
+    pub fn check(self, what: &str, values: &[f32]) -> Result<()> {
+        match values.iter().position(|x| !x.is_finite()).filter(|_| self == NonFinite::Error) {
+            Some(index) => Err(Error::NonFinite { what: what.to_owned(), index, value: values[index] }),
+            None => Ok(()),
+        }
+    }
 }
