@@ -45,7 +45,7 @@ pub enum Error {
         shape: Vec<usize>,
     },
     /// An axis outside the tensor's rank.
-    #[error("axis {axis} does not exist in shape {shape:?}: use 0 to {}, or a tensor of higher rank", .shape.len().saturating_sub(1))]
+    #[error("axis {axis} does not exist in shape {shape:?}: {}", axes(.shape))]
     Axis {
         /// The axis asked for.
         axis: usize,
@@ -256,6 +256,13 @@ impl Error {
 
     pub(crate) fn parameter(what: &'static str, value: impl fmt::Debug, rule: impl Into<String>) -> Self {
         Error::Parameter { what, value: format!("{value:?}"), rule: rule.into() }
+    }
+}
+
+fn axes(shape: &[usize]) -> String {
+    match shape.len() {
+        0 => "a scalar has no axes, so take it per tensor, or reshape it".into(),
+        rank => format!("use 0 to {}, or a tensor of higher rank", rank - 1),
     }
 }
 

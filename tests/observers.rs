@@ -53,6 +53,18 @@ fn nothing_seen_and_things_that_do_not_match_are_errors() {
     assert!(matches!(observer.observe(&Tensor::full(vec![], 1.0).unwrap()), Err(Error::Axis { .. })));
     assert!(matches!(observer.merge(&MinMax::new(Granularity::PerTensor)), Err(Error::Unsupported { .. })));
     assert!(matches!(observer.qparams(&Scheme::UINT8_ACTIVATION), Err(Error::Unsupported { .. })));
+    let group = Granularity::PerGroup { axis: 1, size: 2 };
+    let mut groups = MinMax::new(group);
+    groups.observe(&Tensor::full([2, 4], 1.0).unwrap()).unwrap();
+    let before = groups.clone();
+    // As many groups, elsewhere.
+    let mut other = MinMax::new(group);
+    other.observe(&Tensor::full([4, 2], 2.0).unwrap()).unwrap();
+    assert!(matches!(groups.observe(&Tensor::full([4, 2], 2.0).unwrap()), Err(Error::Shape { .. })));
+    assert!(matches!(groups.merge(&other), Err(Error::Shape { .. })));
+    assert_eq!(groups, before);
+    groups.observe(&Tensor::full([2, 4], 3.0).unwrap()).unwrap();
+    assert_eq!(groups.ranges(), [Some((1.0, 3.0)); 4]);
     // An observer that saw nothing adds nothing.
     let before = observer.clone();
     observer.merge(&MinMax::new(Granularity::PerChannel { axis: 0 })).unwrap();

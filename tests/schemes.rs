@@ -175,6 +175,10 @@ fn nan_and_infinities_are_refused_or_saturated() {
         let x = Tensor::new([3], vec![0.0, bad, 1.0]).unwrap();
         assert!(matches!(QuantizedTensor::<u8>::quantize(&x, &params), Err(Error::NonFinite { index: 1, .. })));
         assert!(matches!(Affine::<u8>::fit(&x, &Scheme::UINT8_ACTIVATION), Err(Error::NonFinite { index: 1, .. })));
+        // The range of 0 and 1, whatever stands between them.
+        let tolerant = Affine::<u8>::fit_with(&x, &Scheme::UINT8_ACTIVATION, NonFinite::Saturate).unwrap();
+        assert_eq!(tolerant.qparams().at(0), (1.0 / 255.0, 0));
+        assert_eq!(tolerant.quantize(&x).unwrap().codes(), [0, if bad > 0.0 { 255 } else { 0 }, 255]);
         let code = QuantizedTensor::<u8>::quantize_with(&x, &params, NonFinite::Saturate).unwrap().code(1).unwrap();
         assert_eq!(
             code,
@@ -194,7 +198,11 @@ fn what_does_not_fit_is_an_error() {
     let x = Tensor::full([4, 6], 1.0).unwrap();
     let channels = |n| QParams::new(vec![1.0; n], vec![], Granularity::PerChannel { axis: 1 }, -128, 127).unwrap();
     assert!(matches!(QuantizedTensor::<i8>::quantize(&x, &channels(4)), Err(Error::Length { expected: 6, got: 4, .. })));
-    assert!(matches!(QuantizedTensor::<I4>::quantize(&x, &channels(6)), Err(Error::Code { value: -128, qmin: -8, .. })));
+    assert!(matches!(QuantizedTensor::<I4>::quantize(&x, &channels(6)), Err(Error::Parameter { .. })));
+    let unsigned = Affine::<i8>::fit(&x, &Scheme::UINT8_ACTIVATION).unwrap_err().to_string();
+    assert!(unsigned.contains("(0, 255)") && unsigned.contains("i8 holds -128 to 127"), "{unsigned}");
+    let scalar = Affine::<i8>::fit(&Tensor::full([], 1.0).unwrap(), &Scheme::INT8_WEIGHT).unwrap_err().to_string();
+    assert!(scalar.contains("axis 0") && scalar.contains("a scalar has no axes"), "{scalar}");
     let axis = Scheme::INT8_WEIGHT.with_granularity(Granularity::PerChannel { axis: 2 });
     assert!(matches!(Affine::<i8>::fit(&x, &axis), Err(Error::Axis { axis: 2, .. })));
     let group = Scheme::INT8_WEIGHT.with_granularity(Granularity::PerGroup { axis: 1, size: 4 });
@@ -221,6 +229,9 @@ fn empty_tensors_are_fine() {
         assert_eq!(q.dequantize(), x);
         assert!(q.params().scales().iter().all(|&scale| scale == 1.0));
     }
+    // As many scales as no machine holds, for no element.
+    let wide = Tensor::new([1 << 60, 0], vec![]).unwrap();
+    assert!(matches!(Affine::<i8>::fit(&wide, &Scheme::INT8_WEIGHT), Err(Error::ShapeOverflow { .. })));
 }
 
 #[test]

@@ -110,6 +110,8 @@ impl Scheme {
         ((1i64 << (bits & 31)) - 1) as i32
     }
 
+    /// Whether there are codes of so many bits.
+    ///
     /// # Errors
     /// [`Error::Parameter`] for a number of bits other than 2 to 8 and 16.
     pub fn validate(&self) -> Result<()> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, repeat};
 
 mod sealed {
     pub trait Sealed {}
@@ -105,10 +105,10 @@ impl<T: Element> Tensor<T> {
     /// A tensor whose elements are all `value`.
     ///
     /// # Errors
-    /// [`Error::ShapeOverflow`].
+    /// [`Error::ShapeOverflow`], also for more elements than memory holds.
     pub fn full(dims: impl Into<Vec<usize>>, value: T) -> Result<Self> {
         let shape = Shape::new(dims)?;
-        let data = Arc::new(vec![value; shape.elements()]);
+        let data = Arc::new(repeat(value, shape.elements(), shape.dims())?);
         Ok(Tensor { shape, data })
     }
 
@@ -236,6 +236,27 @@ impl Value {
     /// The tensor inside, when its elements are `T`.
     pub fn get<T: Element>(&self) -> Option<&Tensor<T>> {
         T::from_value(self)
+    }
+
+    /// Copies the elements of `other` into this value, which keeps its shape, if it has as many of the same type; says whether
+    /// it did.
+    pub(crate) fn copy_elements(&mut self, other: &Value) -> bool {
+        fn copy<T: Element>(to: &mut Tensor<T>, from: &Tensor<T>) -> bool {
+            let fits = to.len() == from.len();
+            if fits {
+                to.as_mut_slice().copy_from_slice(from.as_slice());
+            }
+            fits
+        }
+        match (self, other) {
+            (Value::F32(to), Value::F32(from)) => copy(to, from),
+            (Value::I64(to), Value::I64(from)) => copy(to, from),
+            (Value::I32(to), Value::I32(from)) => copy(to, from),
+            (Value::Bool(to), Value::Bool(from)) => copy(to, from),
+            (Value::U8(to), Value::U8(from)) => copy(to, from),
+            (Value::I8(to), Value::I8(from)) => copy(to, from),
+            _ => false,
+        }
     }
 }
 

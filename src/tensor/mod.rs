@@ -13,4 +13,6 @@ pub use dense::{DType, Element, Tensor, Value};
 pub use granularity::{Granularity, Runs};
 pub use qparams::QParams;
 pub use quantized::QuantizedTensor;
+pub(crate) use quantized::holds;
 pub use shape::Shape;
+pub(crate) use shape::{elements, repeat};

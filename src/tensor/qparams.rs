@@ -20,12 +20,24 @@ impl QParams {
     /// Parameters for codes `qmin..=qmax`. Zero points that are all 0 are not kept; an empty list says the same.
     ///
     /// # Errors
-    /// [`Error::Parameter`] when `qmin >= qmax` or 0 is needed as a zero point and is no code, [`Error::Empty`] without a
-    /// scale, [`Error::Length`] when the numbers of scales and zero points differ (or a per-tensor list has not one),
-    /// [`Error::Scale`], [`Error::ZeroPoint`].
+    /// [`Error::Empty`] without a scale (only those of an axis of length 0 have none, and they come from an observer of such
+    /// a tensor), [`Error::Parameter`] when `qmin >= qmax` or groups have size 0, [`Error::Length`] when the numbers of scales
+    /// and zero points differ (or a per-tensor list has not one), [`Error::Scale`], and [`Error::ZeroPoint`] for one that is
+    /// no code, be it the 0 that an empty list stands for.
     pub fn new(scales: Vec<f32>, zero_points: Vec<i32>, granularity: Granularity, qmin: i32, qmax: i32) -> Result<Self> {
+        if scales.is_empty() && granularity != Granularity::PerTensor {
+            return Err(Error::Empty { what: "list of scales".into(), way_out: "give one for each channel or group" });
+        }
+        QParams::of_any_axis(scales, zero_points, granularity, qmin, qmax)
+    }
+
+    /// As [`QParams::new`], for axes that may have length 0, and then no scale.
+    pub(crate) fn of_any_axis(scales: Vec<f32>, zero_points: Vec<i32>, granularity: Granularity, qmin: i32, qmax: i32) -> Result<Self> {
         if qmin >= qmax {
             return Err(Error::parameter("range of codes", (qmin, qmax), "must hold at least two codes"));
+        }
+        if matches!(granularity, Granularity::PerGroup { size: 0, .. }) {
+            return Err(Error::parameter("size of a group", 0, "must be at least 1"));
         }
         if granularity == Granularity::PerTensor && scales.len() != 1 {
             return Err(Error::length("list of scales for the whole tensor", 1, scales.len()));
@@ -114,6 +126,12 @@ mod tests {
         assert!(matches!(QParams::new(vec![1.0; 2], vec![], Granularity::PerTensor, 0, 255), Err(Error::Length { .. })));
         assert!(matches!(QParams::new(vec![1.0], vec![], Granularity::PerTensor, 1, 15), Err(Error::ZeroPoint { value: 0, .. })));
         assert!(matches!(QParams::per_tensor(1.0, 0, 3, 3), Err(Error::Parameter { .. })));
+        let group = |size| Granularity::PerGroup { axis: 0, size };
+        for empty in [channel, group(4)] {
+            assert!(matches!(QParams::new(vec![], vec![], empty, -128, 127), Err(Error::Empty { .. })));
+        }
+        assert!(matches!(QParams::new(vec![], vec![], Granularity::PerTensor, 0, 255), Err(Error::Length { expected: 1, got: 0, .. })));
+        assert!(matches!(QParams::new(vec![1.0], vec![], group(0), -128, 127), Err(Error::Parameter { .. })));
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl<T: QuantElem> QuantizedTensor<T> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] for NaN or infinities, [`Error::Axis`], [`Error::Group`] or [`Error::Length`] when the
-    /// parameters do not fit the shape, [`Error::Code`] when they speak of codes that `T` does not have.
+    /// parameters do not fit the shape, [`Error::Parameter`] when they speak of codes that `T` does not have.
     pub fn quantize(tensor: &Tensor, params: &QParams) -> Result<Self> {
         QuantizedTensor::quantize_with(tensor, params, NonFinite::Error)
     }
@@ -44,11 +44,7 @@ impl<T: QuantElem> QuantizedTensor<T> {
         let shape = tensor.shape();
         fits::<T>(shape, params)?;
         let x = tensor.as_slice();
-        if non_finite == NonFinite::Error
-            && let Some((index, &value)) = x.iter().enumerate().find(|(_, x)| !x.is_finite())
-        {
-            return Err(Error::NonFinite { what: "tensor to quantize".into(), index, value });
-        }
+        non_finite.check("tensor to quantize", x)?;
         let mut storage = vec![bytemuck::Zeroable::zeroed(); T::storage_len(x.len())];
         for (run, parameter) in params.granularity().runs(shape)? {
             quantize_run::<T>(&x[run.clone()], params.at(parameter), (params.qmin(), params.qmax()), &mut storage, run)?;
@@ -239,12 +235,18 @@ fn fits<T: QuantElem>(shape: &Shape, params: &QParams) -> Result<()> {
             params.scales().len(),
         ));
     }
-    for (index, value) in [params.qmin(), params.qmax()].into_iter().enumerate() {
-        if !(T::QMIN..=T::QMAX).contains(&value) {
-            return Err(Error::Code { index, value, qmin: T::QMIN, qmax: T::QMAX });
+    holds::<T>(params.qmin(), params.qmax())
+}
+
+/// Whether `T` has all codes `qmin..=qmax`.
+pub(crate) fn holds<T: QuantElem>(qmin: i32, qmax: i32) -> Result<()> {
+    match T::QMIN <= qmin && qmax <= T::QMAX {
+        true => Ok(()),
+        false => {
+            let rule = format!("{} holds {} to {}: take a wider type, or a scheme of its range", T::NAME, T::QMIN, T::QMAX);
+            Err(Error::parameter("range of codes", (qmin, qmax), rule))
         }
     }
-    Ok(())
 }
 
 fn check_code(index: usize, value: i32, params: &QParams) -> Result<()> {

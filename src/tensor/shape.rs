@@ -20,15 +20,7 @@ impl Shape {
     /// [`Error::ShapeOverflow`] when their product does not fit `isize`, the most that an allocation can hold.
     pub fn new(dims: impl Into<Vec<usize>>) -> Result<Self> {
         let dims = dims.into();
-        // Zero anywhere makes the product zero, but the others must still be addressable: strides are built from them.
-        let product = dims.iter().try_fold(1usize, |product, &d| product.checked_mul(d.max(1)));
-        match product {
-            Some(product) if isize::try_from(product).is_ok() => {
-                let elements = if dims.contains(&0) { 0 } else { product };
-                Ok(Shape { dims, elements })
-            }
-            _ => Err(Error::ShapeOverflow { shape: dims }),
-        }
+        Ok(Shape { elements: elements(&dims)?, dims })
     }
 
     /// Axis lengths, outermost first.
@@ -74,6 +66,32 @@ impl Shape {
         dims[axis] = length;
         Shape::new(dims)
     }
+}
+
+/// Number of elements of a shape of these axis lengths, of which any product then fits: for slices whose shape comes from
+/// outside, without allocating one.
+///
+/// # Errors
+/// [`Error::ShapeOverflow`], as for [`Shape::new`].
+pub(crate) fn elements(dims: &[usize]) -> Result<usize> {
+    // Zero anywhere makes the product zero, but the others must still be addressable: strides are built from them.
+    let product = dims.iter().try_fold(1usize, |product, &d| product.checked_mul(d.max(1)));
+    match product {
+        Some(product) if isize::try_from(product).is_ok() => Ok(if dims.contains(&0) { 0 } else { product }),
+        _ => Err(Error::ShapeOverflow { shape: dims.to_vec() }),
+    }
+}
+
+/// `length` times `value`, where no data stands behind `length` (the scales of one axis beside another of length 0), so that
+/// it may be more than this machine can hold.
+///
+/// # Errors
+/// [`Error::ShapeOverflow`] when it can't hold them.
+pub(crate) fn repeat<T: Clone>(value: T, length: usize, shape: &[usize]) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(length).map_err(|_| Error::ShapeOverflow { shape: shape.to_vec() })?;
+    list.resize(length, value);
+    Ok(list)
 }
 
 impl fmt::Debug for Shape {

@@ -4,18 +4,23 @@ use crate::error::{Error, Result};
 use crate::kernels;
 use crate::num::{NonFinite, affine_qparams};
 use crate::quant::{Observer, Scheme};
-use crate::tensor::{Granularity, QParams, Shape, Tensor};
+use crate::tensor::{Granularity, QParams, Shape, Tensor, repeat};
 
 /// Smallest and largest value seen, per tensor, channel or group.
 ///
 /// Scales and zero points follow [`affine_qparams`], which decides every edge: constants, all zeros, subnormals, ranges
 /// near `f32::MAX`. A tensor without elements is no error: a range that saw nothing is that of zero alone.
+///
+/// Tensors observed one after the other may differ in shape as long as their scales are the same: per tensor in any way, per
+/// channel on all other axes, per group not at all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MinMax {
     granularity: Granularity,
     non_finite: NonFinite,
     // One a scale; `None` before the first tensor. A range that saw no value has `min > max`.
     ranges: Option<Vec<Range>>,
+    // Of groups, the shape of the first tensor: the number of groups alone does not tell where they lie.
+    grouped: Option<Shape>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,7 +43,7 @@ impl Range {
 impl MinMax {
     /// An observer that has seen nothing.
     pub fn new(granularity: Granularity) -> Self {
-        MinMax { granularity, non_finite: NonFinite::Error, ranges: None }
+        MinMax { granularity, non_finite: NonFinite::Error, ranges: None, grouped: None }
     }
 
     /// With another policy for NaN and infinities: to leave them out instead of refusing them.
@@ -56,10 +61,10 @@ impl MinMax {
 
     fn measure(&self, x: &Tensor) -> Result<Vec<Range>> {
         let shape: &Shape = x.shape();
-        let mut ranges = vec![NOTHING; self.granularity.parameters(shape)?];
+        let mut ranges = repeat(NOTHING, self.granularity.parameters(shape)?, shape.dims())?;
         for (run, parameter) in self.granularity.runs(shape)? {
             let range = &mut ranges[parameter];
-            let values = &x.as_slice()[run.clone()];
+            let values = &x.as_slice()[run];
             if values.len() >= VECTOR_RUN {
                 let seen = kernels::min_max(values);
                 if seen.finite {
@@ -67,18 +72,23 @@ impl MinMax {
                     continue;
                 }
             }
-            for (i, &value) in run.zip(values) {
+            for &value in values {
                 if value.is_finite() {
                     *range = range.with(Range { min: value, max: value });
-                } else if self.non_finite == NonFinite::Error {
-                    return Err(Error::NonFinite { what: "observed tensor".into(), index: i, value });
+                } else {
+                    self.non_finite.check("observed tensor", x.as_slice())?;
                 }
             }
         }
         Ok(ranges)
     }
 
-    fn take(&mut self, ranges: Vec<Range>) -> Result<()> {
+    fn take(&mut self, ranges: Vec<Range>, grouped: Option<&Shape>) -> Result<()> {
+        if let (Some(known), Some(shape)) = (&self.grouped, grouped)
+            && known != shape
+        {
+            return Err(Error::shape("observed tensor", format!("{known:?}, as before, whose groups are measured"), shape.dims()));
+        }
         match &mut self.ranges {
             None => self.ranges = Some(ranges),
             Some(known) if known.len() == ranges.len() => {
@@ -86,6 +96,7 @@ impl MinMax {
             }
             Some(known) => return Err(Error::length(format!("list of ranges, {:?}", self.granularity), known.len(), ranges.len())),
         }
+        self.grouped = self.grouped.take().or_else(|| grouped.cloned());
         Ok(())
     }
 }
@@ -93,7 +104,7 @@ impl MinMax {
 impl Observer for MinMax {
     fn observe(&mut self, x: &Tensor) -> Result<()> {
         let ranges = self.measure(x)?;
-        self.take(ranges)
+        self.take(ranges, matches!(self.granularity, Granularity::PerGroup { .. }).then_some(x.shape()))
     }
 
     fn merge(&mut self, other: &Self) -> Result<()> {
@@ -104,7 +115,7 @@ impl Observer for MinMax {
             });
         }
         match &other.ranges {
-            Some(ranges) => self.take(ranges.clone()),
+            Some(ranges) => self.take(ranges.clone(), other.grouped.as_ref()),
             None => Ok(()),
         }
     }
@@ -125,6 +136,6 @@ impl Observer for MinMax {
             affine_qparams(min, max, scheme.qmin(), scheme.qmax(), scheme.is_symmetric())
         });
         let (scales, zero_points) = params.unzip();
-        QParams::new(scales, zero_points, self.granularity, scheme.qmin(), scheme.qmax())
+        QParams::of_any_axis(scales, zero_points, self.granularity, scheme.qmin(), scheme.qmax())
     }
 }
