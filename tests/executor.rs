@@ -101,6 +101,30 @@ fn named_typed_inputs_and_outputs() {
     assert!(matches!(executor.run(&[("a", &a.clone().into()), ("ids", &a.into())]), Err(Error::Type { got: "f32", .. })));
 }
 
+#[test]
+fn an_output_that_is_an_input_is_copied_into_place() {
+    let model = several();
+    let mut executor = Executor::new(&model).with_threads(1).unwrap();
+    let a = Value::from(Random(9).tensor([2, 4, 3, 3], 1.0));
+    let ids = Value::from(Tensor::new([2, 3], vec![1i64, 2, 3, 4, 5, 6]).unwrap());
+    let mut flat = Value::from(Tensor::full([6], 0i64).unwrap());
+    let mut same = Value::from(Tensor::full([2, 4, 3, 3], 0.0).unwrap());
+    for round in 0..2 {
+        let places = (flat.get::<i64>().unwrap().as_slice().as_ptr(), same.get::<f32>().unwrap().as_slice().as_ptr());
+        let count = allocations(|| {
+            executor.run_into(&[("a", &a), ("ids", &ids)], &mut [("ids", &mut flat), ("same", &mut same)]).unwrap();
+        });
+        assert_eq!(count == 0, round == 1, "{count} allocations in round {round}");
+        assert_eq!(places, (flat.get::<i64>().unwrap().as_slice().as_ptr(), same.get::<f32>().unwrap().as_slice().as_ptr()));
+        assert_eq!(flat.get::<i64>().unwrap().as_slice(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(same, a);
+    }
+    // Of another type or shape, it is replaced.
+    let mut other = Value::from(Tensor::full([6], 0i32).unwrap());
+    executor.run_into(&[("a", &a), ("ids", &ids)], &mut [("ids", &mut other), ("same", &mut flat)]).unwrap();
+    assert_eq!((other.get::<i64>().unwrap().as_slice(), flat), (&[1, 2, 3, 4, 5, 6][..], a));
+}
+
 fn alone(layer: impl Into<Layer>, channels: usize) -> Model {
     let mut net = Model::builder();
     let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(channels), Dim::Any, Dim::Any]).unwrap();
@@ -169,6 +193,29 @@ fn taps_see_every_value_row_major_and_can_stop() {
 }
 
 #[test]
+fn taps_see_models_of_several_inputs_and_outputs() {
+    let model = several();
+    let (a, ids) = (Value::from(Random(7).tensor([1, 4, 3, 2], 1.0)), Value::from(Tensor::new([1, 2], vec![7i64, 8]).unwrap()));
+    let mut seen: Vec<(String, Option<String>, Value)> = Vec::new();
+    let outputs = model
+        .run_with(&[("ids", &ids), ("a", &a)], |tap| {
+            seen.push((tap.edge.to_owned(), tap.node.map(|node| node.name().to_owned()), tap.value.clone()));
+            Ok(())
+        })
+        .unwrap();
+    let names: Vec<&str> = seen.iter().map(|(edge, ..)| edge.as_str()).collect();
+    assert_eq!(names, ["a", "ids", "conv", "sum", "flat", "flat_ids"]);
+    assert!(seen.iter().all(|(edge, node, _)| node.as_deref() == (!["a", "ids"].contains(&edge.as_str())).then_some(edge)));
+    let value = |name: &str| &seen.iter().find(|(edge, ..)| edge == name).unwrap().2;
+    assert_eq!(outputs, model.run(&[("a", &a), ("ids", &ids)]).unwrap());
+    for (output, edge) in outputs.iter().zip(["sum", "flat", "flat_ids", "a"]) {
+        assert_eq!(&output.1, value(edge));
+    }
+    let stopped = model.run_with(&[("a", &a), ("ids", &ids)], |_| Err(Error::Empty { what: "patience".into(), way_out: "-" }));
+    assert!(matches!(stopped, Err(Error::Empty { .. })));
+}
+
+#[test]
 fn graphs_that_make_no_sense_are_refused_while_built() {
     let mut net = Model::builder();
     let x = net.input("x", DType::F32, &[Dim::Any]).unwrap();
@@ -179,6 +226,11 @@ fn graphs_that_make_no_sense_are_refused_while_built() {
     let typed = net.add("relu", Layer::Relu, &[ids]).unwrap_err();
     assert!(matches!(typed.kind(), Error::Type { got: "i64", .. }) && typed.to_string().contains("`relu`"), "{typed}");
     assert!(matches!(Model::builder().add("relu", Layer::Relu, &[x]).unwrap_err().kind(), Error::Parameter { .. }));
+    // An edge of another builder fits by its number, and is none of this one's.
+    let mut other = Model::builder();
+    let foreign = other.input("x", DType::F32, &[Dim::Any]).unwrap();
+    assert!(matches!(net.add("relu", Layer::Relu, &[foreign]).unwrap_err().kind(), Error::Parameter { what: "edge", .. }));
+    assert!(matches!(net.output("y", foreign), Err(Error::Parameter { what: "edge", .. })));
     assert!(matches!(net.build(), Err(Error::Empty { .. })));
     assert!(matches!(Model::builder().build(), Err(Error::Empty { .. })));
 }

@@ -6,7 +6,8 @@ mod support;
 use std::collections::BTreeMap;
 
 use lowprec::io::safetensors::{read, read_file, read_tensors, write};
-use lowprec::{Error, Tensor, Value};
+use lowprec::nn::Linear;
+use lowprec::{Error, NonFinite, Tensor, Value};
 use support::Random;
 
 fn small() -> Vec<u8> {
@@ -88,8 +89,42 @@ fn files_that_lie_are_errors() {
     *truth.last_mut().unwrap() = 2;
     let truth = read(&truth).unwrap_err().to_string();
     assert!(truth.contains("`mask`") && truth.contains('2'), "{truth}");
+    // No element, so no byte, and yet axes that no stride could step over.
+    let endless = read(&file(r#"{"tail":{"dtype":"F32","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}}"#, 0)).unwrap_err();
+    assert!(matches!(&endless, Error::Format { .. }) && endless.to_string().contains("`tail`"), "{endless}");
     let missing = read_file("no such file.safetensors").unwrap_err();
     assert!(matches!(missing, Error::File { .. }));
+}
+
+#[test]
+fn errors_of_a_file_name_it() {
+    let path = std::env::temp_dir().join(format!("lowprec-{}.safetensors", std::process::id()));
+    let shown = path.display().to_string();
+    for (header, bytes, name) in [
+        (r#"{"spectrum":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#, 8, "`spectrum`"),
+        (r#"{"tail":{"dtype":"F32","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}}"#, 0, "`tail`"),
+        (r#"{"hole":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#, 3, "`hole`"),
+    ] {
+        std::fs::write(&path, file(header, bytes)).unwrap();
+        let error = read_file(&path).unwrap_err().to_string();
+        assert!(error.contains(&shown) && error.contains(name), "{error}");
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name_or_handed_out() {
+    for bad in [f32::NAN, f32::NEG_INFINITY] {
+        let weight = Value::from(Tensor::new([1, 3], vec![1.0, 2.0, bad]).unwrap());
+        let bytes = write([("fc.weight", &weight)], &BTreeMap::new()).unwrap();
+        let mut state = read(&bytes).unwrap();
+        let error = Linear::from_state(&mut state, "fc", 3, 1, false).unwrap_err();
+        assert!(matches!(&error, Error::NonFinite { index: 2, .. }) && error.to_string().contains("`fc.weight`"), "{error}");
+        let mut state = read(&bytes).unwrap().with_non_finite(NonFinite::Saturate);
+        let linear = Linear::from_state(&mut state, "fc", 3, 1, false).unwrap();
+        state.finish().unwrap();
+        assert_eq!(linear.weight().as_slice()[2].to_bits(), bad.to_bits());
+    }
 }
 
 #[test]

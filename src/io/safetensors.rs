@@ -33,16 +33,16 @@ pub struct Contents {
 /// # Errors
 /// [`Error::File`] when it can't be read, else those of [`read`] with the path in place of `input`.
 pub fn read_file(path: impl AsRef<Path>) -> Result<StateDict> {
-    let path = path.as_ref().display().to_string();
-    let bytes = std::fs::read(&path).map_err(|source| Error::File { path: path.clone(), source })?;
-    StateDict::new(parse(&bytes, &path)?.tensors)
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(|source| Error::File { path: path.display().to_string(), source })?;
+    StateDict::new(parse(&bytes, &format!("`{}`", path.display()))?.tensors)
 }
 
 /// Reads weights from the bytes of a file.
 ///
 /// # Errors
 /// [`Error::Format`] when the bytes are not a safetensors file, [`Error::Unsupported`] for an element type that is not in
-/// the table above.
+/// the table above. NaN and infinities are read as they are: [`StateDict::take`] refuses them by name, unless told otherwise.
 pub fn read(bytes: &[u8]) -> Result<StateDict> {
     StateDict::new(parse(bytes, "input")?.tensors)
 }
@@ -77,7 +77,7 @@ pub fn write<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Value)>, metada
     let views: Vec<(&str, TensorView<'_>)> = stored
         .iter()
         .map(|(name, (dtype, dims, bytes))| {
-            Ok((*name, TensorView::new(*dtype, dims.to_vec(), bytes).map_err(|e| format_error("output", &e))?))
+            Ok((*name, TensorView::new(*dtype, dims.to_vec(), bytes).map_err(|e| format_error(&format!("tensor `{name}`"), &e))?))
         })
         .collect::<Result<_>>()?;
     let metadata: HashMap<String, String> = metadata.clone().into_iter().collect();
@@ -94,7 +94,8 @@ fn parse(bytes: &[u8], what: &str) -> Result<Contents> {
 
 fn value(what: &str, name: &str, view: &TensorView<'_>) -> Result<Value> {
     let (dims, data) = (view.shape(), view.data());
-    match view.dtype() {
+    let format = |reason: String| Error::Format { what: what.to_owned(), format: "safetensors", reason };
+    let value = match view.dtype() {
         Dtype::F32 => decode(dims, data, f32::from_le_bytes),
         Dtype::F16 => decode(dims, data, |bytes| f16::from_le_bytes(bytes).to_f32()),
         Dtype::BF16 => decode(dims, data, |bytes| bf16::from_le_bytes(bytes).to_f32()),
@@ -103,18 +104,17 @@ fn value(what: &str, name: &str, view: &TensorView<'_>) -> Result<Value> {
         Dtype::U8 => decode(dims, data, u8::from_le_bytes),
         Dtype::I8 => decode(dims, data, i8::from_le_bytes),
         Dtype::BOOL => match data.iter().position(|&byte| byte > 1) {
-            Some(at) => Err(Error::Format {
-                what: what.to_owned(),
-                format: "safetensors",
-                reason: format!("truth value {at} of tensor `{name}` is {}, neither 0 nor 1", data[at]),
-            }),
+            Some(at) => return Err(format(format!("truth value {at} of tensor `{name}` is {}, neither 0 nor 1", data[at]))),
             None => decode(dims, data, |[byte]: [u8; 1]| byte == 1),
         },
-        other => Err(Error::Unsupported {
-            what: format!("tensor `{name}` of type {other:?}"),
-            way_out: "store it as F32, F16, BF16, I64, I32, U8, I8 or BOOL".into(),
-        }),
-    }
+        other => {
+            return Err(Error::Unsupported {
+                what: format!("type {other:?} of tensor `{name}` in {what}"),
+                way_out: "store it as F32, F16, BF16, I64, I32, U8, I8 or BOOL".into(),
+            });
+        }
+    };
+    value.map_err(|error| format(format!("tensor `{name}`: {error}")))
 }
 
 /// Elements of `N` little-endian bytes each, wherever they lie: files promise no alignment.

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::num::exp;
+use crate::tensor::elements;
 
 /// `max(x, 0)`; NaN stays NaN.
 ///
@@ -37,10 +38,14 @@ pub fn add(a: &[f32], b: &[f32], output: &mut [f32]) -> Result<()> {
 /// A line that holds NaN, or `+∞`, or nothing above `-∞`, becomes NaN, as in PyTorch.
 ///
 /// # Errors
-/// [`Error::Length`] when a slice does not hold `outer * length * inner` elements.
+/// [`Error::Length`] when a slice does not hold `outer * length * inner` elements, [`Error::ShapeOverflow`] when none could.
 pub fn softmax(input: &[f32], (outer, length, inner): (usize, usize, usize), output: &mut [f32]) -> Result<()> {
-    same_length("input", outer * length * inner, input.len())?;
-    same_length("output", outer * length * inner, output.len())?;
+    let expected = elements(&[outer, length, inner])?;
+    same_length("input", expected, input.len())?;
+    same_length("output", expected, output.len())?;
+    if expected == 0 {
+        return Ok(());
+    }
     for o in 0..outer {
         for i in 0..inner {
             let at = |k: usize| (o * length + k) * inner + i;
@@ -68,4 +73,17 @@ fn map(input: &[f32], output: &mut [f32], f: impl Fn(f32) -> f32) -> Result<()> 
 
 fn same_length(what: &str, expected: usize, got: usize) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::length(what, expected, got)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_that_nothing_fits_are_errors() {
+        assert!(matches!(softmax(&[], (usize::MAX, 2, 2), &mut []), Err(Error::ShapeOverflow { .. })));
+        assert!(matches!(softmax(&[0.0; 3], (1, 2, 2), &mut [0.0; 4]), Err(Error::Length { expected: 4, got: 3, .. })));
+        // No line to sum, however many there are: nothing to walk over.
+        assert!(softmax(&[], (usize::MAX / 4, 0, 1), &mut []).is_ok());
+    }
 }

@@ -1,14 +1,20 @@
 //! Building a model, node by node.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::nn::{Input, Layer, Model, Node, Output};
 use crate::tensor::DType;
 
 /// A value on its way from one node to others: a handle that the builder of its model hands out.
+///
+/// It fits that builder and the models made from it, and no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Edge(pub(crate) usize);
+pub struct Edge {
+    pub(crate) builder: u64,
+    pub(crate) index: usize,
+}
 
 /// The length of one axis of a model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,14 +27,31 @@ pub enum Dim {
 }
 
 /// Builds a [`Model`]. Nodes are added in the order in which they run, so the graph can't have a cycle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ModelBuilder {
+    // What tells its edges from those of others.
+    identity: u64,
     pub(crate) inputs: Vec<Input>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) outputs: Vec<Output>,
     // Name and type of every edge.
     pub(crate) edges: Vec<(String, DType)>,
     names: HashSet<String>,
+}
+
+impl Default for ModelBuilder {
+    fn default() -> Self {
+        static BUILDERS: AtomicU64 = AtomicU64::new(0);
+        ModelBuilder {
+            // Only that no two are the same matters.
+            identity: BUILDERS.fetch_add(1, Ordering::Relaxed),
+            inputs: Vec::new(),
+            nodes: Vec::new(),
+            outputs: Vec::new(),
+            edges: Vec::new(),
+            names: HashSet::new(),
+        }
+    }
 }
 
 impl ModelBuilder {
@@ -95,8 +118,10 @@ impl ModelBuilder {
     }
 
     fn dtype(&self, edge: Edge) -> Result<DType> {
-        let rule = || Error::parameter("edge", edge, "comes from another builder: use the handles that this one returned");
-        self.edges.get(edge.0).map(|(_, dtype)| *dtype).ok_or_else(rule)
+        match self.edges.get(edge.index) {
+            Some((_, dtype)) if edge.builder == self.identity => Ok(*dtype),
+            _ => Err(Error::parameter("edge", edge, "comes from another builder: use the handles that this one returned")),
+        }
     }
 
     fn edge(&mut self, name: &str, dtype: DType) -> Result<Edge> {
@@ -104,6 +129,6 @@ impl ModelBuilder {
             return Err(Error::Duplicate { what: "value", name: name.to_owned() });
         }
         self.edges.push((name.to_owned(), dtype));
-        Ok(Edge(self.edges.len() - 1))
+        Ok(Edge { builder: self.identity, index: self.edges.len() - 1 })
     }
 }

@@ -5,7 +5,17 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::kernels::{Activation, Conv2dGeometry, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
 use crate::nn::StateDict;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, elements};
+
+/// Whether the numbers of these images, with their padding, can be addressed, whatever the slices hold.
+///
+/// # Errors
+/// [`Error::ShapeOverflow`].
+pub(crate) fn check_images(geometry: &Conv2dGeometry, shape: ImageShape) -> Result<()> {
+    let [top, left, bottom, right] = geometry.padding;
+    let (h, w) = (shape.h.saturating_add(top).saturating_add(bottom), shape.w.saturating_add(left).saturating_add(right));
+    elements(&[shape.n, h, w, geometry.in_channels.max(geometry.out_channels), size_of::<f32>()]).map(drop)
+}
 
 /// `y[n, o, p] = bias[o] + Σ weight[o, i, t] · x[n, group(o) + i, stride · p + dilation · t - padding]`, as
 /// PyTorch's `Conv2d` with zero padding.
@@ -67,8 +77,10 @@ impl Conv2d {
     /// Runs on `n` images; `output` is channels-last.
     ///
     /// # Errors
-    /// [`Error::Length`] when a slice does not fit `shape`, [`Error::Parameter`] when the kernel is larger than the image.
+    /// [`Error::Length`] when a slice does not fit `shape`, [`Error::ShapeOverflow`] when nothing could, and
+    /// [`Error::Shape`] when the kernel is larger than the image.
     pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
+        check_images(&self.geometry, shape)?;
         let packed = match self.packed.get() {
             Some(packed) => packed,
             None => {

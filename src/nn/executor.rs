@@ -8,7 +8,7 @@ use crate::nn::reorder::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::nn::{Layer, Model, Node};
 use crate::tensor::{Tensor, Value};
 
-/// A value as it passes by: what [`Executor::forward_with`] shows to its callback.
+/// A value as it passes by: what [`Executor::forward_with`] and [`Executor::run_with`] show to their callback.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Tap<'a> {
@@ -88,7 +88,7 @@ impl Executor {
     /// # Errors
     /// Those of [`Model::forward`].
     pub fn forward(&mut self, x: &Tensor) -> Result<Tensor> {
-        self.forward_with(x, |_| Ok(()))
+        self.single(x, None)
     }
 
     /// As [`Executor::forward`], showing every value to `tap`: the input first, then each node's output as it is made.
@@ -96,10 +96,14 @@ impl Executor {
     /// # Errors
     /// Those of [`Model::forward`], and what `tap` returns.
     pub fn forward_with(&mut self, x: &Tensor, mut tap: impl FnMut(&Tap<'_>) -> Result<()>) -> Result<Tensor> {
+        self.single(x, Some(&mut tap))
+    }
+
+    fn single(&mut self, x: &Tensor, tap: Option<&mut Callback<'_>>) -> Result<Tensor> {
         let model = self.model.clone();
         let (input, _) = model.single()?;
         let x = Value::from(x.clone());
-        self.execute(&[(input, &x)], Some(&mut tap))?;
+        self.execute(&[(input, &x)], tap)?;
         match self.output(0, &[(input, &x)])? {
             Value::F32(y) => Ok(y),
             other => Err(Error::Type { what: "output of the model".into(), expected: "f32", got: other.dtype().name() }),
@@ -111,7 +115,20 @@ impl Executor {
     /// # Errors
     /// Those of [`Model::run`].
     pub fn run(&mut self, inputs: &[(&str, &Value)]) -> Result<Vec<(String, Value)>> {
-        self.execute(inputs, None)?;
+        self.several(inputs, None)
+    }
+
+    /// As [`Executor::run`], showing every value to `tap`: the inputs first, in the model's order, then each node's output as
+    /// it is made.
+    ///
+    /// # Errors
+    /// Those of [`Model::run`], and what `tap` returns.
+    pub fn run_with(&mut self, inputs: &[(&str, &Value)], mut tap: impl FnMut(&Tap<'_>) -> Result<()>) -> Result<Vec<(String, Value)>> {
+        self.several(inputs, Some(&mut tap))
+    }
+
+    fn several(&mut self, inputs: &[(&str, &Value)], tap: Option<&mut Callback<'_>>) -> Result<Vec<(String, Value)>> {
+        self.execute(inputs, tap)?;
         let model = self.model.clone();
         model.outputs().iter().enumerate().map(|(i, output)| Ok((output.name().to_owned(), self.output(i, inputs)?))).collect()
     }
@@ -160,7 +177,7 @@ impl Executor {
                 }
                 Step::Run { node: index, inputs: operands, to } => {
                     let node = &model.nodes()[*index];
-                    let length = plan.places[node.outputs[0].0].as_ref().expect("planned").shape.elements();
+                    let length = plan.places[node.outputs[0].index].as_ref().expect("planned").shape.elements();
                     let mut output = std::mem::take(&mut buffers[*to]);
                     let input = |i: usize| given.f32(operands[i].source, operands[i].shape.elements(), buffers);
                     let done = run(&node.layer, operands, input, &mut output[..length], workspace, *threads);
@@ -172,7 +189,7 @@ impl Executor {
             };
             if let Some(tap) = &mut tap {
                 let edge = node.outputs[0];
-                let place = plan.places[edge.0].as_ref().expect("planned");
+                let place = plan.places[edge.index].as_ref().expect("planned");
                 let value = given.value(place.source, &place.shape, place.is_channels_last(), buffers)?;
                 tap(&Tap { edge: model.edge_name(edge), node: Some(node), value: &value })?;
             }
@@ -217,18 +234,24 @@ impl Executor {
 
     fn output(&self, index: usize, inputs: &[(&str, &Value)]) -> Result<Value> {
         let plan = self.plan.as_ref().expect("a run came before");
-        let shape = &plan.places[self.model.outputs()[index].edge().0].as_ref().expect("planned").shape;
+        let shape = &plan.places[self.model.outputs()[index].edge().index].as_ref().expect("planned").shape;
         Given { inputs, positions: &self.positions }.value(plan.outputs[index], shape, false, &self.buffers)
     }
 
     fn output_into(&self, index: usize, inputs: &[(&str, &Value)], value: &mut Value) -> Result<()> {
         let plan = self.plan.as_ref().expect("a run came before");
-        let shape = &plan.places[self.model.outputs()[index].edge().0].as_ref().expect("planned").shape;
-        match (value, plan.outputs[index]) {
-            (Value::F32(tensor), Source::Buffer(buffer)) if tensor.shape() == shape => {
-                tensor.as_mut_slice().copy_from_slice(&self.buffers[buffer][..shape.elements()]);
-            }
-            (value, _) => *value = self.output(index, inputs)?,
+        let shape = &plan.places[self.model.outputs()[index].edge().index].as_ref().expect("planned").shape;
+        let copied = value.shape() == shape
+            && match (&mut *value, plan.outputs[index]) {
+                (Value::F32(tensor), Source::Buffer(buffer)) => {
+                    tensor.as_mut_slice().copy_from_slice(&self.buffers[buffer][..shape.elements()]);
+                    true
+                }
+                (value, Source::Input(input)) => value.copy_elements(inputs[self.positions[input]].1),
+                _ => false,
+            };
+        if !copied {
+            *value = self.output(index, inputs)?;
         }
         Ok(())
     }

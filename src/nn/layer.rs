@@ -254,14 +254,14 @@ impl Layer {
     /// Multiply-accumulates for an output of this shape; elementwise work and pooling count none.
     pub fn macs(&self, output: &Shape) -> u64 {
         let images = |geometry: &crate::kernels::Conv2dGeometry| match *output.dims() {
-            [n, _, h, w] => n as u64 * geometry.macs(h, w),
+            [n, _, h, w] => (n as u64).saturating_mul(geometry.macs(h, w)),
             _ => 0,
         };
         match self {
             Layer::Conv2d(layer) => images(layer.geometry()),
             Layer::QuantizedConv2d(layer) => images(layer.geometry()),
-            Layer::Linear(layer) => (output.elements() * layer.in_features()) as u64,
-            Layer::QuantizedLinear(layer) => (output.elements() * layer.in_features()) as u64,
+            Layer::Linear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
+            Layer::QuantizedLinear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
             _ => 0,
         }
     }

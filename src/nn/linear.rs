@@ -5,7 +5,18 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::kernels::{Activation, Matrix, MatrixMut, PackedFloatWeights, WeightLayout, sgemm};
 use crate::nn::StateDict;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, elements, repeat};
+
+/// Whether input and output are exactly `rows` rows of these features.
+pub(crate) fn check_rows(rows: usize, [input, in_features]: [usize; 2], [output, out_features]: [usize; 2]) -> Result<()> {
+    for (what, got, features) in [("input", input, in_features), ("output", output, out_features)] {
+        let expected = elements(&[rows, features])?;
+        if got != expected {
+            return Err(Error::length(format!("{what}, {rows} rows of {features} features,"), expected, got));
+        }
+    }
+    Ok(())
+}
 
 /// `y = x · weightᵀ + bias` over the last axis, as PyTorch's `Linear`. Weights are `[out, in]`.
 #[derive(Debug, Clone)]
@@ -20,11 +31,15 @@ impl Linear {
     /// A layer with these weights.
     ///
     /// # Errors
-    /// [`Error::Shape`] when `weight` is not `[out, in]` or `bias` not `[out]`.
+    /// [`Error::Shape`] when `weight` is not `[out, in]` or `bias` not `[out]`, [`Error::ShapeOverflow`] for more outputs than
+    /// memory holds, where `in` is 0 and no weight stands behind them.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let &[out, _] = weight.dims() else {
             return Err(Error::shape("weight", "[out, in]", weight.dims()));
         };
+        if weight.is_empty() {
+            drop(repeat(0f32, out, weight.dims())?);
+        }
         if let Some(bias) = bias.as_ref().filter(|bias| bias.dims() != [out]) {
             return Err(Error::shape("bias", format!("[{out}]"), bias.dims()));
         }
@@ -64,8 +79,9 @@ impl Linear {
     /// Runs on `rows` rows of `in_features` values each.
     ///
     /// # Errors
-    /// [`Error::Length`] when a slice does not fit.
+    /// [`Error::Length`] when a slice does not hold exactly its rows.
     pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], threads: usize) -> Result<()> {
+        check_rows(rows, [input.len(), self.in_features()], [output.len(), self.out_features()])?;
         let packed = match self.packed.get() {
             Some(packed) => packed,
             None => {

@@ -178,9 +178,11 @@ impl Model {
     /// Name of an edge.
     ///
     /// # Panics
-    /// When the edge belongs to a larger model.
+    /// When the edge comes from the builder of another model.
     pub fn edge_name(&self, edge: Edge) -> &str {
-        &self.graph.edges[edge.0].0
+        let own = self.graph.inputs[0].edge.builder;
+        assert_eq!(edge.builder, own, "an edge of another model");
+        &self.graph.edges[edge.index].0
     }
 
     pub(crate) fn edge_count(&self) -> usize {
@@ -235,6 +237,15 @@ impl Model {
     /// [`Error::Unknown`] for a name that is no input or an input left out, else those of [`Model::forward`].
     pub fn run(&self, inputs: &[(&str, &Value)]) -> Result<Vec<(String, Value)>> {
         Executor::new(self).run(inputs)
+    }
+
+    /// As [`Model::run`], showing every value to `tap`: the inputs first, in the model's order, then each node's output as it
+    /// is made.
+    ///
+    /// # Errors
+    /// Those of [`Model::run`], and what `tap` returns.
+    pub fn run_with(&self, inputs: &[(&str, &Value)], tap: impl FnMut(&Tap<'_>) -> Result<()>) -> Result<Vec<(String, Value)>> {
+        Executor::new(self).run_with(inputs, tap)
     }
 
     /// The one input and the one output.

@@ -14,26 +14,27 @@ pub struct BatchNorm2d {
 }
 
 impl BatchNorm2d {
-    /// A layer with these parameters, each `[channels]`.
+    /// A layer with these parameters, each `[channels]`. Like all float layers it takes NaN and infinities as they come:
+    /// loading refuses them ([`StateDict::take`]), and so does quantization, unless told otherwise.
     ///
     /// # Errors
-    /// [`Error::Shape`] when they differ in length, [`Error::NonFinite`], [`Error::Parameter`] when `var + eps` is not
-    /// above zero.
+    /// [`Error::Shape`] when they differ in length, [`Error::Parameter`] when `eps` is not finite, or `var + eps` zero or
+    /// below.
     pub fn new(weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, eps: f32) -> Result<Self> {
         let channels = weight.len();
         for (what, tensor) in [("weight", &weight), ("bias", &bias), ("running_mean", &running_mean), ("running_var", &running_var)] {
             if tensor.dims() != [channels] {
                 return Err(Error::shape(what, format!("[{channels}]"), tensor.dims()));
             }
-            if let Some((index, &value)) = tensor.as_slice().iter().enumerate().find(|(_, x)| !x.is_finite()) {
-                return Err(Error::NonFinite { what: what.into(), index, value });
-            }
+        }
+        if !eps.is_finite() {
+            return Err(Error::parameter("eps", eps, "must be a finite number"));
         }
         let mut affine = Vec::with_capacity(channels);
         for c in 0..channels {
             let at = |tensor: &Tensor| f64::from(tensor.as_slice()[c]);
             let variance = at(&running_var) + f64::from(eps);
-            if variance.is_nan() || variance <= 0.0 {
+            if variance <= 0.0 {
                 return Err(Error::parameter("running_var + eps", variance, format!("must be above zero, and is not in channel {c}")));
             }
             let scale = at(&weight) / variance.sqrt();

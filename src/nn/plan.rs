@@ -92,12 +92,12 @@ impl Plan {
     pub fn new(model: &Model, inputs: Vec<Shape>) -> Result<Plan> {
         let mut planner = Planner { places: vec![None; model.edge_count()], steps: Vec::new(), virtuals: Vec::new() };
         for (i, (input, shape)) in model.inputs().iter().zip(&inputs).enumerate() {
-            planner.places[input.edge().0] = Some(Place::new(shape.clone(), Source::Input(i), false));
+            planner.places[input.edge().index] = Some(Place::new(shape.clone(), Source::Input(i), false));
         }
         for index in 0..model.nodes().len() {
             planner.node(model, index).map_err(|e| e.in_layer(model.nodes()[index].name()))?;
         }
-        let mut outputs: Vec<Source> = model.outputs().iter().map(|output| planner.in_order(output.edge().0, false)).collect();
+        let mut outputs: Vec<Source> = model.outputs().iter().map(|output| planner.in_order(output.edge().index, false)).collect();
         let (mut steps, mut places) = (planner.steps, planner.places);
         let buffers = assign(&planner.virtuals, &mut steps, &mut places, &mut outputs);
         Ok(Plan { inputs, steps, buffers, places, outputs })
@@ -114,7 +114,7 @@ struct Planner {
 impl Planner {
     fn node(&mut self, model: &Model, index: usize) -> Result<()> {
         let node = &model.nodes()[index];
-        let places: Vec<&Place> = node.inputs().iter().map(|edge| self.place(edge.0)).collect();
+        let places: Vec<&Place> = node.inputs().iter().map(|edge| self.place(edge.index)).collect();
         let shapes: Vec<Shape> = places.iter().map(|place| place.shape.clone()).collect();
         let shape = node.layer().infer_shape(&shapes.iter().collect::<Vec<_>>())?;
         let channels_last = match node.layer().order() {
@@ -124,8 +124,8 @@ impl Planner {
             Order::Elementwise => places.iter().any(|place| place.in_order(false).is_none()),
             Order::AnyToChannelsLast => places[0].in_order(false).is_none(),
         };
-        let sources: Vec<Source> = node.inputs().iter().map(|edge| self.in_order(edge.0, channels_last)).collect();
-        let output = node.outputs()[0].0;
+        let sources: Vec<Source> = node.inputs().iter().map(|edge| self.in_order(edge.index, channels_last)).collect();
+        let output = node.outputs()[0].index;
         if matches!(node.layer(), Layer::Flatten { .. }) {
             self.places[output] = Some(Place::new(shape, sources[0], false));
             self.steps.push(Step::Rename { node: index, from: sources[0] });

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
+use crate::tensor::elements;
 
 /// Largest value of each window. Padding never wins; a window that holds NaN gives NaN.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,8 @@ impl Windows {
         };
         let stride = self.stride[axis];
         let mut windows = if self.ceil_mode { room.div_ceil(stride) + 1 } else { room / stride + 1 };
-        if self.ceil_mode && (windows - 1) * stride >= length + before {
+        // Saturating: a stride may be larger than any image.
+        if self.ceil_mode && (windows - 1).saturating_mul(stride) >= length + before {
             windows -= 1;
         }
         Ok(windows)
@@ -103,7 +105,7 @@ impl Windows {
     ) -> Result<()> {
         let [n, h, w, c] = dims;
         let [oh, ow] = self.output_size(h, w)?;
-        check(n * h * w * c, input, n * oh * ow * c, output)?;
+        check(dims, input, [n, oh, ow, c], output)?;
         if c == 0 {
             return Ok(());
         }
@@ -140,12 +142,12 @@ impl Taps {
     }
 }
 
-fn check(expected_in: usize, input: &[f32], expected_out: usize, output: &[f32]) -> Result<()> {
-    if input.len() != expected_in {
-        return Err(Error::length("input", expected_in, input.len()));
-    }
-    if output.len() != expected_out {
-        return Err(Error::length("output", expected_out, output.len()));
+fn check(dims_in: [usize; 4], input: &[f32], dims_out: [usize; 4], output: &[f32]) -> Result<()> {
+    for (what, dims, got) in [("input", dims_in, input.len()), ("output", dims_out, output.len())] {
+        let expected = elements(&dims)?;
+        if got != expected {
+            return Err(Error::length(what, expected, got));
+        }
     }
     Ok(())
 }
@@ -175,6 +177,8 @@ macro_rules! window_builders {
                 self
             }
 
+            /// Whether the numbers make windows.
+            ///
             /// # Errors
             /// [`Error::Parameter`] for a zero, or for padding above half the kernel.
             pub fn validate(&self) -> Result<()> {
@@ -210,7 +214,7 @@ impl MaxPool2d {
     /// Pools channels-last images of `dims` = `[n, h, w, c]`.
     ///
     /// # Errors
-    /// [`Error::Length`], and those of [`MaxPool2d::output_size`].
+    /// [`Error::Length`], [`Error::ShapeOverflow`], and those of [`MaxPool2d::output_size`].
     pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
         self.windows.each(dims, input, output, |y, _, image, taps| {
             y.fill(f32::NEG_INFINITY);
@@ -240,7 +244,7 @@ impl AvgPool2d {
     /// Pools channels-last images of `dims` = `[n, h, w, c]`; sums run row by row, one addition at a time.
     ///
     /// # Errors
-    /// [`Error::Length`], and those of [`AvgPool2d::output_size`].
+    /// [`Error::Length`], [`Error::ShapeOverflow`], and those of [`AvgPool2d::output_size`].
     pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
         let [_, h, w, _] = dims;
         self.windows.each(dims, input, output, |y, at, image, taps| {
@@ -261,10 +265,10 @@ impl GlobalAvgPool2d {
     /// Pools channels-last images of `dims` = `[n, h, w, c]` into `[n, 1, 1, c]`; the sum runs in f64, pixel by pixel.
     ///
     /// # Errors
-    /// [`Error::Length`], and [`Error::Empty`] for images without a pixel.
+    /// [`Error::Length`], [`Error::ShapeOverflow`], and [`Error::Empty`] for images without a pixel.
     pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
         let [n, h, w, c] = dims;
-        check(n * h * w * c, input, n * c, output)?;
+        check(dims, input, [n, 1, 1, c], output)?;
         if h * w == 0 {
             return Err(Error::Empty { what: "image to average".into(), way_out: "give images of at least one pixel" });
         }
@@ -305,6 +309,11 @@ mod tests {
         assert!(AvgPool2d::new([2, 2]).with_stride([0, 1]).output_size(9, 9).is_err());
         assert!(MaxPool2d::new([2, 2]).with_dilation([usize::MAX, 1]).output_size(9, 9).is_err());
         assert!(GlobalAvgPool2d.forward(&[], [1, 0, 3, 2], &mut [0.0; 2]).is_err());
+        let endless = [0, usize::MAX / 2, usize::MAX / 2, 3];
+        assert!(matches!(MaxPool2d::new([1, 1]).forward(&[], endless, &mut []), Err(Error::ShapeOverflow { .. })));
+        assert!(matches!(GlobalAvgPool2d.forward(&[], endless, &mut []), Err(Error::ShapeOverflow { .. })));
+        let stride = [usize::MAX - 1, usize::MAX / 2 + 1];
+        assert_eq!(MaxPool2d::new([2, 2]).with_stride(stride).with_ceil_mode(true).output_size(usize::MAX / 2, 3).unwrap(), [1, 1]);
         assert!(MaxPool2d::new([2, 2]).forward(&[0.0; 3], [1, 2, 2, 1], &mut [0.0]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Images from row-major `[n, c, h, w]` to channels-last `[n, h, w, c]` and back.
 
 use crate::error::{Error, Result};
+use crate::tensor::elements;
 
 /// Rows and columns of the square that is transposed at once: 16 x 16 floats, 16 cache lines in and 16 out.
 const BLOCK: usize = 16;
@@ -8,22 +9,24 @@ const BLOCK: usize = 16;
 /// Rewrites images `[n, c, h, w]` (`dims`) as `[n, h, w, c]`.
 ///
 /// # Errors
-/// [`Error::Length`] when a slice does not hold `n * c * h * w` elements.
+/// [`Error::Length`] when a slice does not hold `n * c * h * w` elements, [`Error::ShapeOverflow`] when none could.
 pub fn nchw_to_nhwc(input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
     let [n, c, h, w] = dims;
+    elements(&dims)?;
     transpose(input, [n, c, h * w], output)
 }
 
 /// Rewrites channels-last images as `[n, c, h, w]` (`dims`, in this order).
 ///
 /// # Errors
-/// [`Error::Length`] when a slice does not hold `n * c * h * w` elements.
+/// [`Error::Length`] when a slice does not hold `n * c * h * w` elements, [`Error::ShapeOverflow`] when none could.
 pub fn nhwc_to_nchw(input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
     let [n, c, h, w] = dims;
+    elements(&dims)?;
     transpose(input, [n, h * w, c], output)
 }
 
-/// `n` matrices of `rows x cols`, each transposed.
+/// `n` matrices of `rows x cols`, each transposed; the caller has checked that their numbers can be addressed.
 fn transpose(input: &[f32], [n, rows, cols]: [usize; 3], output: &mut [f32]) -> Result<()> {
     let size = rows * cols;
     for (what, got) in [("images to reorder", input.len()), ("reordered images", output.len())] {
@@ -64,5 +67,8 @@ mod tests {
             assert_eq!(x, z);
         }
         assert!(nchw_to_nhwc(&[0.0; 5], [1, 2, 3, 1], &mut [0.0; 6]).is_err());
+        let endless = [0, 1, usize::MAX, usize::MAX];
+        assert!(matches!(nchw_to_nhwc(&[], endless, &mut []), Err(Error::ShapeOverflow { .. })));
+        assert!(matches!(nhwc_to_nchw(&[], endless, &mut []), Err(Error::ShapeOverflow { .. })));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Names, Result};
+use crate::num::NonFinite;
 use crate::tensor::{Tensor, Value};
 
 /// Named tensors on their way into a model: layers take theirs out, and what is left at the end is an error.
@@ -19,6 +20,7 @@ use crate::tensor::{Tensor, Value};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StateDict {
     tensors: BTreeMap<String, Value>,
+    non_finite: NonFinite,
 }
 
 impl StateDict {
@@ -37,6 +39,14 @@ impl StateDict {
         Ok(state)
     }
 
+    /// With another policy for NaN and infinities: to hand them out as they are instead of refusing them. Float layers then
+    /// compute with them, and quantization takes or refuses them by its own policy.
+    #[must_use]
+    pub fn with_non_finite(mut self, policy: NonFinite) -> Self {
+        self.non_finite = policy;
+        self
+    }
+
     /// The names, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -51,7 +61,7 @@ impl StateDict {
     ///
     /// # Errors
     /// [`Error::Unknown`] when it is missing, [`Error::Shape`], [`Error::Type`], and [`Error::NonFinite`] for NaN or
-    /// infinities in it; all name the tensor, and it stays where it was.
+    /// infinities in it, unless [`StateDict::with_non_finite`] takes them; all name the tensor, and it stays where it was.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let present = || self.names().collect::<Names>();
         let value = self.tensors.get(name).ok_or_else(|| Error::Unknown { what: "tensor", name: name.to_owned(), present: present() })?;
@@ -60,9 +70,7 @@ impl StateDict {
         if tensor.dims() != shape {
             return Err(Error::shape(what(), format!("{shape:?}"), tensor.dims()));
         }
-        if let Some((index, &value)) = tensor.as_slice().iter().enumerate().find(|(_, x)| !x.is_finite()) {
-            return Err(Error::NonFinite { what: what(), index, value });
-        }
+        self.non_finite.check(&what(), tensor.as_slice())?;
         let tensor = tensor.clone();
         self.tensors.remove(name);
         Ok(tensor)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{DynamicScheme, Parameters};
 use crate::error::{Error, Result};
 use crate::kernels::{Conv2dGeometry, Epilogue, ImageShape, Isa, PackedConv2d, Workspace, conv2d_dynamic};
+use crate::nn::conv::check_images;
 use crate::tensor::{QuantizedTensor, Tensor};
 
 /// The twin of [`nn::Conv2d`](crate::nn::Conv2d): int8 weights, each image quantized by its own range, products and
@@ -35,7 +36,7 @@ impl Conv2d {
     /// Quantizes float weights `[out, in / groups, kh, kw]` by the default scheme.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], [`Error::Length`], and [`Error::Parameter`] for an impossible geometry.
+    /// [`Error::NonFinite`] naming weight or bias, [`Error::Length`], and [`Error::Parameter`] for an impossible geometry.
     pub fn from_slices(geometry: &Conv2dGeometry, weight: &[f32], bias: Option<&[f32]>) -> Result<Self> {
         Conv2d::from_float(geometry, weight, bias, &DynamicScheme::default(), Isa::best())
     }
@@ -116,9 +117,11 @@ impl Conv2d {
     /// Runs on `shape.n` images in either layout; `output` is channels-last.
     ///
     /// # Errors
-    /// [`Error::Length`] when a slice does not fit `shape`, [`Error::NonFinite`] for NaN or infinities in the input
-    /// (unless the scheme saturates them), [`Error::Parameter`] when the kernel is larger than the image.
+    /// [`Error::Length`] when a slice does not fit `shape`, [`Error::ShapeOverflow`] when nothing could,
+    /// [`Error::NonFinite`] for NaN or infinities in the input (unless the scheme saturates them), [`Error::Shape`] when the
+    /// kernel is larger than the image.
     pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
+        check_images(self.geometry(), shape)?;
         let epilogue = Epilogue::new(self.scales()).with_bias(self.bias());
         conv2d_dynamic(input, shape, &self.parameters.rule, &self.packed, &epilogue, output, workspace, threads)
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{DynamicScheme, Parameters};
+use super::{DynamicScheme, Parameters, named};
 use crate::error::{Error, Result};
 use crate::kernels::{Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
-use crate::tensor::{QuantizedTensor, Tensor};
+use crate::nn::linear::check_rows;
+use crate::tensor::{QuantizedTensor, Tensor, repeat};
 
 /// The twin of [`nn::Linear`](crate::nn::Linear): int8 weights, each row quantized by its own range, products and sums
 /// in integers.
@@ -30,7 +31,8 @@ impl Linear {
     /// Quantizes float weights `[out_features, in_features]` by the default scheme.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], [`Error::Length`], [`Error::Accumulator`] when the sums are too long for i32.
+    /// [`Error::NonFinite`] naming weight or bias, [`Error::Length`],
+    /// [`Error::ShapeOverflow`] for more outputs than memory holds (of no inputs, which no weight stands behind).
     pub fn from_slices(in_features: usize, out_features: usize, weight: &[f32], bias: Option<&[f32]>) -> Result<Self> {
         Linear::from_float(in_features, out_features, weight, bias, &DynamicScheme::default(), Isa::best())
     }
@@ -64,6 +66,9 @@ impl Linear {
         let &[out_features, in_features] = weight.shape().dims() else {
             return Err(Error::shape("weight", "[out, in]", weight.shape().dims()));
         };
+        if in_features == 0 {
+            drop(repeat(0f32, out_features, weight.shape().dims())?);
+        }
         let parameters = Parameters::new(weight, bias, out_features, scheme)?;
         let packed = PackedWeights::pack_for(isa, weight.storage(), out_features, in_features, WeightLayout::Nk)?;
         Ok(Linear { packed: Arc::new(packed), parameters })
@@ -110,12 +115,14 @@ impl Linear {
     /// Runs on `rows` rows of `in_features` values each.
     ///
     /// # Errors
-    /// [`Error::Length`] when a slice does not fit, [`Error::NonFinite`] for NaN or infinities in the input (unless the
-    /// scheme saturates them).
+    /// [`Error::Length`] when a slice does not hold exactly its rows, [`Error::NonFinite`] for NaN or infinities in the input
+    /// (unless the scheme saturates them).
     pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
+        check_rows(rows, [input.len(), self.in_features()], [output.len(), self.out_features()])?;
         let epilogue = Epilogue::new(self.scales()).with_bias(self.bias());
         let lhs = Matrix::new(input, rows, self.in_features())?;
         let dst = MatrixMut::new(output, rows, self.out_features())?;
         gemm_dynamic(lhs, RangeOf::Row, &self.parameters.rule, &self.packed, &epilogue, dst, workspace, threads)
+            .map_err(|error| named("input", error))
     }
 }

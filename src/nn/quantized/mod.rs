@@ -34,7 +34,7 @@ pub struct DynamicScheme {
     pub weights: Scheme,
     /// Inputs: unsigned, at most 8 bits, per tensor, which here means one range for each image or row.
     pub activations: Scheme,
-    /// NaN and infinities, in weights and inputs alike.
+    /// NaN and infinities, in weights, biases and inputs alike.
     pub non_finite: NonFinite,
 }
 
@@ -45,8 +45,10 @@ impl Default for DynamicScheme {
 }
 
 impl DynamicScheme {
+    /// Whether the integer kernels can run it.
+    ///
     /// # Errors
-    /// [`Error::Unsupported`] for a scheme that the integer kernels can't run, saying which they can.
+    /// Those of [`Scheme::validate`], and [`Error::Unsupported`] for a scheme that the integer kernels can't run, saying which they can.
     pub fn validate(&self) -> Result<()> {
         self.weights.validate()?;
         self.activations.validate()?;
@@ -79,16 +81,22 @@ impl DynamicScheme {
     fn weights(&self, weight: &Tensor) -> Result<QuantizedTensor<i8>> {
         self.validate()?;
         let mut observer = MinMax::new(self.weights.granularity()).with_non_finite(self.non_finite);
-        observer.observe(weight).map_err(of_weight)?;
+        observer.observe(weight).map_err(|error| named("weight", error))?;
         let params = observer.qparams(&self.weights)?;
-        QuantizedTensor::quantize_with(weight, &params, self.non_finite).map_err(of_weight)
+        QuantizedTensor::quantize_with(weight, &params, self.non_finite)
+    }
+
+    /// The bias, all finite: under [`NonFinite::Saturate`] NaN becomes 0 and an infinity the largest float of its sign.
+    fn bias(&self, bias: &[f32]) -> Result<Vec<f32>> {
+        self.non_finite.check("bias", bias)?;
+        Ok(bias.iter().map(|&b| if b.is_nan() { 0.0 } else { b.clamp(f32::MIN, f32::MAX) }).collect())
     }
 }
 
-/// Says `weight` where the error speaks of a tensor.
-fn of_weight(error: Error) -> Error {
+/// Calls the tensor that is not finite what the layer calls it.
+fn named(what: &str, error: Error) -> Error {
     match error {
-        Error::NonFinite { index, value, .. } => Error::NonFinite { what: "weight".into(), index, value },
+        Error::NonFinite { index, value, .. } => Error::NonFinite { what: what.into(), index, value },
         error => error,
     }
 }
@@ -125,7 +133,7 @@ impl Parameters {
         }
         Ok(Parameters {
             scales: Tensor::new([params.scales().len()], params.scales().to_vec())?,
-            bias: bias.map(|bias| Tensor::new([channels], bias.to_vec())).transpose()?,
+            bias: bias.map(|bias| Tensor::new([channels], scheme.bias(bias)?)).transpose()?,
             rule: scheme.rule(),
             qmin: params.qmin(),
             qmax: params.qmax(),
@@ -135,7 +143,7 @@ impl Parameters {
     /// The codes back as a tensor of their own.
     fn weight(&self, codes: &[i8], dims: &[usize]) -> Result<QuantizedTensor<i8>> {
         let granularity = if self.scales.len() == 1 && dims[0] != 1 { Granularity::PerTensor } else { Granularity::PerChannel { axis: 0 } };
-        let params = QParams::new(self.scales.as_slice().to_vec(), vec![0; self.scales.len()], granularity, self.qmin, self.qmax)?;
+        let params = QParams::of_any_axis(self.scales.as_slice().to_vec(), vec![0; self.scales.len()], granularity, self.qmin, self.qmax)?;
         QuantizedTensor::from_storage(codes.to_vec(), crate::tensor::Shape::new(dims)?, params)
     }
 
