@@ -5,7 +5,7 @@ mod support;
 
 use std::ops::ControlFlow;
 
-use lowprec::kernels::Isa;
+use lowprec::kernels::{Isa, Workspace};
 use lowprec::nn::quantized::{self, DynamicScheme};
 use lowprec::nn::{Dim, Executor, Layer, Model, Precision, SkipReason};
 use lowprec::ptq::DynamicQuantization;
@@ -105,7 +105,12 @@ fn requests_that_match_nothing_are_errors() {
     let request = || DynamicQuantization::new(&BOTH);
     assert!(matches!(request().exclude("convv*").unwrap().apply(&model), Err(Error::Pattern { pattern, .. }) if pattern == "convv*"));
     assert!(matches!(request().include("nothing").unwrap().apply(&model), Err(Error::Pattern { .. })));
-    assert!(matches!(request().include("relu1").unwrap().apply(&model), Err(Error::NothingToQuantize { .. })));
+    // A pattern that matches layers, but none of the kinds asked for, asks for nothing either.
+    assert!(matches!(request().include("relu1").unwrap().apply(&model), Err(Error::Pattern { .. })));
+    let convs = || DynamicQuantization::new(&[LayerKind::Conv2d]);
+    let relu = message(convs().exclude("relu?").unwrap().apply(&model));
+    assert!(relu.contains("`relu?`") && relu.contains("`conv1`") && !relu.contains("`relu1`"), "{relu}");
+    assert!(matches!(convs().include("conv1").unwrap().exclude("fc").unwrap().apply(&model), Err(Error::Pattern { .. })));
     assert!(matches!(request().exclude("*").unwrap().apply(&model), Err(Error::NothingToQuantize { .. })));
 
     let int8 = quantize_dynamic(&model, &BOTH).unwrap();
@@ -123,10 +128,21 @@ fn what_was_passed_over_can_be_read() {
     let excluded = SkipReason::Excluded("conv?".into());
     assert_eq!(skipped, [("conv1", &excluded), ("conv2", &excluded)]);
 
+    // Batch norms go into the layers that are quantized; an excluded convolution stays as it was, its batch norm behind it.
+    assert_eq!(conversion.folded, [("bn2".to_owned(), "grouped".to_owned())]);
+    let (Layer::Conv2d(before), Layer::Conv2d(after)) = (model.node("conv1").unwrap().layer(), int8.node("conv1").unwrap().layer()) else {
+        panic!()
+    };
+    assert_eq!((before.weight(), before.bias()), (after.weight(), after.bias()));
+    assert!(int8.node("bn1").is_some());
+    let head = quantize_dynamic(&model, &[LayerKind::Linear]).unwrap();
+    assert!(head.conversion().unwrap().folded.is_empty() && head.node("bn1").is_some() && head.node("bn2").is_some());
+
     // The rest in a second step: the first two are passed over as quantized already.
     let all = quantize_dynamic(&int8, &BOTH).unwrap();
     let conversion = all.conversion().unwrap();
     assert_eq!(conversion.quantized, ["depthwise", "grouped", "conv1", "conv2", "fc"]);
+    assert_eq!(conversion.folded.len(), 2);
     assert!(conversion.skipped.iter().all(|s| s.reason == SkipReason::AlreadyQuantized));
     assert_eq!(conversion.skipped.len(), 2);
 
@@ -174,6 +190,32 @@ fn nan_and_infinities_are_refused_by_name_or_saturated() {
         let tolerant = DynamicQuantization::new(&[LayerKind::Conv2d]).with_non_finite(NonFinite::Saturate).apply(&model).unwrap();
         assert!(tolerant.forward(&x).unwrap().as_slice().iter().all(|y| y.is_finite()));
     }
+    // In a bias.
+    let [mut weight, mut bias] = [vec![1.0f32; 4], vec![0.5f32, f32::NAN]];
+    let refused = quantized::Linear::from_slices(2, 2, &weight, Some(&bias)).unwrap_err();
+    assert!(matches!(&refused, Error::NonFinite { what, index: 1, .. } if what == "bias"), "{refused}");
+    let geometry = lowprec::kernels::Conv2dGeometry::new(2, 2, [1, 1]);
+    assert!(quantized::Conv2d::from_slices(&geometry, &weight, Some(&bias)).is_err());
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2)]).unwrap();
+    let linear = lowprec::nn::Linear::new(Tensor::new([2, 2], weight.clone()).unwrap(), Some(Tensor::new([2], bias.clone()).unwrap()));
+    let x = net.add("broken", linear.unwrap(), &[x]).unwrap();
+    net.output("y", x).unwrap();
+    let broken = net.build().unwrap();
+    let error = quantize_dynamic(&broken, &[LayerKind::Linear]).unwrap_err().to_string();
+    assert!(error.contains("`broken`") && error.contains("bias"), "{error}");
+    let tolerant = DynamicQuantization::new(&[LayerKind::Linear]).with_non_finite(NonFinite::Saturate).apply(&broken).unwrap();
+    let y = tolerant.forward(&Tensor::full([1, 2], 0.0).unwrap()).unwrap();
+    assert_eq!(y.as_slice(), [0.5, 0.0]);
+    let saturate = DynamicScheme { non_finite: NonFinite::Saturate, ..DynamicScheme::default() };
+    bias[0] = f32::NEG_INFINITY;
+    weight[0] = f32::INFINITY;
+    let layer = quantized::Linear::from_float(2, 2, &weight, Some(&bias), &saturate, Isa::best()).unwrap();
+    assert_eq!(layer.bias().unwrap(), [f32::MIN, 0.0]);
+    // In an input, which the layer calls input.
+    let layer = quantized::Linear::from_slices(2, 2, &[1.0; 4], None).unwrap();
+    let error = layer.forward(&[1.0, f32::NAN], 1, &mut [0.0; 2], &mut Workspace::default(), 1).unwrap_err();
+    assert!(matches!(&error, Error::NonFinite { what, index: 1, .. } if what == "input"), "{error}");
     // In the weights.
     let Layer::Conv2d(conv) = model.node("conv2").unwrap().layer() else { panic!() };
     let mut weight = conv.weight().clone();
@@ -233,7 +275,7 @@ fn layers_stand_alone_on_slices_and_give_their_codes_back() {
     let [oh, ow] = conv.geometry().output_size(6, 6).unwrap();
     let shape = lowprec::kernels::ImageShape { n: 2, h: 6, w: 6, layout: lowprec::kernels::ImageLayout::Nchw };
     let mut outputs = [vec![0.0; 2 * oh * ow * 33], vec![0.0; 2 * oh * ow * 33]];
-    let mut workspace = lowprec::kernels::Workspace::default();
+    let mut workspace = Workspace::default();
     layer.forward(x.as_slice(), shape, &mut outputs[0], &mut workspace, 2).unwrap();
     twin.forward(x.as_slice(), shape, &mut outputs[1], &mut workspace, 1).unwrap();
     assert_eq!(outputs[0], outputs[1]);
@@ -242,6 +284,33 @@ fn layers_stand_alone_on_slices_and_give_their_codes_back() {
     let linear = quantized::Linear::from_slices(3, 2, &[1.0, -2.0, 0.5, 0.0, 0.0, 0.0], None).unwrap();
     assert_eq!(linear.weight().unwrap().codes()[..3], [64, -127, 32]);
     assert!(matches!(quantized::Linear::from_slices(3, 2, &[1.0], None), Err(Error::Length { expected: 6, got: 1, .. })));
+    // Neither too short nor too long: a slice that holds more than its rows was meant for other rows.
+    let float = lowprec::nn::Linear::new(Tensor::full([2, 3], 1.0).unwrap(), None).unwrap();
+    for (input, output) in [(6, 4), (5, 4), (7, 4), (6, 3), (6, 5), (9, 6)] {
+        let (x, mut y) = (vec![1.0; input], vec![0.0; output]);
+        let done = [linear.forward(&x, 2, &mut y, &mut workspace, 1), float.forward(&x, 2, &mut y, 1)];
+        assert!(done.iter().all(|done| matches!(done, Err(Error::Length { .. })) != ((input, output) == (6, 4))), "{done:?}");
+    }
+}
+
+#[test]
+fn shapes_that_no_memory_holds_are_errors() {
+    let mut workspace = Workspace::default();
+    let overflow = |error: lowprec::Result<()>| matches!(error, Err(Error::ShapeOverflow { .. }));
+    let linear = quantized::Linear::from_slices(3, 2, &[1.0; 6], None).unwrap();
+    assert!(overflow(linear.forward(&[], usize::MAX / 2, &mut [], &mut workspace, 1)));
+    assert!(overflow(quantized::Linear::from_slices(0, 1 << 60, &[], None).map(drop)));
+    assert!(overflow(lowprec::nn::Linear::new(Tensor::new([1 << 61, 0], vec![]).unwrap(), None).map(drop)));
+    let per_tensor = DynamicScheme { weights: Scheme::INT8_WEIGHT_PER_TENSOR, ..DynamicScheme::default() };
+    assert!(overflow(quantized::Linear::from_float(0, 1 << 61, &[], None, &per_tensor, Isa::best()).map(drop)));
+    let geometry = lowprec::kernels::Conv2dGeometry::new(3, 1, [1, 1]);
+    let int8 = quantized::Conv2d::from_slices(&geometry, &[1.0; 3], None).unwrap();
+    let float = lowprec::nn::Conv2d::new(geometry, Tensor::full([1, 3, 1, 1], 1.0).unwrap(), None).unwrap();
+    for (h, w) in [(1, usize::MAX / 2), (1 << 40, 1 << 40)] {
+        let shape = lowprec::kernels::ImageShape { n: 0, h, w, layout: lowprec::kernels::ImageLayout::Nhwc };
+        assert!(overflow(int8.forward(&[], shape, &mut [], &mut workspace, 1)), "{h} x {w}");
+        assert!(overflow(float.forward(&[], shape, &mut [], &mut workspace, 1)), "{h} x {w}");
+    }
 }
 
 #[test]

@@ -2,3 +2,4 @@
 mod fuse;
 
 pub use fuse::fold_batch_norm;
+pub(crate) use fuse::fold_into;

@@ -12,7 +12,8 @@ pub struct Conversion {
     pub quantized: Vec<String>,
     /// Batch norms folded into the layer before them: (name of the batch norm, name of that layer).
     pub folded: Vec<(String, String)>,
-    /// Layers of a requested kind that were passed over.
+    /// Layers of a requested kind that were passed over, and batch norms that could not be folded into the layer before
+    /// them.
     pub skipped: Vec<Skipped>,
     /// Kinds asked for of which the model has no layer.
     pub absent: Vec<LayerKind>,

@@ -1,8 +1,10 @@
 //! Dynamic quantization: weights now, activations at run time.
 
-use crate::convert::fold_batch_norm;
-use crate::error::{Error, Names, Result};
-use crate::kernels::Isa;
+use std::collections::HashSet;
+
+use crate::convert::fold_into;
+use crate::error::{Error, Result};
+use crate::kernels::{Isa, PackedConv2d};
 use crate::nn::quantized::{self, DynamicScheme};
 use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, Precision, SkipReason, Skipped};
 use crate::num::NonFinite;
@@ -15,7 +17,7 @@ const KINDS: [LayerKind; 2] = [LayerKind::Conv2d, LayerKind::Linear];
 
 /// Quantizes every layer of the given kinds to int8; `model` is untouched.
 ///
-/// Batch norms are folded first. Weights become int8, symmetric, one scale per output channel. Activations are measured
+/// Batch norms are folded first, into the convolutions that are quantized and no others. Weights become int8, symmetric, one scale per output channel. Activations are measured
 /// and quantized when the model runs, asymmetric in 8 bits: per image for [`LayerKind::Conv2d`], per row for
 /// [`LayerKind::Linear`], so a result never depends on the batch it came in. Products are integer with i32 sums; the
 /// bias stays in f32; the result is dequantized where the sums are, so the layers around need no change.
@@ -127,41 +129,43 @@ impl<'p> DynamicQuantization<'p> {
     /// The quantized model.
     ///
     /// # Errors
-    /// Those of [`quantize_dynamic`]; [`Error::Pattern`] for a pattern that matches no layer, [`Error::Unsupported`] for a
-    /// scheme that the kernels can't run, [`Error::Isa`], [`Error::Cancelled`].
+    /// Those of [`quantize_dynamic`]; [`Error::Pattern`] for a pattern that matches no layer of the kinds asked for,
+    /// [`Error::Unsupported`] for a scheme that the kernels can't run, [`Error::Isa`], [`Error::Cancelled`].
     pub fn apply(mut self, model: &Model) -> Result<Model> {
         self.check(model)?;
-        let folded = fold_batch_norm(model)?;
-        let mut conversion = folded.conversion().cloned().unwrap_or_default();
+        let mut conversion = model.conversion().cloned().unwrap_or_default();
         // What an earlier verb passed over is this model's past; the result tells of this request.
         conversion.skipped.clear();
         conversion.absent = self.kinds.iter().copied().filter(|kind| !model.kinds().iter().any(|(k, _)| k == kind)).collect();
-        let requested = folded.nodes().iter().filter(|node| self.kinds.contains(&node.layer().kind())).count();
-        let (mut nodes, mut done, mut quantized) = (Vec::with_capacity(folded.nodes().len()), 0, 0);
-        for node in folded.nodes() {
-            let kind = node.layer().kind();
-            if !self.kinds.contains(&kind) {
-                nodes.push(node.clone());
-                continue;
-            }
-            self.progress.step("quantize", node.name(), done, requested)?;
-            done += 1;
-            match self.quantize(node).map_err(|e| e.in_layer(node.name()))? {
-                Ok(layer) => {
-                    conversion.quantized.push(node.name().to_owned());
-                    nodes.push(node.with_layer(layer));
-                    quantized += 1;
-                }
-                Err(reason) => {
-                    conversion.skipped.push(Skipped::new(node.name(), kind, reason));
-                    nodes.push(node.clone());
-                }
+        let requested: Vec<&Node> = model.nodes().iter().filter(|node| self.asks_for(node)).collect();
+        let mut chosen: HashSet<&str> = HashSet::new();
+        for node in &requested {
+            match self.passes_over(node) {
+                None => drop(chosen.insert(node.name())),
+                Some(reason) => conversion.skipped.push(Skipped::new(node.name(), node.layer().kind(), reason)),
             }
         }
-        if quantized == 0 {
+        if chosen.is_empty() {
             return Err(self.nothing(model, &conversion));
         }
-        Ok(folded.with_nodes(nodes, Some(conversion)))
+        let folding = fold_into(model, |before| before.is_some_and(|node| chosen.contains(node.name())))?;
+        conversion.folded.extend(folding.folded);
+        conversion.skipped.extend(folding.stayed);
+        let (mut nodes, mut done) = (Vec::with_capacity(folding.nodes.len()), 0);
+        for node in folding.nodes {
+            if self.asks_for(&node) {
+                self.progress.step("quantize", node.name(), done, requested.len())?;
+                done += 1;
+            }
+            if chosen.contains(node.name()) {
+                let twin = self.twin(node.layer()).map_err(|e| e.in_layer(node.name()))?;
+                conversion.quantized.push(node.name().to_owned());
+                nodes.push(node.with_layer(twin));
+            } else {
+                nodes.push(node);
+            }
+        }
+        Ok(model.with_nodes(nodes, Some(conversion)))
     }
 
     fn check(&self, model: &Model) -> Result<()> {
@@ -179,44 +183,63 @@ impl<'p> DynamicQuantization<'p> {
             let available: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
             return Err(Error::Isa { isa: self.isa.name(), available: available.join(", ") });
         }
-        for pattern in self.include.iter().chain(&self.exclude) {
-            if !model.nodes().iter().any(|node| pattern.matches(node.name())) {
-                let present = model.nodes().iter().map(Node::name).collect::<Names>();
-                return Err(Error::Pattern { pattern: pattern.as_str().to_owned(), what: "layer", present });
-            }
+        let names: Vec<&str> = model.nodes().iter().filter(|node| self.asks_for(node)).map(Node::name).collect();
+        if names.is_empty() {
+            return Err(self.nothing(model, &Conversion::default()));
         }
-        Ok(())
+        match self.include.iter().chain(&self.exclude).find(|pattern| !names.iter().any(|name| pattern.matches(name))) {
+            Some(pattern) => Err(Error::Pattern {
+                pattern: pattern.as_str().to_owned(),
+                what: "layer of the kinds asked for",
+                present: names.into_iter().collect(),
+            }),
+            None => Ok(()),
+        }
     }
 
-    /// The layer's quantized twin, or why it stays as it is.
-    fn quantize(&self, node: &Node) -> Result<Result<Layer, SkipReason>> {
+    fn asks_for(&self, node: &Node) -> bool {
+        self.kinds.contains(&node.layer().kind())
+    }
+
+    /// Why a layer of a kind asked for stays as it is.
+    fn passes_over(&self, node: &Node) -> Option<SkipReason> {
         let layer = node.layer();
         if layer.precision() != Precision::F32 {
-            return Ok(Err(SkipReason::AlreadyQuantized));
+            return Some(SkipReason::AlreadyQuantized);
         }
         if !self.include.is_empty() && !self.include.iter().any(|pattern| pattern.matches(node.name())) {
-            return Ok(Err(SkipReason::NotIncluded));
+            return Some(SkipReason::NotIncluded);
         }
         if let Some(pattern) = self.exclude.iter().find(|pattern| pattern.matches(node.name())) {
-            return Ok(Err(SkipReason::Excluded(pattern.as_str().to_owned())));
+            return Some(SkipReason::Excluded(pattern.as_str().to_owned()));
         }
-        let bias = |bias: Option<&'_ Tensor>| bias.map(|bias| bias.as_slice().to_vec());
-        let twin = match layer {
+        match layer {
+            // Asked of the kernels without a weight, before anything is folded into a layer that then stays in float.
+            Layer::Conv2d(conv) => match PackedConv2d::pack_for(self.isa, conv.geometry(), &[]) {
+                Err(error @ Error::Accumulator { .. }) => Some(SkipReason::Unsupported(error.to_string())),
+                _ => None,
+            },
+            Layer::Linear(_) => None,
+            other => Some(SkipReason::Unsupported(format!("{} has no int8 twin", other.kind()))),
+        }
+    }
+
+    /// The layer in int8.
+    fn twin(&self, layer: &Layer) -> Result<Layer> {
+        match layer {
             Layer::Conv2d(conv) => {
-                let (weight, bias) = (conv.weight().as_slice(), bias(conv.bias()));
-                quantized::Conv2d::from_float(conv.geometry(), weight, bias.as_deref(), &self.scheme, self.isa).map(Layer::from)
+                let (weight, bias) = (conv.weight().as_slice(), conv.bias().map(Tensor::as_slice));
+                quantized::Conv2d::from_float(conv.geometry(), weight, bias, &self.scheme, self.isa).map(Layer::from)
             }
             Layer::Linear(linear) => {
-                let (weight, bias) = (linear.weight().as_slice(), bias(linear.bias()));
+                let (weight, bias) = (linear.weight().as_slice(), linear.bias().map(Tensor::as_slice));
                 let (k, n) = (linear.in_features(), linear.out_features());
-                quantized::Linear::from_float(k, n, weight, bias.as_deref(), &self.scheme, self.isa).map(Layer::from)
+                quantized::Linear::from_float(k, n, weight, bias, &self.scheme, self.isa).map(Layer::from)
             }
-            other => return Ok(Err(SkipReason::Unsupported(format!("{} has no int8 twin", other.kind())))),
-        };
-        match twin {
-            Ok(twin) => Ok(Ok(twin)),
-            Err(error @ Error::Accumulator { .. }) => Ok(Err(SkipReason::Unsupported(error.to_string()))),
-            Err(error) => Err(error),
+            other => Err(Error::Unsupported {
+                what: format!("dynamic quantization of {}", other.kind()),
+                way_out: format!("these kinds can be: {}", list(&KINDS)),
+            }),
         }
     }
 
