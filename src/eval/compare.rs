@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::eval::Cost;
-use crate::eval::report::{LayerReport, Report};
+use crate::eval::report::{Classification, LayerReport, Report};
+use crate::eval::sums::Sums;
 use crate::metrics;
 use crate::nn::{Dim, Edge, Executor, Model};
 use crate::progress::Progress;
@@ -20,6 +21,9 @@ const ROUNDS: usize = 5;
 /// Compares a quantized model with the float model that it was made from, on `inputs` (the first axis counts the
 /// samples), and with the truth where `labels` tells it (the index of the right output, a label a sample).
 ///
+/// Outputs are rows of classes when they are `[samples, classes]`, with any number of axes of length 1 behind, and at least two
+/// classes; only then is there a top-1, an agreement and a KL divergence. Other outputs are compared by their SQNR alone.
+///
 /// ```no_run
 /// # fn of(model: &lowprec::nn::Model, images: &lowprec::Tensor, labels: &[usize]) -> lowprec::Result<()> {
 /// let int8 = lowprec::quantize_dynamic(model, &[lowprec::LayerKind::Conv2d])?;
@@ -29,7 +33,7 @@ const ROUNDS: usize = 5;
 ///
 /// # Errors
 /// [`Error::Length`] when there are not as many labels as samples, [`Error::Parameter`] for a label beyond the outputs,
-/// [`Error::Empty`] without samples, [`Error::Shape`] when the two models' outputs differ in shape, and those of
+/// [`Error::Unsupported`] for labels of outputs that are no rows of classes, [`Error::Empty`] without samples, [`Error::Shape`] when the two models' outputs differ in shape, and those of
 /// [`Model::forward`].
 pub fn compare(float: &Model, quantized: &Model, inputs: &Tensor, labels: Option<&[usize]>) -> Result<Report> {
     Comparison::new(float, quantized).run(inputs, labels)
@@ -78,7 +82,8 @@ impl<'a> Comparison<'a> {
         let batch = batch_size(self.float, samples)?;
         let mut executors = [self.executor(self.float)?, self.executor(self.quantized)?];
         let mut sums: HashMap<String, Sums> = HashMap::new();
-        let (mut logits, mut logits_quantized, mut classes) = (Vec::new(), Vec::new(), 0);
+        let (mut whole, mut classes) = (Sums::default(), None);
+        let (mut logits, mut logits_quantized) = (Vec::new(), Vec::new());
         for start in (0..samples).step_by(batch) {
             self.progress.step("compare", &format!("sample {start}"), start, samples)?;
             let x = inputs.slice(0, start..samples.min(start + batch))?;
@@ -109,9 +114,13 @@ impl<'a> Comparison<'a> {
                     y_quantized.dims(),
                 ));
             }
-            classes = y.dims().last().copied().unwrap_or(1);
-            logits.extend_from_slice(y.as_slice());
-            logits_quantized.extend_from_slice(y_quantized.as_slice());
+            whole.add(y.as_slice(), y_quantized.as_slice());
+            classes = class_axis(x.dims()[0], y.dims());
+            check_labels(labels, classes, y.dims())?;
+            if classes.is_some() {
+                logits.extend_from_slice(y.as_slice());
+                logits_quantized.extend_from_slice(y_quantized.as_slice());
+            }
         }
         // Costs are those of a forward at batch 1, or at the batch that the model demands.
         let one = inputs.slice(0, 0..batch_size(self.float, 1).unwrap_or(batch))?;
@@ -119,21 +128,7 @@ impl<'a> Comparison<'a> {
         let (shapes, shapes_quantized) = (shapes?, shapes_quantized?);
         let time = time(&mut executors, &one)?;
 
-        let (top, top_quantized) = (metrics::top1(&logits, classes)?, metrics::top1(&logits_quantized, classes)?);
-        let accuracy = labels.map(|labels| {
-            if top.len() != samples {
-                return Err(Error::parameter(
-                    "labels",
-                    labels.len(),
-                    format!("need one output row a sample, and there are {} rows", top.len()),
-                ));
-            }
-            if let Some(label) = labels.iter().find(|&&label| label >= classes) {
-                return Err(Error::parameter("label", label, format!("must lie within the {classes} outputs")));
-            }
-            let hits = |top: &[usize]| top.iter().zip(labels).filter(|(t, l)| t == l).count();
-            Ok([hits(&top), hits(&top_quantized)])
-        });
+        let classification = classes.map(|classes| Classification::of(&logits, &logits_quantized, classes, labels)).transpose()?;
         let mut layers: Vec<LayerReport> = Vec::new();
         for node in self.quantized.nodes() {
             let edge = self.quantized.edge_name(node.outputs()[0]);
@@ -144,21 +139,16 @@ impl<'a> Comparison<'a> {
                 precision: node.layer().precision(),
                 kernel: node.layer().kernel_name(),
                 sqnr_db: sums.sqnr_db(),
-                max_error: sums.largest,
+                max_error: sums.largest as f32,
                 weight_bytes: [self.float.node(node.name()).map_or(0, |node| node.layer().weight_bytes()), node.layer().weight_bytes()],
                 macs: shapes_quantized.get(&node.outputs()[0]).map_or(0, |shape| node.layer().macs(shape)),
             });
         }
         layers.sort_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
-        let mut whole = Sums::default();
-        whole.add(&logits, &logits_quantized);
         Ok(Report {
             samples,
-            hits: accuracy.transpose()?,
-            rows: top.len(),
-            flips: top.iter().zip(&top_quantized).filter(|(a, b)| a != b).count(),
+            classification,
             sqnr_db: whole.sqnr_db(),
-            kl: metrics::kl_divergence(&logits, &logits_quantized, classes)?,
             layers,
             cost: [Cost::of(self.float, &shapes), Cost::of(self.quantized, &shapes_quantized)],
             time,
@@ -228,25 +218,71 @@ fn time(executors: &mut [Executor; 2], x: &Tensor) -> Result<[Duration; 2]> {
     }))
 }
 
-/// Sums of squares of a value and of its error, in f64.
-#[derive(Debug, Default)]
-struct Sums {
-    signal: f64,
-    noise: f64,
-    largest: f32,
+/// The number of classes of outputs of this shape, where they are one row of them a sample.
+fn class_axis(samples: usize, dims: &[usize]) -> Option<usize> {
+    match *dims {
+        [n, classes, ref rest @ ..] if n == samples && classes > 1 && rest.iter().all(|&length| length == 1) => Some(classes),
+        _ => None,
+    }
 }
 
-impl Sums {
-    fn add(&mut self, reference: &[f32], value: &[f32]) {
-        for (&r, &v) in reference.iter().zip(value) {
-            let error = f64::from(r) - f64::from(v);
-            self.signal += f64::from(r) * f64::from(r);
-            self.noise += error * error;
-            self.largest = self.largest.max((r - v).abs());
+fn check_labels(labels: Option<&[usize]>, classes: Option<usize>, dims: &[usize]) -> Result<()> {
+    match (labels, classes) {
+        (None, _) => Ok(()),
+        (Some(labels), Some(classes)) => match labels.iter().find(|&&label| label >= classes) {
+            Some(label) => Err(Error::parameter("label", label, format!("must lie within the {classes} outputs"))),
+            None => Ok(()),
+        },
+        (Some(_), None) => Err(Error::Unsupported {
+            what: format!("labels for an output of shape {dims:?}"),
+            way_out: "compare without labels, or end the model in [samples, classes] with at least two classes".into(),
+        }),
+    }
+}
+
+impl Classification {
+    fn of(logits: &[f32], quantized: &[f32], classes: usize, labels: Option<&[usize]>) -> Result<Self> {
+        // Where a row holds nothing but NaN there is no largest output.
+        let top = |logits: &[f32]| -> Result<Vec<Option<usize>>> {
+            let rows = metrics::top1(logits, classes)?.into_iter().zip(logits.chunks_exact(classes));
+            Ok(rows.map(|(top, row)| (!row[top].is_nan()).then_some(top)).collect())
+        };
+        let tops = [top(logits)?, top(quantized)?];
+        let hits = |top: &[Option<usize>], labels: &[usize]| top.iter().zip(labels).filter(|(top, label)| **top == Some(**label)).count();
+        Ok(Classification {
+            classes,
+            hits: labels.map(|labels| tops.each_ref().map(|top| hits(top, labels))),
+            flips: tops[0].iter().zip(&tops[1]).filter(|(a, b)| a != b).count(),
+            kl: metrics::kl_divergence(logits, quantized, classes)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_found_where_they_are() {
+        let cases: [(&[usize], Option<usize>); 8] = [
+            (&[4, 10], Some(10)),
+            (&[4, 10, 1, 1], Some(10)),
+            (&[4, 10, 1], Some(10)),
+            (&[4, 10, 2, 1], None),
+            (&[4, 1], None),
+            (&[4], None),
+            (&[4, 3, 5], None),
+            (&[40, 10], None),
+        ];
+        for (dims, classes) in cases {
+            assert_eq!(class_axis(4, dims), classes, "{dims:?}");
         }
     }
 
-    fn sqnr_db(&self) -> f64 {
-        metrics::decibels(self.signal, self.noise)
+    #[test]
+    fn rows_of_nan_agree_with_nothing_else() {
+        let nan = f32::NAN;
+        let found = Classification::of(&[2.0, 1.0, nan, nan, 0.0, 1.0], &[nan, nan, nan, nan, nan, 1.0], 2, Some(&[0, 0, 1])).unwrap();
+        assert_eq!((found.flips, found.hits), (1, Some([2, 1])));
     }
 }

@@ -2,7 +2,8 @@
 mod compare;
 mod cost;
 mod report;
+mod sums;
 
 pub use compare::{Comparison, compare};
 pub use cost::{Cost, Energy};
-pub use report::{LayerReport, Report};
+pub use report::{Classification, LayerReport, Report};

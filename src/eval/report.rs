@@ -12,16 +12,11 @@ use crate::nn::{Conversion, LayerKind, Precision};
 pub struct Report {
     /// Samples run.
     pub samples: usize,
-    /// Samples whose largest output is at the label, when labels were given.
-    pub hits: Option<[usize; 2]>,
-    /// Output rows: one a sample, or more when the output has more axes.
-    pub rows: usize,
-    /// Rows in which the largest output is at another place than in the float model.
-    pub flips: usize,
+    /// What the outputs say as rows of classes; `None` when they are none (`[samples, classes]` of at least two classes, axes
+    /// of length 1 behind them not counted).
+    pub classification: Option<Classification>,
     /// Signal to quantization noise of the output: `10 · log10(Σ y² / Σ (y - y')²)`.
     pub sqnr_db: f64,
-    /// Mean KL divergence of the softmaxed outputs from the float model's, in nats.
-    pub kl: f64,
     /// Every layer of the quantized model whose output the float model has too, the worst first. Errors made upstream
     /// are included.
     pub layers: Vec<LayerReport>,
@@ -37,6 +32,20 @@ pub struct Report {
     pub conversion: Option<Conversion>,
 }
 
+/// The outputs of a [`Report`], read as one row of classes a sample.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Classification {
+    /// Outputs in a row.
+    pub classes: usize,
+    /// Samples whose largest output is at the label, when labels were given.
+    pub hits: Option<[usize; 2]>,
+    /// Samples whose largest output is at another place than in the float model, or nowhere, being NaN.
+    pub flips: usize,
+    /// Mean KL divergence of the softmaxed outputs from the float model's, in nats.
+    pub kl: f64,
+}
+
 /// One layer of a [`Report`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -49,9 +58,10 @@ pub struct LayerReport {
     pub precision: Precision,
     /// The integer kernel it runs on.
     pub kernel: Option<&'static str>,
-    /// Signal to quantization noise of its output.
+    /// Signal to quantization noise of its output; `-∞` when NaN or an infinity stands where the float model has something
+    /// else.
     pub sqnr_db: f64,
-    /// Largest difference of an element of its output.
+    /// Largest difference of an element of its output, in that case NaN or infinite.
     pub max_error: f32,
     /// Bytes of its weights, scales and sums included, before and after.
     pub weight_bytes: [usize; 2],
@@ -62,12 +72,13 @@ pub struct LayerReport {
 impl Report {
     /// Share of samples whose largest output is at the label, when labels were given.
     pub fn accuracy(&self) -> Option<[f64; 2]> {
-        self.hits.map(|hits| hits.map(|hits| hits as f64 / self.samples as f64))
+        let hits = self.classification.as_ref()?.hits?;
+        Some(hits.map(|hits| hits as f64 / self.samples as f64))
     }
 
-    /// Share of rows in which both models have their largest output at the same place.
-    pub fn agreement(&self) -> f64 {
-        1.0 - self.flips as f64 / self.rows.max(1) as f64
+    /// Share of samples for which both models have their largest output at the same place, when outputs are rows of classes.
+    pub fn agreement(&self) -> Option<f64> {
+        self.classification.as_ref().map(|found| 1.0 - found.flips as f64 / self.samples.max(1) as f64)
     }
 
     /// Bytes of the weights of all layers that were quantized (scales and sums included), before and after.
@@ -96,9 +107,17 @@ impl fmt::Display for Report {
         if let Some([before, after]) = self.accuracy() {
             writeln!(f, "{:28} {:>10.2} % {:>10.2} %  {:+.2} points", "top-1", 100.0 * before, 100.0 * after, 100.0 * (after - before))?;
         }
-        writeln!(f, "{:28} {:>12} {:>10.2} %  {} of {} flipped", "agreement", "", 100.0 * self.agreement(), self.flips, self.rows)?;
+        match (&self.classification, self.agreement()) {
+            (Some(found), Some(agreement)) => {
+                let agreement = 100.0 * agreement;
+                writeln!(f, "{:28} {:>12} {agreement:>10.2} %  {} of {} flipped", "agreement", "", found.flips, self.samples)?
+            }
+            _ => writeln!(f, "{:28} {:>12} {:>12}  outputs are not one row of classes a sample", "top-1, agreement, KL", "", "n/a")?,
+        }
         writeln!(f, "{:28} {:>12} {:>12}", "output SQNR", "", decibels(self.sqnr_db))?;
-        writeln!(f, "{:28} {:>12} {:>12.2e}  nats", "output KL", "", self.kl)?;
+        if let Some(found) = &self.classification {
+            writeln!(f, "{:28} {:>12} {:>12.2e}  nats", "output KL", "", found.kl)?;
+        }
         writeln!(f, "{:28} {:>12} {:>12}  {}", "bytes stored", float.bytes, int8.bytes, ratio(int8.bytes as f64, float.bytes as f64))?;
         let [before, after] = self.quantized_weight_bytes();
         writeln!(f, "{:28} {:>12} {:>12}  {}", "  weights of int8 layers", before, after, ratio(after as f64, before as f64))?;
@@ -125,13 +144,18 @@ impl fmt::Display for Report {
                 layer.precision.name(),
                 decibels(layer.sqnr_db)
             )?;
-            match layer.kernel {
-                Some(kernel) => {
-                    let [before, after] = layer.weight_bytes;
-                    writeln!(f, "  {before:>8} -> {after:>7} B  {kernel}")?;
+            if let Some(kernel) = layer.kernel {
+                let [before, after] = layer.weight_bytes;
+                write!(f, "  {before:>8} -> {after:>7} B  {kernel}")?;
+                // Panels are as wide as a vector: a tiny layer may grow, and that is not to be overlooked.
+                if after > before && before > 0 {
+                    write!(f, "  grew to {}", ratio(after as f64, before as f64))?;
                 }
-                None => writeln!(f)?,
             }
+            if !layer.max_error.is_finite() {
+                write!(f, "  largest error {}", layer.max_error)?;
+            }
+            writeln!(f)?;
         }
         if let Some(conversion) = &self.conversion {
             for skipped in &conversion.skipped {

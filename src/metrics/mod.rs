@@ -27,13 +27,14 @@ pub fn mse(reference: &[f32], approximation: &[f32]) -> Result<f64> {
     Ok(squared_error(reference, approximation)? / reference.len().max(1) as f64)
 }
 
-/// Largest absolute difference; NaN when one of the slices holds NaN where the other doesn't hold the same.
+/// Largest absolute difference; NaN when one of the slices holds NaN where the other does not.
 ///
 /// # Errors
 /// [`Error::Length`] when the slices differ in length.
 pub fn max_abs_error(reference: &[f32], approximation: &[f32]) -> Result<f64> {
     same_length(reference, approximation)?;
-    Ok(pairs(reference, approximation).map(|(r, a)| if r == a { 0.0 } else { (r - a).abs() }).fold(0.0, larger))
+    let difference = |(r, a): (f64, f64)| if r == a || r.is_nan() && a.is_nan() { 0.0 } else { (r - a).abs() };
+    Ok(pairs(reference, approximation).map(difference).fold(0.0, larger))
 }
 
 /// Largest absolute difference over the largest magnitude of the reference; the difference itself where that is zero.
@@ -148,6 +149,7 @@ mod tests {
         assert_eq!(mse(&[1.0, 2.0], &[1.0, 4.0]).unwrap(), 2.0);
         assert_eq!(max_abs_error(&[1.0, -2.0], &[1.5, 1.0]).unwrap(), 3.0);
         assert!(max_abs_error(&[1.0, 2.0], &[f32::NAN, 2.0]).unwrap().is_nan());
+        assert_eq!(max_abs_error(&[f32::NAN, f32::INFINITY, 2.0], &[f32::NAN, f32::INFINITY, 1.0]).unwrap(), 1.0);
         assert_eq!(relative_error(&[1.0, -4.0], &[2.0, -4.0]).unwrap(), 0.25);
         assert_eq!(cosine(&[1.0, 0.0], &[0.0, 2.0]).unwrap(), 0.0);
         assert_eq!(cosine(&[1.0, 1.0], &[2.0, 2.0]).map(|c| (c * 1e9).round()).unwrap(), 1e9);
