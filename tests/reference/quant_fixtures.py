@@ -274,6 +274,69 @@ def quantize_linear():
         )
 
 
+# --- Asymmetric int8, and constants ---------------------------------------------------------------
+
+
+def asymmetric_int8(x):
+    """(codes i8, scale, zero point): DynamicQuantizeLinear, a rule for uint8, on -128..127."""
+    low, high = min(x.min(), f32(0)), max(x.max(), f32(0))
+    scale = (high - low) / f32(255)
+    zero_point = np.rint(np.clip(f32(-128) - low / scale, -128, 127)).astype(np.int8)
+    # The same grid as of uint8, 128 codes lower.
+    _, unsigned_scale, unsigned_zero_point = agreed_quantize(x)
+    assert scale == unsigned_scale and int(zero_point) == int(unsigned_zero_point) - 128
+    reference, runtime = quantize(x, scale, zero_point, "int8", None)
+    assert identical(reference, runtime)
+    return reference[0], scale, zero_point
+
+
+def asymmetric():
+    half = np.arange(0, 511, dtype=np.float32) / f32(2)
+    for number, (about, x) in enumerate(
+        (
+            ("mixed signs", random("asym mixed", 200)),
+            ("mixed signs, large", random("asym large", 33) * f32(1e6)),
+            ("one-sided positive", np.abs(random("asym positive", 33)) + f32(1)),
+            ("one-sided negative", -np.abs(random("asym negative", 33)) - f32(1)),
+            ("ties, zero point -128", half),
+            ("ties, zero point -28", half - f32(100)),
+            ("ties, the zero point itself is a tie", half - f32(101.5)),
+            ("constant, positive", np.full(3, 5, np.float32)),
+            ("constant, negative", np.full(3, -5, np.float32)),
+        )
+    ):
+        codes, scale, zero_point = asymmetric_int8(x)
+        record(
+            f"asym_{number}",
+            {"op": "asymmetric_int8", "about": about},
+            x=x,
+            scale=scale.reshape(1),
+            zero_point=zero_point.reshape(1),
+            codes=codes,
+        )
+
+
+def constants():
+    """Constants that the rule gives back exactly, and some for which 255 * (c / 255) != c."""
+    counts = {True: 0, False: 0}
+    for number, constant in enumerate(random("constants", 4000) * f32(100)):
+        x = np.full(2, constant)
+        codes, scale, zero_point = agreed_quantize(x)
+        dequantized = (codes.astype(np.float32) - f32(zero_point)) * scale
+        exact = bool((dequantized == x).all())
+        if counts[exact] < 6:
+            record(
+                f"constant_{number}",
+                {"op": "constant", "exact": exact},
+                x=x,
+                scale=scale.reshape(1),
+                zero_point=zero_point.reshape(1),
+                codes=codes,
+            )
+        counts[exact] += 1
+    print(f"constants: {counts[True]} come back exactly, {counts[False]} do not")
+
+
 # --- Symmetric int8 weights per output channel ----------------------------------------------------
 
 
@@ -521,6 +584,8 @@ def integer_layers():
 def main():
     dynamic_quantize_linear()
     quantize_linear()
+    asymmetric()
+    constants()
     symmetric_weights()
     integer_layers()
     print(f"{len(metadata)} cases, left out: {excluded if excluded else 'none'}")
