@@ -1,4 +1,14 @@
-//! Files in and out. Bytes from outside are checked before anything is believed or allocated.
+//! Files in and out.
+//!
+//! **In**: bytes, or a path, of which nothing is believed before it is checked, and for which nothing is allocated that the
+//! bytes could not fill. **Out**: named tensors, or an [`Error`](crate::Error) that names the file and, where the format tells,
+//! the tensor; never a panic.
+//!
+//! - `safetensors` (with the feature of that name): weights under PyTorch's names, into a [`StateDict`](crate::nn::StateDict)
+//!   that layers take theirs from.
+//!
+//! What a number means is not this room's business: NaN and infinities are read as they are, and refused, or not, by the
+//! [`StateDict`](crate::nn::StateDict) that hands them to a layer.
 
 #[cfg(feature = "safetensors")]
 pub mod safetensors;

@@ -7,6 +7,21 @@
 //!
 //! Other types are an error that names the tensor. The header is checked by the `safetensors` crate (lengths, overlaps,
 //! overflow); on top of that a truth value must be 0 or 1. What is allocated is at most twice the bytes given.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use lowprec::io::safetensors;
+//! use lowprec::nn::Linear;
+//! use lowprec::{Tensor, Value};
+//!
+//! let weight = Value::from(Tensor::new([2, 3], vec![0.5; 6])?);
+//! let bytes = safetensors::write([("fc.weight", &weight)], &BTreeMap::new())?;
+//! let mut state = safetensors::read(&bytes)?; // or `read_file`
+//! let fc = Linear::from_state(&mut state, "fc", 3, 2, false)?;
+//! state.finish()?; // a tensor that no layer took is an error
+//! assert_eq!((fc.in_features(), fc.out_features()), (3, 2));
+//! # Ok::<(), lowprec::Error>(())
+//! ```
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -1,6 +1,38 @@
 //! Post-training quantization: verbs that take a trained model and return a quantized one.
 //!
-//! - [`quantize_dynamic`]: weights in int8, activations measured and quantized at run time. Needs no data.
+//! **In**: a float [`Model`](crate::nn::Model), borrowed, and the [`LayerKind`](crate::LayerKind)s to quantize. **Out**: a new
+//! model with those layers in integers, all others as they were, and a [`Conversion`](crate::nn::Conversion) that names each
+//! layer done or passed over. A request that nothing in the model answers is an error.
+//!
+//! - [`quantize_dynamic`]: weights in int8, activations measured and quantized at run time. Needs no data. Per image or row
+//!   `x` and output channel `c` it computes
+//!
+//! ```text
+//! x_q = round(x / s) + z            s, z from the range of x, at run time
+//! w_q = round(w / s_c)              s_c = max |w| / 127 of the channel, once
+//! y   = (Σ (x_q - z) · w_q) · (s · s_c) + bias
+//! ```
+//!
+//! ```
+//! use lowprec::nn::{Dim, Linear, Model, SkipReason};
+//! use lowprec::ptq::DynamicQuantization;
+//! use lowprec::{DType, LayerKind, Precision, Tensor};
+//!
+//! let mut net = Model::builder();
+//! let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(3)])?;
+//! let linear = || Linear::new(Tensor::new([3, 3], vec![0.5, -1.0, 0.25, 1.0, 0.0, -0.5, 0.75, 0.1, 0.2])?, None);
+//! let x = net.add("body", linear()?, &[x])?;
+//! let x = net.add("head", linear()?, &[x])?;
+//! net.output("y", x)?;
+//!
+//! let int8 = DynamicQuantization::new(&[LayerKind::Linear]).exclude("head")?.apply(&net.build()?)?;
+//! assert_eq!(int8.node("body").unwrap().layer().precision(), Precision::Int8);
+//! let conversion = int8.conversion().unwrap();
+//! assert_eq!(conversion.quantized, ["body"]);
+//! assert_eq!(conversion.skipped[0].reason, SkipReason::Excluded("head".into()));
+//! # Ok::<(), lowprec::Error>(())
+//! ```
+
 mod dynamic;
 
 pub use dynamic::{DynamicQuantization, quantize_dynamic};
