@@ -84,13 +84,15 @@ struct Channels<'a, W> {
 
 impl<W: Element> Columns<W> for Channels<'_, W> {
     #[inline(always)]
-    fn column<S: Simd>(&mut self, _: S, column: usize, weights: &mut [W]) {
+    fn columns<S: Simd>(&self, _: S, first: usize, k: usize, weights: &mut [W], _: &mut [f32]) {
         let [_, channels, kh, kw] = self.geometry.weight_shape();
         let taps = kh * kw;
-        let from = &self.weights[column * taps * channels..][..taps * channels];
-        for (tap, weights) in weights.chunks_exact_mut(channels).enumerate() {
-            for (weight, from) in weights.iter_mut().zip(from[tap..].iter().step_by(taps)) {
-                *weight = *from;
+        for (c, column) in weights.chunks_exact_mut(k).enumerate() {
+            let from = &self.weights[(first + c) * k..][..k];
+            for (tap, weights) in column.chunks_exact_mut(channels).enumerate() {
+                for (weight, from) in weights.iter_mut().zip(from[tap..].iter().step_by(taps)) {
+                    *weight = *from;
+                }
             }
         }
     }

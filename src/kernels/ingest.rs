@@ -1,12 +1,10 @@
 //! Activations on their way into the workspace: converted to what the tile reads, transposed to NHWC, and padded.
 
-use std::ops::Range;
-
 use super::elementwise::AHEAD;
 use super::geometry::{ImageLayout, Padded};
 use super::operand::Codes;
 use super::simd::{CodeGrid, Element, Simd};
-use super::threads;
+use super::threads::{self, Disjoint};
 
 /// Elements below which a second thread costs more than it gives.
 pub const GRAIN: usize = 64 * 1024;
@@ -153,23 +151,6 @@ impl<L: Element> Convert<L> for WithinRange {
     }
 }
 
-/// A destination that threads write disjoint parts of.
-struct Destination<L>(*mut L, usize);
-
-// SAFETY: `part` hands out parts that the threads' ranges keep disjoint.
-unsafe impl<L: Send> Sync for Destination<L> {}
-
-impl<L> Destination<L> {
-    /// # Safety
-    /// No two threads ask for overlapping ranges.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, range: Range<usize>) -> &mut [L] {
-        assert!(range.start <= range.end && range.end <= self.1);
-        // SAFETY: inside the slice this was made of, which is borrowed for as long; not shared, by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.end - range.start) }
-    }
-}
-
 /// `m` rows of `k` elements, `stride` apart, into rows of `row >= k`: what lies between stays as it was, and meets zero weights.
 #[allow(clippy::too_many_arguments)]
 pub fn rows<'d, S: Simd, L: Element, C: Convert<L>>(
@@ -181,7 +162,7 @@ pub fn rows<'d, S: Simd, L: Element, C: Convert<L>>(
     threads: usize,
     with: impl Fn(usize) -> C + Sync,
 ) -> &'d [L] {
-    let to = Destination(dst.as_mut_ptr(), dst.len());
+    let to = Disjoint::new(dst);
     if k > 0 {
         threads::split(m, threads::parts(threads, m * k, GRAIN), |rows| {
             // SAFETY: ranges of rows are disjoint.
@@ -223,7 +204,7 @@ pub fn images<'d, S: Simd, L: Element, C: Convert<L>>(
     threads: usize,
     with: impl Fn(usize) -> (C, L) + Sync,
 ) -> &'d [L] {
-    let to = Destination(dst.as_mut_ptr(), dst.len());
+    let to = Disjoint::new(dst);
     let row = padded.row();
     if row > 0 {
         let lines = padded.images * padded.height;

@@ -3,6 +3,7 @@
 use super::dot::{Dot, Float};
 use super::isa::{Isa, Visitor};
 use super::simd::{Element, Simd};
+use super::threads::{self, Disjoint};
 use super::workspace::Aligned;
 use crate::error::{Error, Result};
 
@@ -45,11 +46,12 @@ impl Visitor for LayoutOf {
 }
 
 /// Where the weights of a panel's columns come from.
-pub trait Columns<W>: Sized {
-    /// Writes the weights of column `column` (of all groups) in the order of k.
+pub trait Columns<W>: Sized + Sync {
+    /// Writes the weights of columns `first..` (of all groups) in the order of k, `k` for each column until `weights` is full, and what
+    /// is found out about each column into `scales`, if that is not empty.
     ///
     /// Runs inside [`Simd::vectorize`], to be inlined there.
-    fn column<S: Simd>(&mut self, simd: S, column: usize, weights: &mut [W]);
+    fn columns<S: Simd>(&self, simd: S, first: usize, k: usize, weights: &mut [W], scales: &mut [f32]);
 }
 
 /// Weights of `groups` products of `n` columns each, over the same runs of k: `[group][panel][word][column][ku]`.
@@ -71,11 +73,25 @@ pub struct Panels<W> {
 impl<W: Element> Panels<W> {
     /// Packs the columns, whose steps of k are cut into runs of `runs` lengths.
     pub fn pack(isa: Isa, layout: PanelLayout, groups: usize, n: usize, runs: &[usize], columns: impl Columns<W>) -> Self {
+        Self::pack_scaled(isa, layout, groups, n, runs, columns, &mut [])
+    }
+
+    /// [`Panels::pack`], with a scale for each column of all groups.
+    #[allow(clippy::too_many_arguments)]
+    pub fn pack_scaled(
+        isa: Isa,
+        layout: PanelLayout,
+        groups: usize,
+        n: usize,
+        runs: &[usize],
+        columns: impl Columns<W>,
+        scales: &mut [f32],
+    ) -> Self {
         let words = runs.iter().map(|run| run.div_ceil(layout.ku)).sum();
         let mut panels =
             Panels { data: Aligned::default(), layout, n, groups, words, col_sums: Box::default(), weight: std::marker::PhantomData };
         panels.data = Aligned::zeroed::<W>(groups * panels.group_len());
-        isa.visit(Pack { panels: &mut panels, runs, columns });
+        isa.visit(Pack { panels: &mut panels, runs, columns, scales });
         panels
     }
 
@@ -154,42 +170,62 @@ struct Pack<'a, W, C> {
     panels: &'a mut Panels<W>,
     runs: &'a [usize],
     columns: C,
+    scales: &'a mut [f32],
 }
+
+/// Weights below which a second thread costs more than it gives.
+const GRAIN: usize = 256 * 1024;
 
 impl<W: Element, C: Columns<W>> Visitor for Pack<'_, W, C> {
     type Out = ();
-    /// Panel by panel: its columns, one after the other, into scratch that stays in the cache; from there, in blocks of k, into words.
+    /// Panel by panel: its columns into scratch that stays in the cache; from there, in blocks of k, into words.
     fn visit<S: Simd>(self, simd: S) {
-        let Pack { panels, runs, mut columns } = self;
-        let (n, nr, layout, group_len) = (panels.n, panels.nr(), panels.layout, panels.group_len());
+        let Pack { panels, runs, columns, scales } = self;
+        let (n, nr, layout, group_len, words) = (panels.n, panels.nr(), panels.layout, panels.group_len(), panels.words);
         let k: usize = runs.iter().sum();
-        let mut scratch = vec![W::default(); nr.min(n) * k];
         let mut sums = vec![0; if W::SUMMED { panels.groups * n } else { 0 }];
         let mut data = std::mem::take(&mut panels.data);
-        for (group, panel) in (0..panels.groups).flat_map(|group| (0..panels.panels()).map(move |panel| (group, panel))) {
-            let (first, width) = (panel * nr, panels.vectors(panel) * layout.lanes);
-            let count = (n - first).min(nr);
-            simd.vectorize(
-                #[inline(always)]
-                || {
-                    for c in 0..count {
-                        let column = &mut scratch[c * k..][..k];
-                        columns.column(simd, group * n + first + c, column);
-                        if W::SUMMED {
-                            sums[group * n + first + c] = W::sum(column);
-                        }
+        {
+            let (panels, scaled) = (&*panels, !scales.is_empty());
+            let packed = Disjoint::new(&mut data.grow::<W>(panels.groups * group_len)[..]);
+            let (sums, scales) = (Disjoint::new(&mut sums), Disjoint::new(scales));
+            let count = panels.groups * panels.panels();
+            let parts = threads::parts(threads::available(), panels.groups * n * k, GRAIN);
+            threads::split(count, parts, |range| {
+                let mut scratch = vec![W::default(); nr.min(n) * k];
+                for index in range {
+                    let (group, panel) = (index / panels.panels(), index % panels.panels());
+                    let (first, width) = (panel * nr, panels.vectors(panel) * layout.lanes);
+                    let columns_here = (n - first).min(nr);
+                    let all = group * n + first..group * n + first + columns_here;
+                    let start = group * group_len + panels.panel_offset(panel);
+                    // SAFETY: no two panels share columns or memory.
+                    let (packed, sums, scales) = unsafe {
+                        let sums = sums.part(if W::SUMMED { all.clone() } else { 0..0 });
+                        let scales = scales.part(if scaled { all.clone() } else { 0..0 });
+                        (packed.part(start..start + width * words * layout.ku), sums, scales)
+                    };
+                    let scratch = &mut scratch[..columns_here * k];
+                    simd.vectorize(
+                        #[inline(always)]
+                        || {
+                            columns.columns(simd, all.start, k, scratch, scales);
+                            if k > 0 {
+                                for (sum, column) in sums.iter_mut().zip(scratch.chunks_exact(k)) {
+                                    *sum = W::sum(column);
+                                }
+                            }
+                        },
+                    );
+                    match layout.ku {
+                        1 => interleave::<W, 1>(scratch, k, columns_here, runs, packed, width),
+                        2 => interleave::<W, 2>(scratch, k, columns_here, runs, packed, width),
+                        4 => interleave::<W, 4>(scratch, k, columns_here, runs, packed, width),
+                        8 => interleave::<W, 8>(scratch, k, columns_here, runs, packed, width),
+                        ku => unreachable!("a word has 1, 2, 4 or 8 elements, not {ku}"),
                     }
-                },
-            );
-            let start = group * group_len + panels.panel_offset(panel);
-            let packed = &mut data.grow::<W>(panels.groups * group_len)[start..][..width * panels.words * layout.ku];
-            match layout.ku {
-                1 => interleave::<W, 1>(&scratch, k, count, runs, packed, width),
-                2 => interleave::<W, 2>(&scratch, k, count, runs, packed, width),
-                4 => interleave::<W, 4>(&scratch, k, count, runs, packed, width),
-                8 => interleave::<W, 8>(&scratch, k, count, runs, packed, width),
-                ku => unreachable!("a word has 1, 2, 4 or 8 elements, not {ku}"),
-            }
+                }
+            });
         }
         panels.data = data;
         panels.col_sums = sums.into_boxed_slice();

@@ -1,10 +1,47 @@
 //! Splitting work over threads. The results never depend on it.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Into how many parts `work` is cut: at most `threads`, and none smaller than `grain`.
 pub fn parts(threads: usize, work: usize, grain: usize) -> usize {
     if cfg!(feature = "parallel") { threads.min(work / grain).max(1) } else { 1 }
+}
+
+/// Threads of the caller's pool.
+pub fn available() -> usize {
+    #[cfg(feature = "parallel")]
+    return rayon::current_num_threads();
+    #[cfg(not(feature = "parallel"))]
+    1
+}
+
+/// A slice that threads write disjoint parts of.
+pub struct Disjoint<'a, T> {
+    data: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `part` hands out parts that the threads' ranges keep disjoint.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Disjoint { data: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// # Panics
+    /// When the range is not inside the slice.
+    ///
+    /// # Safety
+    /// No two parts that live at the same time overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the slice this was made of, which is borrowed for as long; not shared, by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.end - range.start) }
+    }
 }
 
 /// Calls `f` on `parts` ranges that together are `0..items`, on the caller's thread and rayon's current pool.

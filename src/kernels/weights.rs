@@ -55,13 +55,38 @@ struct Slice<'a, W> {
 
 impl<W: Element> Columns<W> for Slice<'_, W> {
     #[inline(always)]
-    fn column<S: Simd>(&mut self, _: S, column: usize, weights: &mut [W]) {
+    fn columns<S: Simd>(&self, _: S, first: usize, k: usize, weights: &mut [W], _: &mut [f32]) {
+        if k == 0 {
+            return;
+        }
         match self.layout {
-            WeightLayout::Nk => weights.copy_from_slice(&self.weights[column * self.k + self.start..][..weights.len()]),
-            WeightLayout::Kn => {
-                for (weight, row) in weights.iter_mut().zip(self.weights[self.start * self.n..].chunks_exact(self.n)) {
-                    *weight = row[column];
+            WeightLayout::Nk => {
+                for (c, column) in weights.chunks_exact_mut(k).enumerate() {
+                    column.copy_from_slice(&self.weights[(first + c) * self.k + self.start..][..k]);
                 }
+            }
+            WeightLayout::Kn => self.transpose(first, k, weights),
+        }
+    }
+}
+
+impl<W: Element> Slice<'_, W> {
+    /// Columns of a `[k, n]` matrix: a block of rows at a time through a small square, so that neither side strides through memory.
+    #[inline(always)]
+    fn transpose(&self, first: usize, k: usize, weights: &mut [W]) {
+        const SIDE: usize = 32;
+        let columns = weights.len() / k;
+        let mut square = [[W::default(); SIDE]; SIDE];
+        for (c0, k0) in (0..columns).step_by(SIDE).flat_map(|c| (0..k).step_by(SIDE).map(move |k| (c, k))) {
+            let (width, height) = ((columns - c0).min(SIDE), (k - k0).min(SIDE));
+            for y in 0..height {
+                let row = &self.weights[(self.start + k0 + y) * self.n + first + c0..][..width];
+                for (column, &weight) in square.iter_mut().zip(row) {
+                    column[y] = weight;
+                }
+            }
+            for (c, column) in square.iter().enumerate().take(width) {
+                weights[(c0 + c) * k + k0..][..height].copy_from_slice(&column[..height]);
             }
         }
     }
@@ -157,19 +182,18 @@ impl PackedWeights {
         let isa = isa.checked()?;
         check_weights(weights.len(), n, k)?;
         let chunk = Bound::SYMMETRIC.chunk(k);
-        let mut columns =
-            Quantized { slice: Slice { weights, layout, n, k, start: 0 }, column: vec![0.0; k], scales: vec![1.0; n], finite: true };
+        let mut scales = vec![1.0; n];
         let mut chunks = Vec::new();
         for start in (0..k.max(1)).step_by(chunk) {
-            columns.slice.start = start;
-            chunks.push(Panels::pack(isa, PanelLayout::int8(isa), 1, n, &[(k - start).min(chunk)], &mut columns));
+            let (columns, run) = (Quantized(Slice { weights, layout, n, k, start }), (k - start).min(chunk));
+            chunks.push(Panels::pack_scaled(isa, PanelLayout::int8(isa), 1, n, &[run], columns, &mut scales));
         }
-        if !columns.finite {
+        if scales.iter().any(|scale| scale.is_nan()) {
             let (index, &value) = weights.iter().enumerate().find(|(_, x)| !x.is_finite()).expect("a column held it");
             return Err(Error::NonFinite { what: "weights".to_owned(), index, value });
         }
         let packed = PackedWeights { chunks: chunks.into(), chunk, zero_points: Box::default(), isa, n, k };
-        Ok((packed, columns.scales))
+        Ok((packed, scales))
     }
 
     /// Columns: outputs.
@@ -224,32 +248,38 @@ impl PackedWeights {
     }
 }
 
-/// Columns of float weights, quantized one by one over the whole of k.
-struct Quantized<'a> {
-    slice: Slice<'a, f32>,
-    column: Vec<f32>,
-    scales: Vec<f32>,
-    finite: bool,
-}
+/// Columns of float weights, quantized one by one over the whole of k. The scale of a column that is not finite is NaN.
+struct Quantized<'a>(Slice<'a, f32>);
 
-impl Columns<i8> for &mut Quantized<'_> {
+impl Columns<i8> for Quantized<'_> {
     #[inline(always)]
-    fn column<S: Simd>(&mut self, simd: S, column: usize, codes: &mut [i8]) {
-        let Slice { weights, layout, k, start, .. } = self.slice;
-        let row = match layout {
-            WeightLayout::Nk => &weights[column * k..][..k],
+    fn columns<S: Simd>(&self, simd: S, first: usize, run: usize, codes: &mut [i8], scales: &mut [f32]) {
+        let Slice { weights, layout, k, start, .. } = self.0;
+        let mut transposed = Vec::new();
+        let floats = match layout {
+            WeightLayout::Nk => &weights[first * k..][..scales.len() * k],
             WeightLayout::Kn => {
-                (Slice { start: 0, ..self.slice }).column(simd, column, &mut self.column);
-                &self.column
+                transposed.resize(scales.len() * k, 0.0);
+                if k > 0 {
+                    Slice { start: 0, ..self.0 }.transpose(first, k, &mut transposed);
+                }
+                &transposed
             }
         };
-        let range = Extremes(row).visit(simd);
-        self.finite &= range.finite;
-        let range = range.closed();
-        let (scale, zero_point) = affine_qparams(range.min, range.max, -127, 127, true);
-        self.scales[column] = scale;
-        // As unsigned codes, which `codes` turns into signed ones.
-        Quantizer::new(scale, zero_point + 128, 1, 255).codes(simd, &row[start..start + codes.len()], codes);
+        for (c, scale) in scales.iter_mut().enumerate() {
+            let column = &floats[c * k..][..k];
+            let range = Extremes(column).visit(simd);
+            if !range.finite {
+                *scale = f32::NAN;
+                continue;
+            }
+            let range = range.closed();
+            let zero_point;
+            (*scale, zero_point) = affine_qparams(range.min, range.max, -127, 127, true);
+            // As unsigned codes, which `codes` turns into signed ones.
+            let quantizer = Quantizer::new(*scale, zero_point + 128, 1, 255);
+            quantizer.codes(simd, &column[start..start + run], &mut codes[c * run..][..run]);
+        }
     }
 }
 
