@@ -39,7 +39,7 @@ impl<W: Element> ConvWeights<W> {
             return Err(Error::length("weights", expected, weights.len()));
         }
         let packed = if geometry.is_depthwise() {
-            Packed::Depthwise(Lanes::pack(geometry.out_channels, geometry.k(), |channel, tap| weights[channel * geometry.k() + tap]))
+            Packed::Depthwise(Lanes::pack(layout(isa), geometry, weights))
         } else {
             let n = geometry.out_channels / geometry.groups;
             let columns = Channels { weights, geometry };
@@ -131,7 +131,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
                 unsafe { product.run(threads) }
             }
             Packed::Depthwise(lanes) => {
-                let product = DepthwiseProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
+                let (pixels, images) = (padded.pixels(geometry, out), padded.images);
+                let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps: segments, weights: lanes, start, store, dst };
                 // SAFETY: as above.
                 unsafe { product.run(threads) }
             }

@@ -1,10 +1,13 @@
-//! Depthwise convolution: each lane is a channel, taps one after the other.
+//! Depthwise convolution: each lane is a channel. Where the instruction set sums four products a lane, taps go in fours, interleaved
+//! byte by byte; elsewhere, and for floats, they go one after the other.
 
 use std::ops::Range;
 
 use super::dot::Dot;
-use super::output::Store;
-use super::product::{GRAIN, Rows};
+use super::geometry::Conv2dGeometry;
+use super::output::{Place, Store};
+use super::pack::PanelLayout;
+use super::product::{GRAIN, Pixels, Rows};
 use super::simd::{Element, Simd};
 use super::threads;
 use super::tile::{LaneTile, ROWS, Segment, Start};
@@ -13,33 +16,60 @@ use super::workspace::Aligned;
 /// Rows of a depthwise tile.
 const MR: usize = 4;
 
-/// Weights `[taps][channels]`.
+/// Weights `[taps][channels]`, or, in fours of taps, `[block of channels][taps / 4][4][LANES][4]`.
 #[derive(Debug, Clone)]
 pub struct Lanes<W> {
     data: Aligned,
+    taps: usize,
     channels: usize,
+    /// How often the channels stand in a block, where a block is that many pixels.
+    copies: usize,
+    /// Lanes of a vector where taps go in fours, else 0.
+    lanes: usize,
     /// Sum of each channel's weights. Empty for floats.
     col_sums: Box<[i32]>,
     weight: std::marker::PhantomData<W>,
 }
 
 impl<W: Element> Lanes<W> {
-    /// Packs `at(channel, tap)`.
-    pub fn pack(channels: usize, taps: usize, at: impl Fn(usize, usize) -> W) -> Self {
-        let mut data = Aligned::zeroed::<W>(channels * taps);
-        for (i, weight) in data.grow::<W>(channels * taps)[..channels * taps].iter_mut().enumerate() {
-            *weight = at(i % channels, i / channels);
+    /// Packs the weights of a depthwise convolution, `[channels][taps]`.
+    pub fn pack(layout: PanelLayout, geometry: &Conv2dGeometry, weights: &[W]) -> Self {
+        let (taps, channels, block) = (geometry.k(), geometry.out_channels, 4 * layout.lanes);
+        let lanes = if layout.quads { layout.lanes } else { 0 };
+        // Few channels leave room for several pixels in a block, if those lie one after the other as their channels do.
+        let copies = match layout.quads && geometry.stride[1] == 1 && channels % layout.lanes == 0 && block % channels == 0 {
+            true => block / channels,
+            false => 1,
+        };
+        let len = if lanes > 0 { (channels * copies).next_multiple_of(block) * taps.next_multiple_of(4) } else { channels * taps };
+        let col_sums = if W::SUMMED { weights.chunks_exact(taps).map(W::sum).collect() } else { Box::default() };
+        let mut packed =
+            Lanes { data: Aligned::zeroed::<W>(len), taps, channels, copies, lanes, col_sums, weight: std::marker::PhantomData };
+        let mut data = std::mem::take(&mut packed.data);
+        let memory = data.grow::<W>(len);
+        for (i, &weight) in weights.iter().enumerate() {
+            for copy in 0..copies {
+                memory[packed.index(i / taps + copy * channels, i % taps)] = weight;
+            }
         }
-        let mut lanes = Lanes { data, channels, col_sums: Box::default(), weight: std::marker::PhantomData };
-        if W::SUMMED {
-            let column = |c: usize| (0..taps).map(|t| W::sum(&[lanes.at(c, t)])).sum();
-            lanes.col_sums = (0..channels).map(column).collect();
+        packed.data = data;
+        packed
+    }
+
+    /// Where the weight of a channel (or of its copy) at a tap lies.
+    fn index(&self, channel: usize, tap: usize) -> usize {
+        if self.lanes == 0 {
+            return tap * self.channels + channel;
         }
-        lanes
+        // In-lane unpacking of bytes, then of pairs, leaves channels 16 l + 4 j .. 16 l + 4 j + 4 of a block in 128-bit lane l of vector j.
+        let block = 4 * self.lanes;
+        let (first, c) = (channel / block * self.taps.div_ceil(4), channel % block);
+        let (vector, lane) = (c % 16 / 4, c / 16 * 4 + c % 4);
+        (((first + tap / 4) * 4 + vector) * self.lanes + lane) * 4 + tap % 4
     }
 
     pub fn at(&self, channel: usize, tap: usize) -> W {
-        self.data.as_slice::<W>()[tap * self.channels + channel]
+        self.data.as_slice::<W>()[self.index(channel, tap)]
     }
 
     pub fn bytes(&self) -> usize {
@@ -51,8 +81,8 @@ impl<W: Element> Lanes<W> {
 pub struct DepthwiseProduct<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub simd: S,
     pub lhs: *const D::Lhs,
-    pub rows: Rows,
-    pub m: usize,
+    pub pixels: Pixels,
+    pub images: usize,
     /// Where each tap lies.
     pub taps: &'a [Segment],
     pub weights: &'a Lanes<D::Weight>,
@@ -65,29 +95,190 @@ pub struct DepthwiseProduct<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
 unsafe impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Sync for DepthwiseProduct<'_, S, D, T> {}
 
 impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
-    /// All tiles, on at most `threads` threads.
+    /// All pixels, on at most `threads` threads.
     ///
     /// # Safety
-    /// - row `m` of `rows` is readable at every tap, for the channels and 64 bytes more;
+    /// - each pixel is readable at every tap, for the channels and 64 bytes more;
     /// - there are as many taps as in the weights;
-    /// - `start` and the stage have an element for each parameter that `rows` names, and one for each channel;
-    /// - nobody else reads or writes `dst`, which has `m` rows of `channels` elements.
+    /// - `start` and the stage have an element for each image, and one for each channel;
+    /// - nobody else reads or writes `dst`, which has a row of `channels` elements for each pixel.
     pub unsafe fn run(&self, threads: usize) {
-        let tiles = self.m.div_ceil(MR);
+        let m = self.images * self.pixels.out_h * self.pixels.out_w;
         // A product costs about eight times one of a dense convolution.
-        let parts = threads::parts(threads, 8 * self.m * self.weights.channels * self.taps.len(), GRAIN);
-        // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
-        threads::split(tiles, parts, |tiles| unsafe { self.block(tiles) });
+        let parts = threads::parts(threads, 8 * m * self.weights.channels * self.taps.len(), GRAIN);
+        if D::QUADS && self.weights.lanes > 0 {
+            // SAFETY: the caller's promise; ranges of lines are disjoint rows of `dst`.
+            threads::split(self.images * self.pixels.out_h, parts, |lines| unsafe { self.lines(lines) });
+        } else {
+            // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
+            threads::split(m.div_ceil(MR), parts, |tiles| unsafe { self.block(tiles, m) });
+        }
+    }
+
+    /// Lines of output pixels, taps in fours.
+    ///
+    /// # Safety
+    /// As for [`DepthwiseProduct::run`]; nobody else writes these lines.
+    unsafe fn lines(&self, lines: Range<usize>) {
+        let Pixels { out_h, out_w, step_x, step_y, image } = self.pixels;
+        let (channels, block) = (self.weights.channels, 4 * S::LANES);
+        for line in lines {
+            let (i, y) = (line / out_h, line % out_h);
+            let lhs = self.lhs.wrapping_add(i * image + y * step_y);
+            let dst = self.dst.wrapping_add(line * out_w * channels);
+            let run = |first: usize, columns: usize, count: usize, step: usize, dst_step: usize| {
+                let line = Line { lhs: lhs.wrapping_add(first), image: i, row: line * out_w, first, columns, count, step, dst_step };
+                // SAFETY: the caller's promise on this line and these channels.
+                unsafe { self.line(&line, dst.wrapping_add(first)) }
+            };
+            if self.weights.copies > 1 && self.store.rows_are_one() {
+                // The line as one row, a block after the other, each some pixels.
+                let (len, whole) = (out_w * channels, out_w * channels / block);
+                run(0, block, whole, block, block);
+                if len % block > 0 {
+                    let (rest, at) = (len % block, whole * block);
+                    let line = Line {
+                        lhs: lhs.wrapping_add(at),
+                        image: i,
+                        row: line * out_w,
+                        first: at,
+                        columns: rest,
+                        count: 1,
+                        step: 0,
+                        dst_step: 0,
+                    };
+                    // SAFETY: as above.
+                    unsafe { self.line(&line, dst.wrapping_add(at)) }
+                }
+                continue;
+            }
+            for first in (0..channels).step_by(block) {
+                run(first, (channels - first).min(block), out_w, step_x, channels);
+            }
+        }
     }
 
     /// # Safety
+    /// As for [`DepthwiseProduct::run`], for the blocks of this line.
+    unsafe fn line(&self, line: &Line<D::Lhs>, dst: *mut T::Element) {
+        let simd = self.simd;
+        let columns = line.columns.min(self.weights.channels * self.weights.copies);
+        // SAFETY: the caller's promise.
+        match columns.div_ceil(S::LANES) {
+            1 => simd.vectorize(
+                #[inline(always)]
+                || unsafe { self.quads::<1>(line, dst) },
+            ),
+            // SAFETY: as above.
+            2 => simd.vectorize(
+                #[inline(always)]
+                || unsafe { self.quads::<2>(line, dst) },
+            ),
+            // SAFETY: as above.
+            3 => simd.vectorize(
+                #[inline(always)]
+                || unsafe { self.quads::<3>(line, dst) },
+            ),
+            // SAFETY: as above.
+            _ => simd.vectorize(
+                #[inline(always)]
+                || unsafe { self.quads::<4>(line, dst) },
+            ),
+        }
+    }
+
+    /// A block of channels of a line, in `NV` vectors of columns.
+    ///
+    /// # Safety
+    /// As for [`DepthwiseProduct::line`].
+    #[inline(always)]
+    unsafe fn quads<const NV: usize>(&self, line: &Line<D::Lhs>, dst: *mut T::Element) {
+        let (simd, w) = (self.simd, self.weights);
+        let block = 4 * S::LANES;
+        // Channel of a column: the copies of few channels come round again.
+        let channel = |column: usize| if w.copies > 1 { column % w.channels } else { column };
+        let params = [line.image; 1];
+        let lanes = |v: usize| (line.columns - v * S::LANES).min(S::LANES);
+        // SAFETY: `columns` exist, and vectors of copies start at whole vectors of channels.
+        unsafe {
+            let first = channel(line.first);
+            let mut columns = [self.store.columns(simd, first, lanes(0)); NV];
+            let sums = |c: usize| w.col_sums.as_ptr().add(c);
+            let mut start = [D::start::<1, 1>(simd, &self.start, (0, &params), sums(first), (first, lanes(0)))[0][0]; 4];
+            for v in 1..NV {
+                let c = channel(line.first + v * S::LANES);
+                columns[v] = self.store.columns(simd, c, lanes(v));
+                start[v] = D::start::<1, 1>(simd, &self.start, (0, &params), sums(c), (c, lanes(v)))[0][0];
+            }
+            let start = T::interleaved_start(simd, start);
+            let all = [columns[0], columns[1 % NV], columns[2 % NV], columns[3 % NV]];
+            let interleaved = if NV == 4 { self.store.interleaved(simd, &all) } else { None };
+            let first_block = if w.copies > 1 { 0 } else { line.first / block };
+            let weights = w.data.as_slice::<D::Weight>().as_ptr().add(first_block * w.taps.div_ceil(4) * 4 * block);
+            let mut place = Place { row: line.row, column: line.first, columns: line.columns };
+            for x in 0..line.count {
+                let mut acc = start;
+                let (lhs, at) = (line.lhs.wrapping_add(x * line.step), dst.wrapping_add(x * line.dst_step));
+                if self.taps.len() == 9 {
+                    self.sum::<2, 1>(lhs, weights, &mut acc);
+                } else {
+                    self.sum::<ANY, ANY>(lhs, weights, &mut acc);
+                }
+                match &interleaved {
+                    Some(columns) => self.store.store_interleaved(simd, columns, acc, place, at),
+                    None => {
+                        let acc = T::natural(simd, acc);
+                        let mut row = [acc[0]; NV];
+                        row[1..].copy_from_slice(&acc[1..NV]);
+                        self.store.store(simd, &columns, params, [row], place, at, 0);
+                    }
+                }
+                if line.dst_step == w.channels {
+                    place.row += 1;
+                } else {
+                    place.column += line.dst_step;
+                }
+            }
+        }
+    }
+
+    /// The taps, `FULL` fours and `REST` more (or any number of both).
+    ///
+    /// # Safety
+    /// As for [`DepthwiseProduct::run`]: every tap is readable after `lhs` for a block, `weights` has all their fours.
+    #[inline(always)]
+    unsafe fn sum<const FULL: usize, const REST: usize>(&self, lhs: *const D::Lhs, weights: *const D::Weight, acc: &mut [D::Acc; 4]) {
+        let simd = self.simd;
+        let step = 16 * S::LANES;
+        let taps = self.taps;
+        let full = if FULL == ANY { taps.len() / 4 } else { FULL };
+        // SAFETY: the caller's promise; `taps` has `4 * full + rest` elements.
+        unsafe {
+            let tap = |t: usize| lhs.add(taps.get_unchecked(t).offset);
+            for q in 0..full {
+                D::quad::<4>(simd, acc, [tap(4 * q), tap(4 * q + 1), tap(4 * q + 2), tap(4 * q + 3)], weights.add(q * step));
+            }
+            let (t, weights) = (4 * full, weights.add(full * step));
+            match if REST == ANY { taps.len() % 4 } else { REST } {
+                1 => D::quad::<1>(simd, acc, [tap(t)], weights),
+                2 => D::quad::<2>(simd, acc, [tap(t), tap(t + 1)], weights),
+                3 => D::quad::<3>(simd, acc, [tap(t), tap(t + 1), tap(t + 2)], weights),
+                _ => {}
+            }
+        }
+    }
+
+    /// Tiles of pixels, taps one after the other.
+    ///
+    /// # Safety
     /// As for [`DepthwiseProduct::run`]; nobody else writes these tiles.
-    unsafe fn block(&self, tiles: Range<usize>) {
+    unsafe fn block(&self, tiles: Range<usize>, pixels: usize) {
         let channels = self.weights.channels;
+        let rows = Rows::Pixels(self.pixels);
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
         for m in tiles.map(|tile| tile * MR) {
-            let mr = (self.m - m).min(MR);
-            self.rows.fill(m, mr, &mut offsets, &mut params);
+            let mr = (pixels - m).min(MR);
+            rows.fill(m, mr, &mut offsets, &mut params);
             for n in (0..channels).step_by(2 * S::LANES) {
                 let columns = (channels - n).min(2 * S::LANES);
                 let col_sums = &self.weights.col_sums;
@@ -112,4 +303,25 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
             }
         }
     }
+}
+
+/// A number of taps that is not known when compiling.
+const ANY: usize = usize::MAX;
+
+/// A block of channels along a line of output pixels.
+struct Line<L> {
+    /// The first pixel's first channel of the block.
+    lhs: *const L,
+    image: usize,
+    /// First pixel, of all images.
+    row: usize,
+    /// First channel (of the line taken as one row, where channels are copied).
+    first: usize,
+    /// Channels of a block that are written.
+    columns: usize,
+    /// Blocks.
+    count: usize,
+    /// Elements from a block to the next one.
+    step: usize,
+    dst_step: usize,
 }

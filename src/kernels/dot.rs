@@ -68,6 +68,30 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
         unsafe { accumulate_by_word::<S, Self, MR, NV>(simd, acc, rows, words, weights) }
     }
 
+    /// Whether [`Dot::quad`] and [`Dot::group_words`] are there.
+    const QUADS: bool = false;
+
+    /// Four taps of a depthwise convolution over `4 * LANES` channels, of which the first `N` exist: `acc` holds the channels in the
+    /// order of [`Simd::interleave`], `weights` four bytes for each, in the same order.
+    ///
+    /// # Safety
+    /// [`Dot::QUADS`]; the first `N` taps are readable for `4 * LANES` channels, and so are as many words of weights.
+    #[inline(always)]
+    unsafe fn quad<const N: usize>(simd: S, acc: &mut [Self::Acc; 4], taps: [*const Self::Lhs; N], weights: *const Self::Weight) {
+        let _ = (simd, acc, taps, weights);
+        unreachable!("only where QUADS says so")
+    }
+
+    /// For each lane the word `index[lane]` of the `LANES` words at `p`.
+    ///
+    /// # Safety
+    /// [`Dot::QUADS`]; `p` is readable for `LANES` words, `index` for `LANES` integers, each below `LANES`.
+    #[inline(always)]
+    unsafe fn group_words(simd: S, p: *const Self::Lhs, index: *const i32) -> Self::Word {
+        let _ = (simd, p, index);
+        unreachable!("only where QUADS says so")
+    }
+
     /// `LANES` activations, one per lane, as words with one element.
     ///
     /// # Safety

@@ -243,16 +243,39 @@ pub fn conv2d_dynamic(
     scales.clear();
     zero_points.clear();
     let len = geometry.in_channels * shape.h * shape.w;
+    let mut finite = true;
     for image in 0..shape.n {
         let values = &input[image * len..][..len];
-        let range = rule.allow(weights.isa().visit(Extremes(values)), "input", values, image * len)?;
+        let range = rule.allow(weights.isa().visit(RangeOnThreads { values, threads }), "input", values, image * len)?;
+        finite &= range.finite;
         let (scale, zero_point) = rule.qparams(range);
         scales.push(scale);
         zero_points.push(zero_point);
     }
     let dst = dst.as_mut_ptr();
-    weights.isa().visit(ConvVisit { input, padded, out, rule, weights: weights.inner(), epilogue, dst, workspace, threads });
+    weights.isa().visit(ConvVisit { input, padded, out, rule, finite, weights: weights.inner(), epilogue, dst, workspace, threads });
     Ok(())
+}
+
+/// [`Extremes`] of a long slice.
+struct RangeOnThreads<'a> {
+    values: &'a [f32],
+    threads: usize,
+}
+
+impl Visitor for RangeOnThreads<'_> {
+    type Out = Range;
+    fn visit<S: Simd>(self, simd: S) -> Range {
+        // One range a thread, on the caller's stack.
+        let mut ranges = [Range::EMPTY; 16];
+        let len = self.values.len();
+        let parts = threads::parts(self.threads, len, ingest::GRAIN).min(ranges.len());
+        let count = parts.max(1);
+        threads::split_mut(&mut ranges[..count], parts, |i, range| {
+            range[0] = Extremes(&self.values[len * i / count..len * (i + 1) / count]).visit(simd)
+        });
+        ranges[..count].iter().fold(Range::EMPTY, |whole, &range| whole.union(range))
+    }
 }
 
 struct ConvVisit<'a> {
@@ -260,6 +283,8 @@ struct ConvVisit<'a> {
     padded: Padded,
     out: [usize; 2],
     rule: &'a ActivationRule,
+    /// Whether every input is.
+    finite: bool,
     weights: &'a ConvWeights<i8>,
     epilogue: &'a Epilogue<'a>,
     dst: *mut f32,
@@ -270,12 +295,19 @@ struct ConvVisit<'a> {
 impl Visitor for ConvVisit<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
-        let ConvVisit { input, padded, out, rule, weights, epilogue, dst, workspace, threads } = self;
+        let ConvVisit { input, padded, out, rule, finite, weights, epilogue, dst, workspace, threads } = self;
         let Workspace { codes: memory, scales, zero_points, segments, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
-        let lhs = ingest::images(simd, input, &padded, memory.grow(padded.len()), threads, |image| {
-            (rule.quantizer(scales[image], zero_points[image]), Element::from_unsigned(zero_points[image]))
-        });
+        let memory = memory.grow(padded.len());
+        let quantizer = |image: usize| (rule.quantizer(scales[image], zero_points[image]), Element::from_unsigned(zero_points[image]));
+        let lhs = if finite {
+            ingest::images(simd, input, &padded, memory, threads, |image| {
+                let (quantizer, pad) = quantizer(image);
+                (WithinRange(quantizer), pad)
+            })
+        } else {
+            ingest::images(simd, input, &padded, memory, threads, quantizer)
+        };
         let stage = epilogue.stage(Per::Row(scales));
         let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(&stage));
         let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, start, store, dst };

@@ -130,7 +130,36 @@ pub trait IntegerStage: Copy + Send + Sync {
         dst: *mut Self::Element,
         stride: usize,
     );
+    /// See [`Store::interleaved`].
+    #[inline(always)]
+    fn interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
+        let _ = (simd, columns);
+        None
+    }
+    /// See [`Store::store_interleaved`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn store_interleaved<S: Simd>(
+        self,
+        simd: S,
+        columns: &[Self::Columns<S>; 4],
+        acc: [S::I32; 4],
+        place: Place,
+        dst: *mut Self::Element,
+    ) {
+        let _ = (simd, columns, acc, place, dst);
+        unreachable!("only where `interleaved` gave columns")
+    }
+    /// Whether rows of the output may be taken as one long row, with what the stage reads beside them.
+    fn rows_are_one(&self) -> bool {
+        true
+    }
 }
+
+/// The parameters of four vectors of columns in the order of [`Simd::interleave`], if the stage works in that order.
+pub type Interleaved<C> = Option<[C; 4]>;
 
 /// An [`IntegerStage`] where a tile takes any stage.
 #[derive(Debug, Clone, Copy)]
@@ -159,6 +188,31 @@ impl<S: Simd, T: IntegerStage> Store<S, S::I32> for Integers<T> {
     ) {
         // SAFETY: the same promise.
         unsafe { self.0.store(simd, columns, params, acc, place, dst, stride) }
+    }
+
+    #[inline(always)]
+    fn interleaved(self, simd: S, columns: &[Self::Columns; 4]) -> Interleaved<Self::Columns> {
+        self.0.interleaved(simd, columns)
+    }
+
+    #[inline(always)]
+    unsafe fn store_interleaved(self, simd: S, columns: &[Self::Columns; 4], acc: [S::I32; 4], place: Place, dst: *mut T::Element) {
+        // SAFETY: the same promise.
+        unsafe { self.0.store_interleaved(simd, columns, acc, place, dst) }
+    }
+
+    #[inline(always)]
+    fn natural(simd: S, acc: [S::I32; 4]) -> [S::I32; 4] {
+        simd.deinterleave(acc)
+    }
+
+    #[inline(always)]
+    fn interleaved_start(simd: S, start: [S::I32; 4]) -> [S::I32; 4] {
+        simd.interleave(start)
+    }
+
+    fn rows_are_one(&self) -> bool {
+        self.0.rows_are_one()
     }
 }
 
@@ -209,6 +263,37 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
         dst: *mut Self::Element,
         stride: usize,
     );
+    /// `columns` in the order of [`Simd::interleave`], if the stage writes sums in that order, where it is one of bytes.
+    #[inline(always)]
+    fn interleaved(self, simd: S, columns: &[Self::Columns; 4]) -> Interleaved<Self::Columns> {
+        let _ = (simd, columns);
+        None
+    }
+    /// [`Store::store`] of one row of sums in the order of [`Simd::interleave`].
+    ///
+    /// # Safety
+    /// As there, with up to `4 * LANES` columns; [`Store::interleaved`] gave the columns.
+    #[inline(always)]
+    unsafe fn store_interleaved(self, simd: S, columns: &[Self::Columns; 4], acc: [A; 4], place: Place, dst: *mut Self::Element) {
+        let _ = (simd, columns, acc, place, dst);
+        unreachable!("only where `interleaved` gave columns")
+    }
+    /// Sums in the order of columns, from that of [`Simd::interleave`].
+    #[inline(always)]
+    fn natural(simd: S, acc: [A; 4]) -> [A; 4] {
+        let _ = simd;
+        acc
+    }
+    /// The inverse of [`Store::natural`].
+    #[inline(always)]
+    fn interleaved_start(simd: S, start: [A; 4]) -> [A; 4] {
+        let _ = simd;
+        start
+    }
+    /// Whether rows of the output may be taken as one long row, with what the stage reads beside them.
+    fn rows_are_one(&self) -> bool {
+        true
+    }
 }
 
 macro_rules! stage {

@@ -16,6 +16,8 @@ pub struct PanelLayout {
     pub vectors: usize,
     /// Steps of k in a word.
     pub ku: usize,
+    /// Whether depthwise taps go in fours.
+    pub quads: bool,
 }
 
 impl PanelLayout {
@@ -40,8 +42,8 @@ struct LayoutOf {
 impl Visitor for LayoutOf {
     type Out = PanelLayout;
     fn visit<S: Simd>(self, _: S) -> PanelLayout {
-        let ku = if self.float { <Float as Dot<S>>::KU } else { S::Int8::KU };
-        PanelLayout { lanes: S::LANES, vectors: S::NV, ku }
+        let (ku, quads) = if self.float { (<Float as Dot<S>>::KU, false) } else { (S::Int8::KU, S::Int8::QUADS) };
+        PanelLayout { lanes: S::LANES, vectors: S::NV, ku, quads }
     }
 }
 

@@ -188,4 +188,27 @@ impl<T: ActivationCode> IntegerStage for &Requantize<'_, T> {
         // SAFETY: the caller's promise on `dst`; u8 and i8 are bytes.
         unsafe { simd.store_codes(&q, self.grid(), dst.cast(), stride, place.columns) }
     }
+
+    #[inline(always)]
+    fn interleaved<S: Simd>(self, simd: S, multiplier: &[S::F32; 4]) -> Option<[S::F32; 4]> {
+        self.residual.is_none().then(
+            #[inline(always)]
+            || simd.interleave_f32(*multiplier),
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn store_interleaved<S: Simd>(self, simd: S, multiplier: &[S::F32; 4], acc: [S::I32; 4], place: Place, dst: *mut T) {
+        let mut q = acc;
+        for v in 0..4 {
+            let x = simd.mul_f32(simd.to_f32(acc[v]), multiplier[v]);
+            q[v] = simd.round_i32(simd.min_f32(x, simd.splat_f32(INTEGER_MAX)));
+        }
+        // SAFETY: the caller's promise on `dst`; u8 and i8 are bytes.
+        unsafe { simd.store_interleaved_codes(q, self.grid(), dst.cast(), place.columns) }
+    }
+
+    fn rows_are_one(&self) -> bool {
+        self.residual.is_none_or(|residual| residual.codes.stride() == residual.codes.cols())
+    }
 }

@@ -109,6 +109,38 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         unsafe { store_codes_by_lane(self, q, grid, dst, stride, columns) }
     }
 
+    /// Four vectors in the order that unpacking bytes leaves: groups of four lanes transposed, where [`Dot::QUADS`]. Twice is the
+    /// identity for sixteen lanes; [`Simd::deinterleave`] undoes it for any number.
+    #[inline(always)]
+    fn interleave(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
+        let _ = x;
+        unreachable!("only where QUADS says so")
+    }
+
+    /// [`Simd::interleave`] of floats.
+    #[inline(always)]
+    fn interleave_f32(self, x: [Self::F32; 4]) -> [Self::F32; 4] {
+        let _ = x;
+        unreachable!("only where QUADS says so")
+    }
+
+    /// The inverse of [`Simd::interleave`].
+    #[inline(always)]
+    fn deinterleave(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
+        let _ = x;
+        unreachable!("only where QUADS says so")
+    }
+
+    /// One row of [`Simd::store_codes`], from vectors in the order of [`Simd::interleave`].
+    ///
+    /// # Safety
+    /// `dst` is valid for writes of `columns` bytes, `1 <= columns <= 4 * LANES`.
+    #[inline(always)]
+    unsafe fn store_interleaved_codes(self, q: [Self::I32; 4], grid: CodeGrid, dst: *mut u8, columns: usize) {
+        let _ = (q, grid, dst, columns);
+        unreachable!("only where QUADS says so")
+    }
+
     /// Asks for the cache line at `p`, which need not be valid, where the instruction set can.
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

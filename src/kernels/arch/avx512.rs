@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes512::{LANES, mask, memory_ops, simd_of_512_bits, store_codes};
+use super::lanes512::{LANES, mask, memory_ops, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
 use super::register_ops;
 use crate::kernels::dot::Dot;
 use crate::kernels::output::Store;

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes512::{LANES, mask, memory_ops, simd_of_512_bits, store_codes};
+use super::lanes512::{LANES, mask, memory_ops, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
 use super::register_ops;
 use crate::kernels::dot::Dot;
 use crate::kernels::output::Store;
@@ -49,6 +49,36 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
     fn dot(_: Avx512Vnni, acc: __m512i, word: __m512i, weights: __m512i) -> __m512i {
         // SAFETY: the token exists only where VNNI does, and only registers are touched.
         unsafe { _mm512_dpbusd_epi32(acc, word, weights) }
+    }
+
+    const QUADS: bool = true;
+
+    #[inline(always)]
+    unsafe fn quad<const N: usize>(_: Avx512Vnni, acc: &mut [__m512i; 4], taps: [*const u8; N], weights: *const i8) {
+        // SAFETY: 64 activations at each tap and 256 weights, by the caller's promise.
+        unsafe {
+            let mut t = [_mm512_setzero_si512(); 4];
+            for i in 0..N {
+                t[i] = _mm512_loadu_si512(taps[i].cast());
+            }
+            let (low01, high01) = (_mm512_unpacklo_epi8(t[0], t[1]), _mm512_unpackhi_epi8(t[0], t[1]));
+            let (low23, high23) = if N > 2 {
+                (_mm512_unpacklo_epi8(t[2], t[3]), _mm512_unpackhi_epi8(t[2], t[3]))
+            } else {
+                (_mm512_setzero_si512(), _mm512_setzero_si512())
+            };
+            let weights = |j: usize| _mm512_loadu_si512(weights.add(64 * j).cast());
+            acc[0] = _mm512_dpbusd_epi32(acc[0], _mm512_unpacklo_epi16(low01, low23), weights(0));
+            acc[1] = _mm512_dpbusd_epi32(acc[1], _mm512_unpackhi_epi16(low01, low23), weights(1));
+            acc[2] = _mm512_dpbusd_epi32(acc[2], _mm512_unpacklo_epi16(high01, high23), weights(2));
+            acc[3] = _mm512_dpbusd_epi32(acc[3], _mm512_unpackhi_epi16(high01, high23), weights(3));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn group_words(_: Avx512Vnni, p: *const u8, index: *const i32) -> __m512i {
+        // SAFETY: 64 activations and 16 integers, by the caller's promise.
+        unsafe { _mm512_permutexvar_epi32(_mm512_loadu_si512(index.cast()), _mm512_loadu_si512(p.cast())) }
     }
 
     #[inline(always)]

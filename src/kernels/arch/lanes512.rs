@@ -116,12 +116,81 @@ macro_rules! simd_of_512_bits {
             }
 
             #[inline(always)]
+            fn interleave(self, x: [__m512i; 4]) -> [__m512i; 4] {
+                // SAFETY: the token exists only where AVX-512 F does, and only registers are touched.
+                unsafe { transpose(x) }
+            }
+
+            #[inline(always)]
+            fn interleave_f32(self, x: [__m512; 4]) -> [__m512; 4] {
+                // SAFETY: as above; the casts move no bit.
+                unsafe {
+                    let [a, b, c, d] = x;
+                    let [a, b, c, d] = transpose([_mm512_castps_si512(a), _mm512_castps_si512(b), _mm512_castps_si512(c), _mm512_castps_si512(d)]);
+                    [_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), _mm512_castsi512_ps(c), _mm512_castsi512_ps(d)]
+                }
+            }
+
+            #[inline(always)]
+            fn deinterleave(self, x: [__m512i; 4]) -> [__m512i; 4] {
+                // SAFETY: as above.
+                unsafe { transpose(x) }
+            }
+
+            #[inline(always)]
+            unsafe fn store_interleaved_codes(self, q: [__m512i; 4], grid: CodeGrid, dst: *mut u8, columns: usize) {
+                // SAFETY: the caller's promise.
+                unsafe { store_interleaved_codes(q, grid, dst, columns) }
+            }
+
+            #[inline(always)]
             fn prefetch(self, p: *const u8) {
                 // SAFETY: a hint: it reads nothing that could fault.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
             }
         }
     };
+}
+
+/// The 4 x 4 blocks of 128 bits of four vectors, transposed: its own inverse.
+///
+/// # Safety
+/// AVX-512 F is there.
+#[inline(always)]
+pub(super) unsafe fn transpose([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: registers alone.
+    unsafe {
+        let (ab_low, ab_high) = (_mm512_shuffle_i32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b));
+        let (cd_low, cd_high) = (_mm512_shuffle_i32x4::<0b01_00_01_00>(c, d), _mm512_shuffle_i32x4::<0b11_10_11_10>(c, d));
+        [
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_low, cd_low),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_low, cd_low),
+            _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_high, cd_high),
+            _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_high, cd_high),
+        ]
+    }
+}
+
+/// Sixty-four codes: the in-lane packs put them in order.
+///
+/// # Safety
+/// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes, `1 <= columns <= 64`.
+#[inline(always)]
+pub(super) unsafe fn store_interleaved_codes(q: [__m512i; 4], grid: CodeGrid, dst: *mut u8, columns: usize) {
+    // SAFETY: registers up to the stores, which write `columns` bytes.
+    unsafe {
+        let zero = _mm512_set1_epi16(i16::from(grid.zero_point));
+        let low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
+        let high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
+        let splat = |x: u8| _mm512_set1_epi8(x as i8);
+        let bytes = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), splat(grid.lo)), splat(grid.hi));
+        let bytes = _mm512_xor_si512(bytes, splat(grid.flip));
+        if columns == 64 {
+            _mm512_storeu_si512(dst.cast(), bytes);
+        } else {
+            _mm512_mask_storeu_epi8(dst.cast(), (1u64 << columns) - 1, bytes);
+        }
+    }
 }
 
 /// [`Simd::store_codes`](crate::kernels::simd::Simd::store_codes): pairs of rows of full tiles together, the others one by one.
