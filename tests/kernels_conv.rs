@@ -16,7 +16,7 @@ struct ConvCase {
 fn conv_case() -> impl Strategy<Value = ConvCase> {
     let kernel = (1usize..5, 1usize..5, 1usize..4, 1usize..4, 1usize..3, 1usize..3);
     let padding = prop::array::uniform4(0usize..3);
-    let channels = (0u8..5, 1usize..9, 1usize..20, 1usize..4);
+    let channels = (0u8..7, 1usize..9, 1usize..20, 1usize..4);
     (kernel, padding, channels, 1usize..4, 1usize..10, 1usize..10, any::<bool>()).prop_filter_map(
         "a kernel larger than the image",
         |((kh, kw, sy, sx, dy, dx), padding, (kind, a, b, groups), n, h, w, nchw)| {
@@ -24,6 +24,9 @@ fn conv_case() -> impl Strategy<Value = ConvCase> {
                 0 | 1 => (a, 3 * b, 1),
                 2 => (a * groups, b * groups, groups),
                 3 => (4 * b + 1, 4 * b + 1, 4 * b + 1),
+                // Narrow groups of whole words, and the channels that fill a vector or a part of it.
+                4 => (4 * (a % 3 + 1) * 5 * groups, b * 5 * groups, 5 * groups),
+                5 => (16 * groups, 16 * groups, 16 * groups),
                 _ => (a + 1, 2 * (a + 1), a + 1),
             };
             let geometry = Conv2dGeometry::new(input, output, [kh, kw])

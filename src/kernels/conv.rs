@@ -3,6 +3,7 @@
 use super::depthwise::{DepthwiseProduct, Lanes};
 use super::dot::Dot;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
+use super::grouped::{GroupedLanes, GroupedProduct};
 use super::ingest;
 use super::isa::{Isa, Visitor};
 use super::operand::{ActivationCode, Codes, Per, check_threads, check_zero_points};
@@ -27,6 +28,7 @@ pub(super) struct ConvWeights<W> {
 enum Packed<W> {
     Panels(Panels<W>),
     Depthwise(Lanes<W>),
+    Grouped(GroupedLanes<W>),
 }
 
 impl<W: Element> ConvWeights<W> {
@@ -40,6 +42,10 @@ impl<W: Element> ConvWeights<W> {
         }
         let packed = if geometry.is_depthwise() {
             Packed::Depthwise(Lanes::pack(layout(isa), geometry, weights))
+        } else if GroupedLanes::<W>::suits(layout(isa), geometry) {
+            let k = geometry.k();
+            let steps: Vec<W> = (0..weights.len()).map(|i| weights[geometry.weight_index(i / k, i % k)]).collect();
+            Packed::Grouped(GroupedLanes::pack(layout(isa), geometry, &steps))
         } else {
             let n = geometry.out_channels / geometry.groups;
             let columns = Channels { weights, geometry };
@@ -52,6 +58,7 @@ impl<W: Element> ConvWeights<W> {
         match &self.packed {
             Packed::Panels(panels) => panels.bytes(),
             Packed::Depthwise(lanes) => lanes.bytes(),
+            Packed::Grouped(lanes) => lanes.bytes(),
         }
     }
 
@@ -64,6 +71,9 @@ impl<W: Element> ConvWeights<W> {
             Packed::Panels(panels) => panels.unpack(&geometry.runs(), |group, column, step, weight| {
                 weights[geometry.weight_index(group * n + column, step)] = weight;
             }),
+            Packed::Grouped(lanes) => {
+                (0..weights.len()).for_each(|i| weights[geometry.weight_index(i / k, i % k)] = lanes.at(i / k, i % k))
+            }
             Packed::Depthwise(lanes) => weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = lanes.at(i / k, i % k)),
         }
         weights
@@ -130,6 +140,11 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
                 // SAFETY: `output_size` keeps every window inside the padded image; the rest is the caller's promise.
                 unsafe { product.run(threads) }
             }
+            Packed::Grouped(lanes) => {
+                let product = GroupedProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
+                // SAFETY: as above; weights of groups are packed only where `QUADS`.
+                unsafe { product.run(threads) }
+            }
             Packed::Depthwise(lanes) => {
                 let (pixels, images) = (padded.pixels(geometry, out), padded.images);
                 let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps: segments, weights: lanes, start, store, dst };
@@ -181,11 +196,13 @@ impl PackedConv2d {
         self.inner.isa
     }
 
-    /// The kernel that runs it, as `u8i8-conv-<pixels>x<channels>x<k>-<isa>` or `u8i8-depthwise-<isa>`.
+    /// The kernel that runs it, as `u8i8-conv-<pixels>x<channels>x<k>-<isa>`, `u8i8-depthwise-<isa>` or
+    /// `u8i8-grouped-<isa>`.
     pub fn kernel_name(&self) -> &'static str {
         match self.inner.packed {
             Packed::Panels(_) => self.inner.isa.conv_kernel(),
             Packed::Depthwise(_) => self.inner.isa.depthwise_kernel(),
+            Packed::Grouped(_) => self.inner.isa.grouped_kernel(),
         }
     }
 

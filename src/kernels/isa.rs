@@ -51,6 +51,13 @@ macro_rules! instruction_sets {
                 }
             }
 
+            /// The name of its kernel for convolutions in narrow groups.
+            pub(super) fn grouped_kernel(self) -> &'static str {
+                match self {
+                    $(Isa::$isa => concat!("u8i8-grouped-", $name),)*
+                }
+            }
+
             /// Whether this processor has it. Detection is cached by the standard library.
             pub fn is_available(self) -> bool {
                 match self {

@@ -36,6 +36,7 @@ mod elementwise;
 mod float;
 mod gemm;
 mod geometry;
+mod grouped;
 mod ingest;
 mod isa;
 mod operand;

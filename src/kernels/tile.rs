@@ -294,4 +294,4 @@ macro_rules! tile_arms {
         }
     };
 }
-pub(super) use tile_arms;
+pub(super) use {tile_arms, unroll};
