@@ -163,28 +163,20 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     unsafe fn line(&self, line: &Line<D::Lhs>, dst: *mut T::Element) {
         let simd = self.simd;
         let columns = line.columns.min(self.weights.channels * self.weights.copies);
-        // SAFETY: the caller's promise.
-        match columns.div_ceil(S::LANES) {
-            1 => simd.vectorize(
-                #[inline(always)]
-                || unsafe { self.quads::<1>(line, dst) },
-            ),
-            // SAFETY: as above.
-            2 => simd.vectorize(
-                #[inline(always)]
-                || unsafe { self.quads::<2>(line, dst) },
-            ),
-            // SAFETY: as above.
-            3 => simd.vectorize(
-                #[inline(always)]
-                || unsafe { self.quads::<3>(line, dst) },
-            ),
-            // SAFETY: as above.
-            _ => simd.vectorize(
-                #[inline(always)]
-                || unsafe { self.quads::<4>(line, dst) },
-            ),
-        }
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    match columns.div_ceil(S::LANES) {
+                        1 => self.quads::<1>(line, dst),
+                        2 => self.quads::<2>(line, dst),
+                        3 => self.quads::<3>(line, dst),
+                        _ => self.quads::<4>(line, dst),
+                    }
+                }
+            },
+        )
     }
 
     /// A block of channels of a line, in `NV` vectors of columns.

@@ -183,7 +183,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
                 unroll!(M < MR, {
                     if M < mr {
                         let place = Place { row: m + M, column: n, columns };
-                        self.store.store(simd, &stage, [rows[M]], [acc[M]], place, dst.add(M * w.channels), 0);
+                        self.store.store(simd, &stage, [rows[M % MR]], [acc[M % MR]], place, dst.add(M * w.channels), 0);
                     }
                 });
             }
