@@ -11,11 +11,12 @@
 //!
 //! The second line is what runs: unsigned activations meet signed weights, and the accumulators start from the correction.
 //!
-//! **How**: a tile, written once, holds some rows times two vectors of columns in registers and reads each row as 4-byte words,
-//! broadcast to all lanes. An instruction set says how many products a word holds (four with VNNI, two 16-bit ones with AVX2, one
-//! float). The tile walks runs of k that lie together in memory: one for a product, one per kernel row for a convolution over a padded
-//! NHWC workspace, since the pixels under a kernel row are contiguous there. So a convolution is a product whose rows overlap, without
-//! im2col; and padding, filled with the zero point, needs no borders.
+//! **How**: a tile, written once, holds some rows times two to four vectors of columns in registers and reads each row as words of at
+//! most 8 bytes, broadcast to all lanes. An instruction set says how many products a word holds (eight with Arm's i8mm, four with VNNI
+//! and Arm's dot products, two 16-bit ones with AVX2, one with NEON alone, one float) and may walk them by a loop of its own. The tile
+//! walks runs of k that lie together in memory: one for a product, one per kernel row for a convolution over a padded NHWC workspace,
+//! since the pixels under a kernel row are contiguous there. So a convolution is a product whose rows overlap, without im2col; and
+//! padding, filled with the zero point, needs no borders.
 //!
 //! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to [`mod@reference`].
 //! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated.

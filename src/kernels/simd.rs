@@ -189,6 +189,9 @@ pub trait Element: bytemuck::Pod + Default + Send + Sync + PartialEq + std::fmt:
     /// For bytes, what an unsigned code is xored with to make one.
     const BYTE_FLIP: Option<u8> = None;
 
+    /// What is subtracted from an unsigned code to make one.
+    const OFFSET: i32 = 0;
+
     /// Whether packed weights carry the sums of their columns.
     const SUMMED: bool = false;
 
@@ -248,6 +251,7 @@ impl Element for i16 {
 /// Where activations are signed bytes, the unsigned code minus 128.
 impl Element for i8 {
     const BYTE_FLIP: Option<u8> = Some(0x80);
+    const OFFSET: i32 = 128;
     const SUMMED: bool = true;
 
     #[inline(always)]

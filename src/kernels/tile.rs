@@ -9,13 +9,13 @@ use super::simd::Simd;
 /// Most rows that any instruction set takes in one tile.
 pub const ROWS: usize = 14;
 
-/// `body` for each constant `i` below `n`, at most [`ROWS`]. A loop would do the same, but the compiler keeps an array in registers
+/// `body` for each constant `i` below `n`, at most [`ROWS`], or for those of a list. A loop would do the same, but the compiler keeps an array in registers
 /// only when every index is a constant, and it gives up unrolling when the body is as long as an output stage: then each
 /// step of k loads and stores its accumulators. For the like reason there are no closures in tiles and stages: what is not
 /// inlined to where the instruction set is enabled becomes calls, one for each vector.
 macro_rules! unroll {
-    ($i:ident < $n:expr, $body:expr) => { unroll!(@ $i $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13) };
-    (@ $i:ident $n:expr, $body:expr, $($at:literal)*) => {
+    ($i:ident < $n:expr, $body:expr) => { unroll!($i < $n; [0 1 2 3 4 5 6 7 8 9 10 11 12 13], $body) };
+    ($i:ident < $n:expr; [$($at:literal)*], $body:expr) => {
         {
             $(if $at < $n {
                 const $i: usize = $at;
@@ -225,7 +225,8 @@ unsafe fn finish<S: Simd, A: Copy, T: Store<S, A>, const MR: usize, const NV: us
     }
 }
 
-/// [`Dot::start`] for integers.
+/// [`Dot::start`] for integers, where activations are unsigned codes minus `offset`: so are their zero points then. Row terms are not
+/// concerned, since they subtract one from the other.
 ///
 /// # Safety
 /// `col_sums` has `columns` elements, `(NV - 1) * LANES < columns <= NV * LANES`; `params` are inside the zero points, columns
@@ -233,6 +234,7 @@ unsafe fn finish<S: Simd, A: Copy, T: Store<S, A>, const MR: usize, const NV: us
 #[inline(always)]
 pub unsafe fn start_integers<S: Simd, const MR: usize, const NV: usize>(
     simd: S,
+    offset: i32,
     start: &Start<'_>,
     (m, params): (usize, &[usize; MR]),
     col_sums: *const i32,
@@ -250,7 +252,7 @@ pub unsafe fn start_integers<S: Simd, const MR: usize, const NV: usize>(
         let acc = acc.as_mut_ptr().cast::<S::I32>();
         match start.zero {
             Zero::Tensor(z) => {
-                let first = simd.add_i32(bias, simd.mul_i32(sums, simd.splat_i32(-z)));
+                let first = simd.add_i32(bias, simd.mul_i32(sums, simd.splat_i32(offset - z)));
                 // SAFETY: element [M][V] of the array.
                 unroll!(M < MR, unsafe { acc.add(M * NV + V).write(first) });
             }
@@ -258,7 +260,7 @@ pub unsafe fn start_integers<S: Simd, const MR: usize, const NV: usize>(
                 // SAFETY: the caller's promise on `params`; element [M][V] of the array.
                 unsafe {
                     let z = *zero_points.get_unchecked(params[M]);
-                    acc.add(M * NV + V).write(simd.add_i32(bias, simd.mul_i32(sums, simd.splat_i32(-z))));
+                    acc.add(M * NV + V).write(simd.add_i32(bias, simd.mul_i32(sums, simd.splat_i32(offset - z))));
                 }
             }),
         }

@@ -1,5 +1,5 @@
-//! One file per instruction set: its token, how it multiplies, and which tiles it runs. What several share (`lanes256`, `lanes512`)
-//! is the vectors.
+//! One file per instruction set: its token, how it multiplies, and which tiles it runs. What several share (`lanes128`,
+//! `lanes256`, `lanes512`) is the vectors.
 
 /// What all integer products have in common, in an implementation of [`Dot`](super::dot::Dot).
 macro_rules! integer_dot {
@@ -32,7 +32,7 @@ macro_rules! integer_dot {
             columns: (usize, usize),
         ) -> [[$vector; NV]; MR] {
             // SAFETY: the caller's promise.
-            unsafe { start_integers(simd, start, rows, col_sums, columns) }
+            unsafe { start_integers(simd, <Self::Lhs as crate::kernels::simd::Element>::OFFSET, start, rows, col_sums, columns) }
         }
     };
 }
@@ -60,8 +60,19 @@ pub use {
     vnni256::{AvxVnni, Vnni256},
 };
 
+#[cfg(target_arch = "aarch64")]
+mod lanes128;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
+#[cfg(target_arch = "aarch64")]
+pub use {neon::Neon, neon_dot::NeonDot, neon_i8mm::NeonI8mm};
+
 /// Operations on registers alone, each one an intrinsic or two.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! register_ops {
     ($(fn $name:ident($($a:ident: $t:ty),*) -> $r:ty = $body:expr;)*) => {
         $(#[inline(always)]
@@ -71,5 +82,5 @@ macro_rules! register_ops {
         })*
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use register_ops;
