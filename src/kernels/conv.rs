@@ -281,6 +281,14 @@ pub struct ConvCall<'a, E> {
     threads: usize,
 }
 
+impl<'a> ConvCall<'a, i8> {
+    /// The same call, its output as bytes.
+    pub(super) fn into_bytes(self) -> ConvCall<'a, u8> {
+        let ConvCall { codes, shape, padded, out, zero_point, weights, dst, workspace, threads } = self;
+        ConvCall { codes, shape, padded, out, zero_point, weights, dst: dst.cast(), workspace, threads }
+    }
+}
+
 impl<E: Copy + Send + Sync> ConvCall<'_, E> {
     pub(super) fn run<T: IntegerStage<Element = E>>(self, stage: T) {
         self.weights.isa.visit(ConvVisit { call: self, stage })

@@ -268,8 +268,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         let channels = self.weights.channels;
         let rows = Rows::Pixels(self.pixels);
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
-        for m in tiles.map(|tile| tile * MR) {
-            let mr = (pixels - m).min(MR);
+        let (mut m, end) = (tiles.start * MR, (tiles.end * MR).min(pixels));
+        while m < end {
+            // A last short tile goes pixel by pixel: rare, and fewer tiles to compile.
+            let mr = if end - m >= MR { MR } else { 1 };
             rows.fill(m, mr, &mut offsets, &mut params);
             for n in (0..channels).step_by(2 * S::LANES) {
                 let columns = (channels - n).min(2 * S::LANES);
@@ -293,6 +295,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                 // SAFETY: rows, stage and `dst` by the caller's promise; weights have 64 bytes of slack behind the last.
                 unsafe { self.simd.lane_tile(mr, columns.div_ceil(S::LANES), &tile) }
             }
+            m += mr;
         }
     }
 }

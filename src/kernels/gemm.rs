@@ -71,6 +71,16 @@ pub struct GemmCall<'a, E> {
     workspace: &'a mut Workspace,
 }
 
+impl<'a> GemmCall<'a, i8> {
+    /// The same call, its output as bytes.
+    pub(super) fn into_bytes(self) -> GemmCall<'a, u8> {
+        let Destination { data, stride, sums_fit, threads } = self.dst;
+        let dst = Destination { data: data.cast(), stride, sums_fit, threads };
+        let GemmCall { codes, m, stride, zero_point, weights, workspace, .. } = self;
+        GemmCall { codes, m, stride, zero_point, weights, dst, workspace }
+    }
+}
+
 impl<E: Copy + Send + Sync> GemmCall<'_, E> {
     pub(super) fn run<T: IntegerStage<Element = E>>(self, stage: T) {
         self.weights.isa().visit(GemmVisit { call: self, stage })

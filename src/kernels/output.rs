@@ -297,7 +297,7 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
 }
 
 macro_rules! stage {
-    ([$($generics:tt)*] $stage:ty => $element:ty) => {
+    ([$($generics:tt)*] $stage:ty => $element:ty, |$this:ident, $call:ident| $run:expr) => {
         impl<$($generics)*> sealed::Sealed for $stage {}
         impl<$($generics)*> OutputStage for $stage {
             type Element = $element;
@@ -308,19 +308,21 @@ macro_rules! stage {
                 shape.sums_fit(self.largest_bias())
             }
             fn gemm(&self, call: GemmCall<'_, $element>) {
-                call.run(self)
+                let ($this, $call) = (self, call);
+                $run
             }
             fn conv2d(&self, call: ConvCall<'_, $element>) {
-                call.run(self)
+                let ($this, $call) = (self, call);
+                $run
             }
         }
     };
 }
 
-stage!([] Accumulate => i32);
-stage!(['a] Dequantize<'a> => f32);
-stage!(['a] Requantize<'a, u8> => u8);
-stage!(['a] Requantize<'a, i8> => i8);
+stage!([] Accumulate => i32, |stage, call| call.run(stage));
+stage!(['a] Dequantize<'a> => f32, |stage, call| call.run(stage));
+stage!(['a] Requantize<'a, u8> => u8, |stage, call| call.run(stage.bytes()));
+stage!(['a] Requantize<'a, i8> => i8, |stage, call| call.into_bytes().run(stage.bytes()));
 
 /// `i32`: `sum over k of (lhs - zero_point) * weight`.
 #[derive(Debug, Clone, Copy, Default)]

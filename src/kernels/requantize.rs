@@ -106,34 +106,72 @@ impl<'a, T: ActivationCode> Requantize<'a, T> {
         self.bias.unwrap_or_default().iter().map(|b| b.unsigned_abs() as usize).max().unwrap_or(0)
     }
 
-    /// The stage of one sum with its bias, as a float: the meaning of the vectors below.
-    pub(super) fn code(&self, sum: f32, row: usize, column: usize) -> i32 {
-        let mut x = sum * one_or(self.multiplier, column);
-        if let Some(residual) = &self.residual {
-            x += (residual.codes.row(row)[column].to_i32() - residual.zero_point) as f32 * residual.multiplier;
-        }
-        num::round_clamped(x, self.qmin - self.zero_point, self.qmax - self.zero_point) + self.zero_point
-    }
-
-    /// The grid in unsigned codes.
-    #[inline(always)]
-    fn grid(&self) -> CodeGrid {
+    /// The stage in unsigned codes, the same for both types.
+    pub(super) fn bytes(&self) -> RequantizeBytes<'_> {
         let unsigned = |code: i32| (code - T::QMIN) as u8;
-        CodeGrid { zero_point: unsigned(self.zero_point), lo: unsigned(self.qmin), hi: unsigned(self.qmax), flip: T::QMIN as u8 }
+        let residual = self.residual.as_ref().map(|residual| ResidualBytes {
+            codes: residual.codes.data().as_ptr().cast(),
+            stride: residual.codes.stride(),
+            dense: residual.codes.stride() == residual.codes.cols(),
+            zero_point: unsigned(residual.zero_point),
+            multiplier: residual.multiplier,
+        });
+        let (zero_point, lo, hi) = (unsigned(self.zero_point), unsigned(self.qmin), unsigned(self.qmax));
+        let grid = CodeGrid { zero_point, lo, hi, flip: T::QMIN as u8 };
+        RequantizeBytes { multiplier: self.multiplier, bias: self.bias.unwrap_or_default(), residual, grid }
     }
 }
 
-impl<T: ActivationCode> IntegerStage for &Requantize<'_, T> {
-    type Element = T;
+/// [`Requantize`] to bytes of either type: one kernel for both.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequantizeBytes<'a> {
+    multiplier: &'a [f32],
+    bias: &'a [i32],
+    residual: Option<ResidualBytes>,
+    grid: CodeGrid,
+}
+
+/// [`Residual`] in bytes, with its zero point as an unsigned code.
+#[derive(Debug, Clone, Copy)]
+struct ResidualBytes {
+    codes: *const u8,
+    stride: usize,
+    /// Whether a row follows the other without a gap.
+    dense: bool,
+    zero_point: u8,
+    multiplier: f32,
+}
+
+// SAFETY: the codes are only read, and borrowed for as long as the stage that this was made of.
+unsafe impl Send for ResidualBytes {}
+// SAFETY: as above.
+unsafe impl Sync for ResidualBytes {}
+
+impl RequantizeBytes<'_> {
+    /// Whether the residual's byte, flipped like those of the result, is its unsigned code less its zero point.
+    fn residual_value(&self, residual: &ResidualBytes, row: usize, column: usize) -> f32 {
+        // SAFETY: `check_parameters` saw a code for each row and column of the output.
+        let code = unsafe { residual.codes.add(row * residual.stride + column).read() } ^ self.grid.flip;
+        (i32::from(code) - i32::from(residual.zero_point)) as f32 * residual.multiplier
+    }
+}
+
+impl IntegerStage for RequantizeBytes<'_> {
+    type Element = u8;
     type Columns<S: Simd> = S::F32;
 
     fn bias(&self) -> &[i32] {
-        self.bias.unwrap_or_default()
+        self.bias
     }
 
-    fn finish(&self, sum: i64, row: usize, column: usize, _: T) -> T {
-        let sum = sum + self.bias.map_or(0, |bias| i64::from(bias[column]));
-        T::from_i32(self.code(sum as f32, row, column))
+    fn finish(&self, sum: i64, row: usize, column: usize, _: u8) -> u8 {
+        let bias = self.bias.get(column).copied().unwrap_or(0);
+        let mut x = (sum + i64::from(bias)) as f32 * one_or(self.multiplier, column);
+        if let Some(residual) = &self.residual {
+            x += self.residual_value(residual, row, column);
+        }
+        let [zero, lo, hi] = [self.grid.zero_point, self.grid.lo, self.grid.hi].map(i32::from);
+        (num::round_clamped(x, lo - zero, hi - zero) + zero) as u8 ^ self.grid.flip
     }
 
     #[inline(always)]
@@ -150,7 +188,7 @@ impl<T: ActivationCode> IntegerStage for &Requantize<'_, T> {
         _: [usize; R],
         acc: [[S::I32; NV]; R],
         place: Place,
-        dst: *mut T,
+        dst: *mut u8,
         stride: usize,
     ) {
         // Loops, not closures: what `array::from_fn` calls is not always inlined to where the instruction set is enabled.
@@ -161,18 +199,13 @@ impl<T: ActivationCode> IntegerStage for &Requantize<'_, T> {
             }
         }
         if let Some(residual) = &self.residual {
-            // As unsigned codes: those of i8 have their top bit flipped.
-            let (flip, zero) = (simd.splat_i32(i32::from(T::QMIN as u8)), simd.splat_i32(T::QMIN - residual.zero_point));
+            let (flip, zero) = (simd.splat_i32(i32::from(self.grid.flip)), simd.splat_i32(-i32::from(residual.zero_point)));
             let scale = simd.splat_f32(residual.multiplier);
             for r in 0..R {
                 for v in 0..NV {
-                    let at = residual
-                        .codes
-                        .data()
-                        .as_ptr()
-                        .wrapping_add((place.row + r) * residual.codes.stride() + place.column + v * S::LANES);
+                    let at = residual.codes.wrapping_add((place.row + r) * residual.stride + place.column + v * S::LANES);
                     // SAFETY: `check_parameters` saw a code for each row and column of the output.
-                    let codes = unsafe { simd.load_bytes(at.cast(), place.lanes::<S>(v)) };
+                    let codes = unsafe { simd.load_bytes(at, place.lanes::<S>(v)) };
                     x[r][v] = simd.add_f32(x[r][v], simd.mul_f32(simd.to_f32(simd.add_i32(simd.xor_i32(codes, flip), zero)), scale));
                 }
             }
@@ -185,8 +218,8 @@ impl<T: ActivationCode> IntegerStage for &Requantize<'_, T> {
                 q[r][v] = simd.round_i32(simd.min_f32(x[r][v], top));
             }
         }
-        // SAFETY: the caller's promise on `dst`; u8 and i8 are bytes.
-        unsafe { simd.store_codes(&q, self.grid(), dst.cast(), stride, place.columns) }
+        // SAFETY: the caller's promise on `dst`.
+        unsafe { simd.store_codes(&q, self.grid, dst, stride, place.columns) }
     }
 
     #[inline(always)]
@@ -198,17 +231,17 @@ impl<T: ActivationCode> IntegerStage for &Requantize<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn store_interleaved<S: Simd>(self, simd: S, multiplier: &[S::F32; 4], acc: [S::I32; 4], place: Place, dst: *mut T) {
+    unsafe fn store_interleaved<S: Simd>(self, simd: S, multiplier: &[S::F32; 4], acc: [S::I32; 4], place: Place, dst: *mut u8) {
         let mut q = acc;
         for v in 0..4 {
             let x = simd.mul_f32(simd.to_f32(acc[v]), multiplier[v]);
             q[v] = simd.round_i32(simd.min_f32(x, simd.splat_f32(INTEGER_MAX)));
         }
-        // SAFETY: the caller's promise on `dst`; u8 and i8 are bytes.
-        unsafe { simd.store_interleaved_codes(q, self.grid(), dst.cast(), place.columns) }
+        // SAFETY: the caller's promise on `dst`.
+        unsafe { simd.store_interleaved_codes(q, self.grid, dst, place.columns) }
     }
 
     fn rows_are_one(&self) -> bool {
-        self.residual.is_none_or(|residual| residual.codes.stride() == residual.codes.cols())
+        self.residual.is_none_or(|residual| residual.dense)
     }
 }

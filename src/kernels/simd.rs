@@ -35,7 +35,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// See [`super::tile::product_tile`].
     unsafe fn product_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &Tile<'_, Self, D, T>);
-    /// One depthwise tile of `mr` (at most 4) rows and `nv` (at most 2) vectors of channels.
+    /// One depthwise tile of `mr` (1 or 4) rows and `nv` (at most 2) vectors of channels.
     ///
     /// # Safety
     /// See [`super::tile::lane_tile`].

@@ -116,7 +116,7 @@ macro_rules! simd_of_128_bits {
             }
 
             unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
-                tile_arms!(self, lane_tile, tile, mr, nv, [1 2 3 4], [1 2])
+                tile_arms!(self, lane_tile, tile, mr, nv, [1 4], [1 2])
             }
 
             register_ops! {

@@ -69,7 +69,7 @@ unsafe impl Simd for Scalar {
     }
 
     unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
-        tile_arms!(self, lane_tile, tile, mr, nv, [1 2 3 4], [1 2])
+        tile_arms!(self, lane_tile, tile, mr, nv, [1 4], [1 2])
     }
 
     #[inline(always)]
