@@ -35,12 +35,11 @@ impl<W: Element> Lanes<W> {
     /// Packs the weights of a depthwise convolution, `[channels][taps]`.
     pub fn pack(layout: PanelLayout, geometry: &Conv2dGeometry, weights: &[W]) -> Self {
         let (taps, channels, block) = (geometry.k(), geometry.out_channels, 4 * layout.lanes);
-        let lanes = if layout.quads { layout.lanes } else { 0 };
         // Few channels leave room for several pixels in a block, if those lie one after the other as their channels do.
-        let copies = match layout.quads && geometry.stride[1] == 1 && channels % layout.lanes == 0 && block % channels == 0 {
-            true => block / channels,
-            false => 1,
-        };
+        let side_by_side = geometry.stride[1] == 1 && channels.is_multiple_of(layout.lanes) && block.is_multiple_of(channels);
+        let copies = if layout.quads && side_by_side { block / channels } else { 1 };
+        // Less than half a block is better off tap by tap.
+        let lanes = if layout.quads && 2 * channels * copies >= block { layout.lanes } else { 0 };
         let len = if lanes > 0 { (channels * copies).next_multiple_of(block) * taps.next_multiple_of(4) } else { channels * taps };
         let col_sums = if W::SUMMED { weights.chunks_exact(taps).map(W::sum).collect() } else { Box::default() };
         let mut packed =

@@ -85,9 +85,9 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
     /// For each lane the word `index[lane]` of the `LANES` words at `p`.
     ///
     /// # Safety
-    /// [`Dot::QUADS`]; `p` is readable for `LANES` words, `index` for `LANES` integers, each below `LANES`.
+    /// [`Dot::QUADS`]; `p` is readable for `LANES` words, and each index is below `LANES`.
     #[inline(always)]
-    unsafe fn group_words(simd: S, p: *const Self::Lhs, index: *const i32) -> Self::Word {
+    unsafe fn group_words(simd: S, p: *const Self::Lhs, index: S::I32) -> Self::Word {
         let _ = (simd, p, index);
         unreachable!("only where QUADS says so")
     }

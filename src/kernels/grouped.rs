@@ -21,9 +21,9 @@ const MR: usize = 8;
 pub struct GroupedLanes<W> {
     data: Aligned,
     /// `[vector][word][LANES]`: words after the vector's first channel.
-    index: Box<[i32]>,
+    index: Box<[u8]>,
     /// First input channel of each vector.
-    first: Box<[usize]>,
+    first: Box<[u32]>,
     lanes: usize,
     taps: usize,
     /// Words of a group's input channels.
@@ -42,7 +42,12 @@ impl<W: Element> GroupedLanes<W> {
     /// inputs, and more than one group to a vector.
     pub fn suits(layout: PanelLayout, geometry: &Conv2dGeometry) -> bool {
         let [outputs, inputs] = [geometry.out_channels, geometry.in_channels].map(|channels| channels / geometry.groups);
-        if !layout.quads || geometry.groups == 1 || inputs % KU != 0 || outputs >= layout.lanes {
+        if !layout.quads
+            || geometry.groups == 1
+            || u32::try_from(geometry.in_channels).is_err()
+            || inputs % KU != 0
+            || outputs >= layout.lanes
+        {
             return false;
         }
         (0..geometry.out_channels).step_by(layout.lanes).all(|first| {
@@ -57,10 +62,10 @@ impl<W: Element> GroupedLanes<W> {
         let (outputs, inputs) = (channels / geometry.groups, geometry.in_channels / geometry.groups);
         let (taps, words, vectors) = (geometry.k() / inputs, inputs / KU, channels.div_ceil(lanes));
         let group = |channel: usize| channel.min(channels - 1) / outputs;
-        let first: Box<[usize]> = (0..vectors).map(|v| group(v * lanes) * inputs).collect();
+        let first: Box<[u32]> = (0..vectors).map(|v| (group(v * lanes) * inputs) as u32).collect();
         let index = (0..vectors * words * lanes).map(|i| {
             let (v, word, lane) = (i / (words * lanes), i / lanes % words, i % lanes);
-            ((group(v * lanes + lane) - group(v * lanes)) * words + word) as i32
+            ((group(v * lanes + lane) - group(v * lanes)) * words + word) as u8
         });
         let mut packed = GroupedLanes {
             index: index.collect(),
@@ -169,10 +174,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
                 let mut weights = w.data.as_slice::<D::Weight>().as_ptr().add(v * w.taps * w.words * S::LANES * KU);
                 for tap in self.taps {
                     for word in 0..w.words {
-                        let index = w.index.as_ptr().add((v * w.words + word) * S::LANES);
+                        let index = simd.load_bytes(w.index.as_ptr().add((v * w.words + word) * S::LANES), S::LANES);
                         let lanes = D::weights(simd, weights);
                         for i in 0..MR {
-                            let words = D::group_words(simd, self.lhs.add(offsets[i] + tap.offset + first), index);
+                            let words = D::group_words(simd, self.lhs.add(offsets[i] + tap.offset + first as usize), index);
                             acc[i][0] = D::dot(simd, acc[i][0], words, lanes);
                         }
                         weights = weights.add(S::LANES * KU);

@@ -192,7 +192,7 @@ impl<W: Element, C: Columns<W>> Visitor for Pack<'_, W, C> {
             let packed = Disjoint::new(&mut data.grow::<W>(panels.groups * group_len)[..]);
             let (sums, scales) = (Disjoint::new(&mut sums), Disjoint::new(scales));
             let count = panels.groups * panels.panels();
-            let parts = threads::parts(threads::available(), panels.groups * n * k, GRAIN);
+            let parts = threads::parts_of_pool(panels.groups * n * k, GRAIN);
             threads::split(count, parts, |range| {
                 let mut scratch = vec![W::default(); nr.min(n) * k];
                 for index in range {

@@ -8,11 +8,13 @@ pub fn parts(threads: usize, work: usize, grain: usize) -> usize {
     if cfg!(feature = "parallel") { threads.min(work / grain).max(1) } else { 1 }
 }
 
-/// Threads of the caller's pool.
-pub fn available() -> usize {
+/// [`parts`] for the threads of the caller's pool, which is not asked for (nor started) where the work is small.
+pub fn parts_of_pool(work: usize, grain: usize) -> usize {
     #[cfg(feature = "parallel")]
-    return rayon::current_num_threads();
-    #[cfg(not(feature = "parallel"))]
+    if work >= 2 * grain {
+        return parts(rayon::current_num_threads(), work, grain);
+    }
+    let _ = (work, grain);
     1
 }
 

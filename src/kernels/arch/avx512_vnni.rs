@@ -76,9 +76,9 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn group_words(_: Avx512Vnni, p: *const u8, index: *const i32) -> __m512i {
-        // SAFETY: 64 activations and 16 integers, by the caller's promise.
-        unsafe { _mm512_permutexvar_epi32(_mm512_loadu_si512(index.cast()), _mm512_loadu_si512(p.cast())) }
+    unsafe fn group_words(_: Avx512Vnni, p: *const u8, index: __m512i) -> __m512i {
+        // SAFETY: 64 activations, by the caller's promise.
+        unsafe { _mm512_permutexvar_epi32(index, _mm512_loadu_si512(p.cast())) }
     }
 
     #[inline(always)]
