@@ -41,6 +41,9 @@ pub struct Residual<'a, T> {
 /// Multipliers up to here keep every product of a sum or a code finite, and so the sum of two products a number.
 const MULTIPLIER_MAX: f32 = 18446744073709551616.0;
 
+/// A multiplier up to here takes no sum above [`INTEGER_MAX`]: the sum itself may round up to 2^31.
+const BOUNDED: f32 = 0.999;
+
 /// The largest float below 2^31: what is above would not convert to i32.
 const INTEGER_MAX: f32 = 2147483520.0;
 
@@ -118,7 +121,8 @@ impl<'a, T: ActivationCode> Requantize<'a, T> {
         });
         let (zero_point, lo, hi) = (unsigned(self.zero_point), unsigned(self.qmin), unsigned(self.qmax));
         let grid = CodeGrid { zero_point, lo, hi, flip: T::QMIN as u8 };
-        RequantizeBytes { multiplier: self.multiplier, bias: self.bias.unwrap_or_default(), residual, grid }
+        let bounded = residual.is_none() && self.multiplier.iter().all(|&multiplier| multiplier <= BOUNDED);
+        RequantizeBytes { multiplier: self.multiplier, bias: self.bias.unwrap_or_default(), residual, grid, bounded }
     }
 }
 
@@ -129,6 +133,8 @@ pub(super) struct RequantizeBytes<'a> {
     bias: &'a [i32],
     residual: Option<ResidualBytes>,
     grid: CodeGrid,
+    /// Whether no product can leave i32.
+    bounded: bool,
 }
 
 /// [`Residual`] in bytes, with its zero point as an unsigned code.
@@ -211,11 +217,17 @@ impl IntegerStage for RequantizeBytes<'_> {
             }
         }
         // No NaN: multipliers are finite, and bounded where two products are added.
-        let top = simd.splat_f32(INTEGER_MAX);
+        if !self.bounded {
+            for r in 0..R {
+                for v in 0..NV {
+                    x[r][v] = simd.min_f32(x[r][v], simd.splat_f32(INTEGER_MAX));
+                }
+            }
+        }
         let mut q = [[simd.splat_i32(0); NV]; R];
         for r in 0..R {
             for v in 0..NV {
-                q[r][v] = simd.round_i32(simd.min_f32(x[r][v], top));
+                q[r][v] = simd.round_i32(x[r][v]);
             }
         }
         // SAFETY: the caller's promise on `dst`.
@@ -234,8 +246,11 @@ impl IntegerStage for RequantizeBytes<'_> {
     unsafe fn store_interleaved<S: Simd>(self, simd: S, multiplier: &[S::F32; 4], acc: [S::I32; 4], place: Place, dst: *mut u8) {
         let mut q = acc;
         for v in 0..4 {
-            let x = simd.mul_f32(simd.to_f32(acc[v]), multiplier[v]);
-            q[v] = simd.round_i32(simd.min_f32(x, simd.splat_f32(INTEGER_MAX)));
+            let mut x = simd.mul_f32(simd.to_f32(acc[v]), multiplier[v]);
+            if !self.bounded {
+                x = simd.min_f32(x, simd.splat_f32(INTEGER_MAX));
+            }
+            q[v] = simd.round_i32(x);
         }
         // SAFETY: the caller's promise on `dst`.
         unsafe { simd.store_interleaved_codes(q, self.grid, dst, place.columns) }
