@@ -13,10 +13,14 @@ fn main() {
 /// A product: name, m, n, k.
 struct Case(&'static str, usize, usize, usize);
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 10] = [
     Case("128x384x384", 128, 384, 384),
+    Case("128x768x768", 128, 768, 768),
+    Case("128x3072x768", 128, 3072, 768),
     Case("128x768x3072", 128, 768, 3072),
     Case("1024 square", 1024, 1024, 1024),
+    Case("2048 square", 2048, 2048, 2048),
+    Case("8x4096x4096", 8, 4096, 4096),
     Case("16x384x1536", 16, 384, 1536),
     Case("1x4096x4096", 1, 4096, 4096),
     Case("1x64x32", 1, 64, 32),

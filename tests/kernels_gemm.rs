@@ -1,8 +1,8 @@
 //! Integer products: every instruction set, every stage and every number of threads equal the reference bit for bit.
 use lowprec::Error;
 use lowprec::kernels::{
-    Accumulate, Activation, Dequantize, Isa, Matrix, MatrixMut, PackedWeights, Per, Requantize, Residual, WeightLayout, Workspace, gemm,
-    reference,
+    Accumulate, Activation, ActivationRule, Dequantize, Epilogue, Isa, Matrix, MatrixMut, PackedWeights, Per, RangeOf, Requantize,
+    Residual, WeightLayout, Workspace, gemm, gemm_dynamic, reference,
 };
 use proptest::prelude::*;
 
@@ -10,9 +10,33 @@ use proptest::prelude::*;
 mod kernel_support;
 use kernel_support::{Code, Parameters, Random, bits};
 
+/// Runs `f` on the rows of `dst`, `stride` apart in memory of their own, and looks that the gaps stay as they were.
+fn with_stride<E: Copy + PartialEq + std::fmt::Debug>(
+    dst: &mut [E],
+    (m, n): (usize, usize),
+    stride: usize,
+    f: impl FnOnce(MatrixMut<'_, E>),
+) {
+    let Some(&filler) = dst.first() else {
+        return f(MatrixMut::new(dst, m, n).unwrap());
+    };
+    let mut wide = vec![filler; (m - 1) * stride + n];
+    for (row, wide) in dst.chunks(n).zip(wide.chunks_mut(stride)) {
+        wide[..n].copy_from_slice(row);
+    }
+    f(MatrixMut::new(&mut wide, m, n).unwrap().with_stride(stride).unwrap());
+    for (row, wide) in dst.chunks_mut(n).zip(wide.chunks(stride)) {
+        row.copy_from_slice(&wide[..n]);
+        assert!(wide[n..].iter().all(|&x| x == filler), "what lies between the rows was written");
+    }
+}
+
 fn check_gemm<T: Code>(m: usize, n: usize, k: usize, kinds: (u8, u8), seed: u64, threads: usize) {
     let mut random = Random(seed);
-    let lhs = T::from_bytes(&random.bytes(m * k, kinds.0));
+    // Rows with gaps between them, as short as the last row allows.
+    let (a_stride, c_stride) = (k + 5 * random.below(2), n + 3 * random.below(2));
+    let wide = T::from_bytes(&random.bytes((m.max(1) - 1) * a_stride + k, kinds.0));
+    let lhs: Vec<T> = (0..m * k).map(|i| wide[i / k * a_stride + i % k]).collect();
     let weights = i8::from_bytes(&random.bytes(n * k, kinds.1));
     let weight_zeros = if random.below(3) == 0 { i8::from_bytes(&random.bytes(n, kinds.0)) } else { Vec::new() };
     let parameters = Parameters::<T>::new(&mut random, m, n, m);
@@ -27,16 +51,10 @@ fn check_gemm<T: Code>(m: usize, n: usize, k: usize, kinds: (u8, u8), seed: u64,
         };
         assert_eq!(packed.unpack(), weights);
         let context = format!("{m}x{n}x{k} on {} with {threads} threads", packed.kernel_name());
-        compare_stages!(sums, n, m, 1, parameters, context, |stage, dst| gemm(
-            Matrix::new(&lhs, m, k).unwrap(),
-            zero_point,
-            &packed,
-            stage,
-            MatrixMut::new(dst, m, n).unwrap(),
-            &mut workspace,
-            threads
-        )
-        .unwrap());
+        compare_stages!(sums, n, m, 1, parameters, context, |stage, dst| with_stride(dst, (m, n), c_stride, |dst| {
+            let lhs = Matrix::new(&wide, m, k).unwrap().with_stride(a_stride).unwrap();
+            gemm(lhs, zero_point, &packed, stage, dst, &mut workspace, threads).unwrap()
+        }));
     }
 }
 
@@ -51,7 +69,7 @@ proptest! {
 
 #[test]
 fn gemm_at_the_edges_of_tiles() {
-    for m in [1, 2, 3, 4, 5, 6, 7, 13, 14, 15, 27, 28, 29, 43] {
+    for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 23, 24, 25, 27, 28, 29, 43] {
         for n in [1, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65] {
             let k = (m * 7 + n * 3) % 23 + 1;
             check_gemm::<u8>(m, n, k, (2, 2), (m * n) as u64, 1);
@@ -84,6 +102,42 @@ fn gemm_on_threads() {
         check_gemm::<u8>(300, 130, 200, (2, 2), 5, threads);
         check_gemm::<i8>(5, 1500, 1100, (2, 2), 6, threads);
     }
+}
+
+/// Rows a power of two apart, which are copied before they are read.
+#[test]
+fn gemm_of_rows_that_collide() {
+    check_gemm::<u8>(17, 260, 2048, (2, 2), 8, 1);
+    check_gemm::<i8>(15, 257, 4096, (2, 2), 10, 2);
+}
+
+#[test]
+#[cfg(feature = "parallel")]
+fn gemm_inside_a_pool_of_the_caller() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    // More threads than the pool has, from inside it, and from two of its tasks at once.
+    pool.install(|| {
+        check_gemm::<u8>(300, 130, 200, (2, 2), 5, 7);
+        rayon::join(|| check_gemm::<u8>(290, 131, 200, (2, 2), 6, 2), || check_gemm::<i8>(5, 1500, 1100, (2, 2), 7, 2));
+    });
+}
+
+#[test]
+fn matrices_of_nothing_cost_nothing() {
+    let huge = 1 << 45;
+    let empty = PackedWeights::pack(&[], 0, 0, WeightLayout::Nk).unwrap();
+    let (a, c) = (Matrix::<u8>::new(&[], huge, 0).unwrap(), MatrixMut::new(&mut [], huge, 0).unwrap());
+    gemm(a, Per::Tensor(0), &empty, &Accumulate, c, &mut Workspace::new(), 1).unwrap();
+    let (a, c) = (Matrix::<i8>::new(&[], huge, 0).unwrap(), MatrixMut::new(&mut [], huge, 0).unwrap());
+    gemm(a, Per::Tensor(0), &empty, &Accumulate, c, &mut Workspace::new(), 2).unwrap();
+    let (a, c) = (Matrix::<f32>::new(&[], usize::MAX, 0).unwrap(), MatrixMut::new(&mut [], usize::MAX, 0).unwrap());
+    gemm_dynamic(a, RangeOf::Row, &ActivationRule::default(), &empty, &Epilogue::new(&[1.0]), c, &mut Workspace::new(), 1).unwrap();
+    let weights = PackedWeights::pack(&[1; 6], 3, 2, WeightLayout::Nk).unwrap();
+    let mut sums = [0i32; 3];
+    let a = Matrix::new(&[1u8, 2], 1, 2).unwrap().with_stride(usize::MAX).unwrap();
+    let c = MatrixMut::new(&mut sums, 1, 3).unwrap().with_stride(usize::MAX).unwrap();
+    gemm(a, Per::Tensor(0), &weights, &Accumulate, c, &mut Workspace::new(), 1).unwrap();
+    assert_eq!(sums, [3; 3]);
 }
 
 #[test]
@@ -143,7 +197,9 @@ fn sums_beyond_32_bits_stay_exact() {
         let weights: Vec<i8> = weights.iter().enumerate().map(|(i, &x)| if i / k == 0 { -128 } else { x }).collect();
         let weight_zeros = if zeros { vec![127i8; n] } else { Vec::new() };
         let parameters = Parameters::<u8>::new(&mut random, m, n, m);
-        let sums = reference::gemm_i64(&lhs, (m, n, k), Per::Tensor(0), &weights, &weight_zeros);
+        // The first row stays out of i32 with the zero point 0; the others have their own.
+        let zeros: Vec<i32> = (0..m).map(|row| if row == 0 { 0 } else { parameters.zero_points[row] }).collect();
+        let sums = reference::gemm_i64(&lhs, (m, n, k), Per::Row(&zeros), &weights, &weight_zeros);
         assert!(sums.iter().any(|&sum| i32::try_from(sum).is_err()));
         let mut workspace = Workspace::new();
         for isa in Isa::available() {
@@ -153,7 +209,7 @@ fn sums_beyond_32_bits_stay_exact() {
                 let context = format!("{m}x{n}x{k} on {}", isa.name());
                 compare_narrow_stages!(sums, n, m, 1, parameters, context, |stage, dst| gemm(
                     Matrix::new(&lhs, m, k).unwrap(),
-                    Per::Tensor(0),
+                    Per::Row(&zeros),
                     &packed,
                     stage,
                     MatrixMut::new(dst, m, n).unwrap(),

@@ -141,6 +141,10 @@ pub fn gemm_dynamic(
     let shape = stage_shape(lhs.rows(), weights);
     let stage = epilogue.stage(Per::Tensor(1.0));
     stage.check(shape)?;
+    // Values that are not finite are refused even where nothing comes of them.
+    if dst.is_empty() && (lhs.cols() == 0 || lhs.rows() == 0) {
+        return Ok(());
+    }
     let dst = Destination { data: dst.as_mut_ptr(), stride: dst.stride(), sums_fit: stage.sums_fit(shape), threads };
     weights.isa().visit(GemmVisit { lhs, range, rule, weights, epilogue, dst, workspace })
 }

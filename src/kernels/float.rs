@@ -36,6 +36,9 @@ pub fn sgemm(
     check_product(&lhs, &dst, weights.n(), weights.k())?;
     let stage = FloatStage { bias, activation };
     stage.check(weights.n())?;
+    if dst.is_empty() {
+        return Ok(());
+    }
     weights.isa().visit(SgemmVisit { lhs, weights, stage, dst: dst.as_mut_ptr(), dst_stride: dst.stride(), threads });
     Ok(())
 }

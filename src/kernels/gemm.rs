@@ -8,6 +8,7 @@ use super::output::{Accumulate, IntegerStage, Integers, OutputStage, StageShape}
 use super::pack::Panels;
 use super::product::{Product, Rows};
 use super::simd::{Element, Simd};
+use super::threads;
 use super::tile::{Segment, Start, Zero};
 use super::weights::PackedWeights;
 use super::workspace::Workspace;
@@ -40,6 +41,9 @@ pub fn gemm<T: ActivationCode, S: OutputStage>(
     check_zero_points::<T>(zero_point, lhs.rows())?;
     let shape = stage_shape(lhs.rows(), weights);
     stage.check(shape)?;
+    if dst.is_empty() {
+        return Ok(());
+    }
     let dst = Destination { data: dst.as_mut_ptr(), stride: dst.stride(), sums_fit: stage.sums_fit(shape), threads };
     stage.gemm(GemmCall { codes: T::erase(lhs.data()), m: lhs.rows(), stride: lhs.stride(), zero_point, weights, dst, workspace });
     Ok(())
@@ -122,7 +126,7 @@ fn rows_collide(stride: usize, m: usize, n: usize) -> bool {
 /// Elements of a row of `k` in a workspace: whole words, and no power of two.
 pub(super) fn workspace_row<S: Simd>(k: usize) -> usize {
     let row = k.next_multiple_of(S::Int8::KU);
-    if row.is_multiple_of(1024) { row + 64 } else { row }
+    if row > 0 && row.is_multiple_of(1024) { row + 64 } else { row }
 }
 
 /// Rows of activations as the tiles read them.
@@ -184,6 +188,18 @@ pub(super) unsafe fn multiply<S: Simd, T: IntegerStage>(
     }
 }
 
+/// Activations that threads read.
+struct Shared<T>(*const T);
+
+// SAFETY: nobody writes them while they are shared, and they outlive the call that shares them.
+unsafe impl<T: Sync> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn get(&self) -> *const T {
+        self.0
+    }
+}
+
 /// The product over one run of k.
 ///
 /// # Safety
@@ -200,15 +216,19 @@ unsafe fn chunk<S: Simd, T: IntegerStage>(
     let data = lhs.data.wrapping_add(first);
     row_terms.clear();
     if !weight_zero.is_empty() {
-        for m in 0..lhs.m {
-            // SAFETY: the row's k elements, by the caller's promise.
-            let row = unsafe { std::slice::from_raw_parts(data.add(m * lhs.row), k) };
-            let sum: i32 = simd.vectorize(
-                #[inline(always)]
-                || row.iter().map(|x| x.unsigned()).sum(),
-            );
-            row_terms.push(k as i32 * lhs.zero.get(m) - sum);
-        }
+        row_terms.resize(lhs.m, 0);
+        let rows = Shared(data);
+        threads::split_mut(row_terms, threads::parts(dst.threads, lhs.m * k, ingest::GRAIN), |first, terms| {
+            for (i, term) in terms.iter_mut().enumerate() {
+                // SAFETY: the row's k elements, by the caller's promise.
+                let row = unsafe { std::slice::from_raw_parts(rows.get().add((first + i) * lhs.row), k) };
+                let sum: i32 = simd.vectorize(
+                    #[inline(always)]
+                    || row.iter().map(|x| x.unsigned()).sum(),
+                );
+                *term = k as i32 * lhs.zero.get(first + i) - sum;
+            }
+        });
     }
     let start = Start { zero: lhs.zero, bias: stage.bias(), weight_zero, row_terms };
     let segments = &[Segment { offset: 0, words: k.div_ceil(S::Int8::KU) }];

@@ -230,8 +230,8 @@ impl Padded {
             height: top + shape.h + bottom,
             width: left + shape.w + right,
         };
-        super::pack::elements(&[shape.n, padded.height, padded.width, padded.channels, padded.repeat, 4])?;
-        super::pack::elements(&[shape.n, out[0], out[1], geometry.out_channels])?;
+        super::pack::elements(&[padded.height, padded.width, padded.channels, padded.repeat, 4, shape.n])?;
+        super::pack::elements(&[out[0], out[1], geometry.out_channels, shape.n])?;
         Ok((padded, out))
     }
 

@@ -273,6 +273,11 @@ impl<'a, T> MatrixMut<'a, T> {
         self.stride
     }
 
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows == 0 || self.cols == 0
+    }
+
     pub(super) fn as_mut_ptr(&mut self) -> *mut T {
         self.data.as_mut_ptr()
     }

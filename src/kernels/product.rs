@@ -157,7 +157,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             columns: (self.panels.n() - column).min(self.panels.nr()),
             dst: self.dst.wrapping_add(m * self.dst_stride + n),
             dst_stride: self.dst_stride,
-            prefetch_output: self.m * self.dst_stride * size_of::<T::Element>() > LARGE_OUTPUT_BYTES,
+            prefetch_output: self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>(),
         };
         // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel.
         unsafe { self.simd.product_tile(mr, self.panels.vectors(panel), &tile) }

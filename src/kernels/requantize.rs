@@ -154,7 +154,7 @@ unsafe impl Send for ResidualBytes {}
 unsafe impl Sync for ResidualBytes {}
 
 impl RequantizeBytes<'_> {
-    /// Whether the residual's byte, flipped like those of the result, is its unsigned code less its zero point.
+    /// What the residual adds at a place: its byte, flipped like those of the result, is an unsigned code.
     fn residual_value(&self, residual: &ResidualBytes, row: usize, column: usize) -> f32 {
         // SAFETY: `check_parameters` saw a code for each row and column of the output.
         let code = unsafe { residual.codes.add(row * residual.stride + column).read() } ^ self.grid.flip;

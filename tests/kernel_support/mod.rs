@@ -70,11 +70,13 @@ pub struct Parameters<T> {
     residual: Vec<T>,
     pub before: Vec<f32>,
     m: usize,
+    /// Elements between the rows of the residual.
+    gap: usize,
 }
 
 impl<T: Code> Parameters<T> {
     pub fn new(random: &mut Random, rows: usize, n: usize, m: usize) -> Self {
-        let len = m * n;
+        let (len, gap) = (m * n, 3 * random.below(2));
         let zero_points = (0..rows.max(1)).map(|_| T::QMIN + random.below(256) as i32).collect();
         let one_scale = random.below(2) == 0;
         // Most are small enough for codes to differ; some send every sum out of range, and beyond i32.
@@ -89,9 +91,10 @@ impl<T: Code> Parameters<T> {
             per_row: random.below(2) == 0,
             with_bias: random.below(2) == 0,
             adds: random.below(2) == 0,
-            residual: T::from_bytes(&random.bytes(len, 2)),
+            residual: T::from_bytes(&random.bytes(m * (n + gap), 2)),
             before: random.floats(len),
             m,
+            gap,
         }
     }
 
@@ -110,7 +113,7 @@ impl<T: Code> Parameters<T> {
     pub fn requantize<'a, U: Code>(&'a self, residual: &'a [U], n: usize) -> Requantize<'a, U> {
         let zero_point = (U::QMIN + U::QMAX + 1) / 2 + 3;
         let relu = self.activation == Activation::Relu;
-        let codes = Matrix::new(residual, self.m, n).expect("as long as the output");
+        let codes = Matrix::new(residual, self.m, n).and_then(|codes| codes.with_stride(n + self.gap)).expect("long enough");
         let residual = self.adds.then_some(Residual { codes, zero_point: zero_point - 7, multiplier: 0.37 });
         let bias = self.with_bias.then_some(&self.integer_bias[..]);
         let stage = Requantize::new(&self.scales).with_bias(bias).with_zero_point(zero_point).with_residual(residual);
