@@ -16,13 +16,18 @@
 //! and Arm's dot products, two 16-bit ones with AVX2, one with NEON alone, one float) and may walk them by a loop of its own. The tile
 //! walks runs of k that lie together in memory: one for a product, one per kernel row for a convolution over a padded NHWC workspace,
 //! since the pixels under a kernel row are contiguous there. So a convolution is a product whose rows overlap, without im2col; and
-//! padding, filled with the zero point, needs no borders.
+//! padding, filled with the zero point, needs no borders. Where a lane is a channel of its own (`depthwise`) or of a narrow group
+//! (`grouped`), a dense tile would leave most lanes empty: there, taps are interleaved in fours, or each lane gets its group's word.
+//!
+//! Weights with zero points add a term of their row sums to what the accumulators start from. A sum that may leave i32 is taken
+//! apart into runs of k, added in 64 bits, and meets its stage there; an i32 output refuses it.
 //!
 //! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to [`mod@reference`].
 //! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated.
 //!
-//! The layers, each using those before it: `simd` and `tile` and `output` (registers), `arch` (instruction sets), `isa` (which one
-//! runs), `pack` (weights), `ingest` (activations), `product` and `depthwise` (loops), `gemm`, `conv`, `dynamic` and `float` (the doors).
+//! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers),
+//! `arch` (instruction sets), `isa` (which one runs), `pack` and `weights`, `ingest` (activations), `product`, `depthwise` and `grouped`
+//! (loops), `gemm`, `conv`, `dynamic` and `float` (the doors).
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
