@@ -84,6 +84,12 @@ pub fn write<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Value)>, metada
             Value::Bool(t) => (Dtype::BOOL, le_bytes(t, |x| [u8::from(x)])),
             Value::U8(t) => (Dtype::U8, t.as_slice().to_vec()),
             Value::I8(t) => (Dtype::I8, le_bytes(t, i8::to_le_bytes)),
+            other => {
+                return Err(Error::Unsupported {
+                    what: format!("writing tensor `{name}` of {}", other.dtype()),
+                    way_out: "convert it to f32, i64, i32, bool, u8 or i8".into(),
+                });
+            }
         };
         if stored.insert(name, (dtype, value.shape().dims(), bytes)).is_some() {
             return Err(Error::Duplicate { what: "tensor", name: name.to_owned() });

@@ -280,7 +280,7 @@ impl Given<'_> {
     /// A row-major copy of a value (an input keeps its data).
     fn value(&self, source: Source, shape: &crate::tensor::Shape, channels_last: bool, buffers: &[Vec<f32>]) -> Result<Value> {
         if let Source::Input(i) = source {
-            return reshaped(self.inputs[self.positions[i]].1, shape);
+            return self.inputs[self.positions[i]].1.reshape(shape.dims());
         }
         let data = self.f32(source, shape.elements(), buffers);
         let data = match *shape.dims() {
@@ -293,18 +293,6 @@ impl Given<'_> {
         };
         Tensor::from_shape(shape.clone(), data).map(Value::F32)
     }
-}
-
-fn reshaped(value: &Value, shape: &crate::tensor::Shape) -> Result<Value> {
-    let dims = shape.dims();
-    Ok(match value {
-        Value::F32(t) => Value::F32(t.reshape(dims)?),
-        Value::I64(t) => Value::I64(t.reshape(dims)?),
-        Value::I32(t) => Value::I32(t.reshape(dims)?),
-        Value::Bool(t) => Value::Bool(t.reshape(dims)?),
-        Value::U8(t) => Value::U8(t.reshape(dims)?),
-        Value::I8(t) => Value::I8(t.reshape(dims)?),
-    })
 }
 
 /// Runs one layer on slices whose lengths the planner worked out.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use num_traits::PrimInt;
 
 mod sealed {
@@ -125,8 +125,28 @@ fn field<T: PrimInt>(byte: T, shift: usize, bits: usize) -> T {
 macro_rules! packed {
     ($($type:ident, $name:literal, $bits:literal, $byte:ty, $doc:literal;)*) => {$(
         #[doc = $doc]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub struct $type;
+        ///
+        /// A value of this type is one code in a byte of its own.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+        #[repr(transparent)]
+        pub struct $type($byte);
+
+        impl $type {
+            /// This code, if the type has it.
+            pub fn new(code: $byte) -> Option<Self> {
+                (Self::QMIN..=Self::QMAX).contains(&i32::from(code)).then_some($type(code))
+            }
+
+            /// The type's code in the low bits of `bits`; the others are not looked at.
+            pub fn from_low_bits(bits: u8) -> Self {
+                $type(field(bits as $byte, 0, $bits))
+            }
+
+            /// The code.
+            pub fn code(self) -> $byte {
+                self.0
+            }
+        }
 
         impl sealed::Sealed for $type {}
         impl QuantElem for $type {
@@ -154,10 +174,10 @@ macro_rules! packed {
     )*};
 }
 packed! {
-    I4, "i4", 4, i8, "Signed 4-bit codes, -8 to 7, two a byte.";
-    U4, "u4", 4, u8, "Unsigned 4-bit codes, 0 to 15, two a byte.";
-    I2, "i2", 2, i8, "Signed 2-bit codes, -2 to 1, four a byte.";
-    U2, "u2", 2, u8, "Unsigned 2-bit codes, 0 to 3, four a byte.";
+    I4, "i4", 4, i8, "Signed 4-bit codes, -8 to 7, two a byte in an array of codes.";
+    U4, "u4", 4, u8, "Unsigned 4-bit codes, 0 to 15, two a byte in an array of codes.";
+    I2, "i2", 2, i8, "Signed 2-bit codes, -2 to 1, four a byte in an array of codes.";
+    U2, "u2", 2, u8, "Unsigned 2-bit codes, 0 to 3, four a byte in an array of codes.";
 }
 
 #[cfg(test)]
@@ -194,6 +214,18 @@ mod tests {
         every_code::<U4>(0, 15);
         every_code::<I2>(-2, 1);
         every_code::<U2>(0, 3);
+    }
+
+    #[test]
+    fn codes_in_bytes_of_their_own() {
+        assert_eq!((I4::new(-8).unwrap().code(), I4::new(8), I4::new(-9)), (-8, None, None));
+        assert_eq!((U2::new(3).unwrap().code(), U2::new(4)), (3, None));
+        for bits in 0..=255u8 {
+            assert_eq!(i32::from(I4::from_low_bits(bits).code()), I4::get(&[bits], 0));
+            assert_eq!(i32::from(U4::from_low_bits(bits).code()), U4::get(&[bits], 0));
+            assert_eq!(i32::from(I2::from_low_bits(bits).code()), I2::get(&[bits], 0));
+            assert_eq!(i32::from(U2::from_low_bits(bits).code()), U2::get(&[bits], 0));
+        }
     }
 
     #[test]

@@ -34,6 +34,8 @@
 //! **Edges of ranges** (constants, all zeros, subnormals, one-sided ranges, ranges near `f32::MAX`): [`affine_qparams`].
 //! **NaN and infinities** are errors unless [`NonFinite::Saturate`] is chosen. Subnormals are numbers like all others.
 //!
+//! **Small floats** ([`SmallFloat`]) round half to even from f32, as ONNX Cast has it; to f32 they are exact.
+//!
 //! **exp, erf, tanh** are the crate's own, within one unit in the last place, the same bits everywhere.
 
 mod affine;
@@ -41,11 +43,14 @@ mod elem;
 mod math;
 pub mod reduce;
 mod round;
+mod small_float;
 
 pub use affine::affine_qparams;
 pub use elem::{I2, I4, QuantElem, U2, U4};
+pub use half::{bf16, f16};
 pub use math::{erf, exp, tanh};
 pub use round::{dequantize, quantize, requantize, round_clamped};
+pub use small_float::{F4E2M1, F6E2M3, F6E3M2, F8E4M3, F8E4M3Fnuz, F8E5M2, F8E5M2Fnuz, F8E8M0, ScaleRounding, SmallFloat};
 
 use crate::error::{Error, Result};
 
