@@ -246,6 +246,14 @@ impl Error {
         }
     }
 
+    /// This error, without the node around it.
+    pub(crate) fn without_layer(self) -> Self {
+        match self {
+            Error::Layer { source, .. } => *source,
+            error => error,
+        }
+    }
+
     pub(crate) fn length(what: impl Into<String>, expected: usize, got: usize) -> Self {
         Error::Length { what: what.into(), expected, got }
     }

@@ -47,10 +47,10 @@ fn nothing_is_allocated_after_the_first_run() {
     let x = Value::from(Random(2).tensor([2, 3, 9, 8], 1.0));
     for model in [quantize_dynamic(&float, &[LayerKind::Conv2d, LayerKind::Linear]).unwrap(), float] {
         let mut executor = Executor::new(&model).with_threads(1).unwrap();
-        let mut y = Value::from(Tensor::full([2, 7], 0.0).unwrap());
+        let mut y = Value::from(Tensor::full([2, 7], 0.0f32).unwrap());
         executor.run_into(&[("image", &x)], &mut [("probabilities", &mut y)]).unwrap();
         let first = y.clone();
-        let mut y = Value::from(Tensor::full([2, 7], 0.0).unwrap());
+        let mut y = Value::from(Tensor::full([2, 7], 0.0f32).unwrap());
         let count = allocations(|| executor.run_into(&[("image", &x)], &mut [("probabilities", &mut y)]).unwrap());
         assert_eq!(count, 0);
         assert_eq!(y, first);
@@ -108,7 +108,7 @@ fn an_output_that_is_an_input_is_copied_into_place() {
     let a = Value::from(Random(9).tensor([2, 4, 3, 3], 1.0));
     let ids = Value::from(Tensor::new([2, 3], vec![1i64, 2, 3, 4, 5, 6]).unwrap());
     let mut flat = Value::from(Tensor::full([6], 0i64).unwrap());
-    let mut same = Value::from(Tensor::full([2, 4, 3, 3], 0.0).unwrap());
+    let mut same = Value::from(Tensor::full([2, 4, 3, 3], 0.0f32).unwrap());
     for round in 0..2 {
         let places = (flat.get::<i64>().unwrap().as_slice().as_ptr(), same.get::<f32>().unwrap().as_slice().as_ptr());
         let count = allocations(|| {

@@ -49,7 +49,7 @@ pub(crate) fn fold_into(model: &Model, wanted: impl Fn(Option<&Node>) -> bool) -
             folding.nodes.push(node.clone());
             continue;
         };
-        let read = node.inputs()[0];
+        let Some(read) = node.reads().next() else { continue };
         let before = folding.nodes.iter_mut().find(|other| other.outputs().contains(&read));
         if !wanted(before.as_deref()) {
             folding.nodes.push(node.clone());
@@ -83,7 +83,7 @@ fn folded(model: &Model, read: Edge, before: Option<&Node>, norm: &BatchNorm2d) 
     if model.outputs().iter().any(|output| output.edge() == read) {
         return Ok(Err(format!("what `{}` writes is an output of the model", before.name())));
     }
-    let readers: Vec<&str> = model.nodes().iter().filter(|node| node.inputs().contains(&read)).map(Node::name).collect();
+    let readers: Vec<&str> = model.nodes().iter().filter(|node| node.inputs().contains(&Some(read))).map(Node::name).collect();
     if readers.len() > 1 {
         return Ok(Err(format!("what `{}` writes is read by {}", before.name(), readers.join(", "))));
     }

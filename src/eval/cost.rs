@@ -59,7 +59,7 @@ impl Cost {
         for node in model.nodes() {
             let layer = node.layer();
             let macs: u64 = node.outputs().iter().filter_map(|edge| shapes.get(edge)).map(|shape| layer.macs(shape)).sum();
-            let read: usize = node.inputs().iter().map(elements).sum();
+            let read: usize = node.reads().map(|edge| elements(&edge)).sum();
             let written: usize = node.outputs().iter().map(elements).sum();
             let energy = &mut cost.energy;
             energy.weights += layer.bytes() as f64 * DRAM_BYTE;

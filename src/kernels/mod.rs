@@ -72,4 +72,5 @@ pub use operand::{ActivationCode, Matrix, MatrixMut, Per};
 pub use output::{Accumulate, Activation, OutputStage};
 pub use requantize::{Requantize, Residual};
 pub use weights::{PackedFloatWeights, PackedWeights, WeightLayout};
+pub(crate) use workspace::Aligned;
 pub use workspace::Workspace;

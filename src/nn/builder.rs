@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::nn::{Input, Layer, Model, Node, Output};
-use crate::tensor::DType;
+use crate::tensor::{DType, Value};
 
 /// A value on its way from one node to others: a handle that the builder of its model hands out.
 ///
@@ -36,7 +36,10 @@ pub struct ModelBuilder {
     pub(crate) outputs: Vec<Output>,
     // Name and type of every edge.
     pub(crate) edges: Vec<(String, DType)>,
+    constants: Vec<(Edge, Value)>,
+    // Names of edges, and names of nodes.
     names: HashSet<String>,
+    node_names: HashSet<String>,
 }
 
 impl Default for ModelBuilder {
@@ -49,7 +52,9 @@ impl Default for ModelBuilder {
             nodes: Vec::new(),
             outputs: Vec::new(),
             edges: Vec::new(),
+            constants: Vec::new(),
             names: HashSet::new(),
+            node_names: HashSet::new(),
         }
     }
 }
@@ -79,15 +84,58 @@ impl ModelBuilder {
     /// # Errors
     /// Those of [`ModelBuilder::add`].
     pub fn add_as(&mut self, name: &str, edge: &str, layer: impl Into<Layer>, inputs: &[Edge]) -> Result<Edge> {
-        let layer = layer.into();
-        let types: Vec<DType> = inputs.iter().map(|&edge| self.dtype(edge)).collect::<Result<_>>().map_err(|e| e.in_layer(name))?;
-        let dtype = layer.infer_type(&types).map_err(|e| e.in_layer(name))?;
-        if self.nodes.iter().any(|node| node.name == name) || (name != edge && self.names.contains(name)) {
+        let inputs: Vec<Option<Edge>> = inputs.iter().copied().map(Some).collect();
+        let edges = self.add_node(name, &[Some(edge)], layer.into(), &inputs)?;
+        Ok(edges[0])
+    }
+
+    /// Adds a node of several outputs, or with inputs left out: by position, `None` for an optional input that is not
+    /// there and for an output that gets no name of its own.
+    ///
+    /// # Errors
+    /// Those of [`ModelBuilder::add`]; [`Error::Length`] for more names than the layer has outputs.
+    pub fn add_node(&mut self, name: &str, outputs: &[Option<&str>], layer: Layer, inputs: &[Option<Edge>]) -> Result<Vec<Edge>> {
+        let dtype = |edge: &Option<Edge>| edge.map(|edge| self.dtype(edge)).transpose();
+        let types: Vec<Option<DType>> = inputs.iter().map(dtype).collect::<Result<_>>().map_err(|e| e.in_layer(name))?;
+        let types = layer.infer_types(&types).map_err(|e| e.in_layer(name))?;
+        if outputs.len() > types.len() {
+            return Err(Error::length("list of output names", types.len(), outputs.len()).in_layer(name));
+        }
+        // A node may be called like an edge that it writes, and like no other thing.
+        let own = outputs.contains(&Some(name));
+        if self.node_names.contains(name) || (!own && self.names.contains(name)) {
             return Err(Error::Duplicate { what: "node", name: name.to_owned() });
         }
-        let output = self.edge(edge, dtype)?;
-        self.nodes.push(Node { name: name.to_owned(), layer, inputs: inputs.to_vec(), outputs: vec![output] });
-        Ok(output)
+        let mut edges = Vec::with_capacity(types.len());
+        for (i, dtype) in types.into_iter().enumerate() {
+            edges.push(match outputs.get(i) {
+                Some(Some(edge)) => self.edge(edge, dtype)?,
+                _ => self.edge(&self.free_name(name, i), dtype)?,
+            });
+        }
+        self.node_names.insert(name.to_owned());
+        self.nodes.push(Node { name: name.to_owned(), layer, inputs: inputs.to_vec(), outputs: edges.clone() });
+        Ok(edges)
+    }
+
+    /// A name for output `i` of a node that gave it none.
+    fn free_name(&self, node: &str, i: usize) -> String {
+        let mut name = format!("{node}:{i}");
+        while self.names.contains(&name) {
+            name.push('\'');
+        }
+        name
+    }
+
+    /// Adds a value that is part of the model.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when the name is taken.
+    pub fn constant(&mut self, name: &str, value: impl Into<Value>) -> Result<Edge> {
+        let value = value.into();
+        let edge = self.edge(name, value.dtype())?;
+        self.constants.push((edge, value));
+        Ok(edge)
     }
 
     /// Declares that `edge` is an output called `name`.
@@ -106,15 +154,12 @@ impl ModelBuilder {
     /// The finished model.
     ///
     /// # Errors
-    /// [`Error::Empty`] when there is no input or no output.
+    /// [`Error::Empty`] when there is no output.
     pub fn build(self) -> Result<Model> {
-        if self.inputs.is_empty() {
-            return Err(Error::Empty { what: "list of the model's inputs".into(), way_out: "declare one with `input`" });
-        }
         if self.outputs.is_empty() {
             return Err(Error::Empty { what: "list of the model's outputs".into(), way_out: "declare one with `output`" });
         }
-        Ok(Model::from_parts(self.inputs, self.nodes, self.outputs, self.edges, None))
+        Ok(Model::from_parts(self.inputs, self.nodes, self.outputs, self.edges, self.constants, None))
     }
 
     fn dtype(&self, edge: Edge) -> Result<DType> {

@@ -80,6 +80,19 @@ impl Conv2d {
     /// [`Error::Length`] when a slice does not fit `shape`, [`Error::ShapeOverflow`] when nothing could, and
     /// [`Error::Shape`] when the kernel is larger than the image.
     pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
+        self.run(input, shape, Activation::None, output, workspace, threads)
+    }
+
+    /// [`Conv2d::forward`] with an activation.
+    pub(crate) fn run(
+        &self,
+        input: &[f32],
+        shape: ImageShape,
+        activation: Activation,
+        output: &mut [f32],
+        workspace: &mut Workspace,
+        threads: usize,
+    ) -> Result<()> {
         check_images(&self.geometry, shape)?;
         let packed = match self.packed.get() {
             Some(packed) => packed,
@@ -89,6 +102,6 @@ impl Conv2d {
             }
         };
         let bias = self.bias.as_ref().map(Tensor::as_slice);
-        conv2d_f32(input, shape, packed, bias, Activation::None, output, workspace, threads)
+        conv2d_f32(input, shape, packed, bias, activation, output, workspace, threads)
     }
 }

@@ -1,12 +1,16 @@
 //! Running a model: one plan, one set of buffers, one workspace, kept between calls.
 
 use crate::error::{Error, Result};
-use crate::kernels::{ImageLayout, ImageShape, Workspace};
+use crate::kernels::{Aligned, ImageLayout, ImageShape, Workspace};
 use crate::nn::activation::{add, relu, relu6, softmax};
-use crate::nn::plan::{Operand, Plan, Source, Step};
-use crate::nn::reorder::{nchw_to_nhwc, nhwc_to_nchw};
+use crate::nn::plan::{Fused, Operand, Place, Plan, Source, Step};
+use crate::nn::reorder;
+use crate::nn::view::{Inputs, Outputs, View};
 use crate::nn::{Layer, Model, Node};
-use crate::tensor::{Tensor, Value};
+use crate::tensor::{DType, Shape, Tensor, Value};
+
+/// Plans that an executor keeps, one for each set of input shapes.
+const PLANS: usize = 8;
 
 /// A value as it passes by: what [`Executor::forward_with`] and [`Executor::run_with`] show to their callback.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ pub struct Tap<'a> {
 /// use lowprec::nn::Executor;
 /// let mut executor = Executor::new(&model).with_threads(1)?;
 /// let x = Value::from(Tensor::new([2], vec![-1.0, 1.0])?);
-/// let mut y = Value::from(Tensor::new([2], vec![0.0, 0.0])?);
+/// let mut y = Value::from(Tensor::new([2], vec![0.0f32, 0.0])?);
 /// executor.run_into(&[("x", &x)], &mut [("y", &mut y)])?;
 /// assert_eq!(y, Value::from(Tensor::new([2], vec![0.0, 1.0])?));
 /// # Ok::<(), lowprec::Error>(())
@@ -45,8 +49,11 @@ pub struct Tap<'a> {
 pub struct Executor {
     model: Model,
     threads: usize,
-    plan: Option<Plan>,
-    buffers: Vec<Vec<f32>>,
+    // The last ones used, the last of them last.
+    plans: Vec<Plan>,
+    buffers: Vec<Aligned>,
+    // Where the buffers stay that a step writes, while it runs.
+    taken: Vec<Aligned>,
     workspace: Workspace,
     // Position of each of the model's inputs in the list that the caller gave.
     positions: Vec<usize>,
@@ -59,7 +66,15 @@ impl Executor {
         let threads = rayon::current_num_threads();
         #[cfg(not(feature = "parallel"))]
         let threads = 1;
-        Executor { model: model.clone(), threads, plan: None, buffers: Vec::new(), workspace: Workspace::default(), positions: Vec::new() }
+        Executor {
+            model: model.clone(),
+            threads,
+            plans: Vec::new(),
+            buffers: Vec::new(),
+            taken: Vec::new(),
+            workspace: Workspace::default(),
+            positions: Vec::new(),
+        }
     }
 
     /// Limits the number of threads.
@@ -154,10 +169,10 @@ impl Executor {
     }
 
     fn execute(&mut self, inputs: &[(&str, &Value)], mut tap: Option<&mut Callback<'_>>) -> Result<()> {
-        self.accept(inputs)?;
-        let Executor { model, threads, plan, buffers, workspace, positions } = self;
-        let plan = plan.as_ref().expect("accept made one");
-        let given = Given { inputs, positions };
+        self.accept(inputs, tap.is_none())?;
+        let Executor { model, threads, plans, buffers, taken, workspace, positions } = self;
+        let plan = plans.last().expect("accept made one");
+        let given = Given { inputs, positions, values: &plan.values };
         if let Some(tap) = &mut tap {
             for input in model.inputs() {
                 let value = inputs.iter().find(|(name, _)| *name == input.name()).map(|(_, value)| *value).expect("accept found it");
@@ -166,39 +181,45 @@ impl Executor {
         }
         for step in &plan.steps {
             let node = match step {
-                Step::Reorder { from, to, dims, to_channels_last } => {
-                    let mut output = std::mem::take(&mut buffers[*to]);
-                    let length = dims.iter().product();
-                    let reorder = if *to_channels_last { nchw_to_nhwc } else { nhwc_to_nchw };
-                    let done = reorder(given.f32(*from, length, buffers), *dims, &mut output[..length]);
-                    buffers[*to] = output;
-                    done?;
+                Step::Reorder { from, to, matrices } => {
+                    let mut memory = std::mem::take(&mut buffers[to.buffer]);
+                    let output = &mut memory.grow::<u8>(to.bytes)[..to.bytes];
+                    reorder::transpose(given.bytes(*from, to.bytes, buffers), to.dtype.bytes(), *matrices, output);
+                    buffers[to.buffer] = memory;
                     continue;
                 }
-                Step::Run { node: index, inputs: operands, to } => {
+                Step::Run { node: index, inputs: operands, channels_last, targets, fused } => {
                     let node = &model.nodes()[*index];
-                    let length = plan.places[node.outputs[0].index].as_ref().expect("planned").shape.elements();
-                    let mut output = std::mem::take(&mut buffers[*to]);
-                    let input = |i: usize| given.f32(operands[i].source, operands[i].shape.elements(), buffers);
-                    let done = run(&node.layer, operands, input, &mut output[..length], workspace, *threads);
-                    buffers[*to] = output;
-                    done.map_err(|e| e.in_layer(&node.name))?;
+                    taken.extend(targets.iter().map(|target| std::mem::take(&mut buffers[target.buffer])));
+                    let find = |i: usize| {
+                        let Operand { source, dtype, dims, bytes } = operands[i].as_ref()?;
+                        // A sum that is written over what it adds is already where it has to be.
+                        let in_place = matches!(source, Source::Buffer(buffer) if targets.iter().any(|target| target.buffer == *buffer));
+                        (!in_place).then(|| View { dtype: *dtype, dims, bytes: given.bytes(*source, *bytes, buffers) })
+                    };
+                    let read = Inputs::new(&find, operands.len(), *channels_last);
+                    let done = run(node.layer(), read, &mut Outputs::new(taken, targets), *fused, workspace, *threads);
+                    for (memory, target) in taken.drain(..).zip(targets) {
+                        buffers[target.buffer] = memory;
+                    }
+                    done.map_err(|e| e.in_layer(node.name()))?;
                     node
                 }
-                Step::Rename { node, .. } => &model.nodes()[*node],
+                Step::Pass { node, .. } => &model.nodes()[*node],
             };
             if let Some(tap) = &mut tap {
-                let edge = node.outputs[0];
-                let place = plan.places[edge.index].as_ref().expect("planned");
-                let value = given.value(place.source, &place.shape, place.is_channels_last(), buffers)?;
-                tap(&Tap { edge: model.edge_name(edge), node: Some(node), value: &value })?;
+                for &edge in node.outputs() {
+                    let place = plan.places[edge.index].as_ref().expect("nothing is fused where values are shown");
+                    let value = given.value(place.source, place.dtype, &place.shape, place.is_channels_last(), buffers)?;
+                    tap(&Tap { edge: model.edge_name(edge), node: Some(node), value: &value })?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Checks the inputs and makes the plan, unless the last one fits.
-    fn accept(&mut self, inputs: &[(&str, &Value)]) -> Result<()> {
+    /// Checks the inputs and puts the plan that fits them last, making it if there is none.
+    fn accept(&mut self, inputs: &[(&str, &Value)], fuses: bool) -> Result<()> {
         for (i, (name, _)) in inputs.iter().enumerate() {
             if !self.model.inputs().iter().any(|input| input.name() == *name) {
                 return Err(self.model.unknown_input(name));
@@ -218,117 +239,132 @@ impl Executor {
             input.check(inputs[position].1)?;
             self.positions.push(position);
         }
-        if self.plan.as_ref().is_some_and(|plan| plan.fits(self.positions.iter().map(|&p| inputs[p].1))) {
+        let positions = &self.positions;
+        let input = |i: usize| inputs[positions[i]].1;
+        if let Some(found) = self.plans.iter().rposition(|plan| plan.fits(fuses, input)) {
+            self.plans[found..].rotate_left(1);
             return Ok(());
         }
-        let plan = Plan::new(&self.model, self.positions.iter().map(|&p| inputs[p].1.shape().clone()).collect())?;
-        self.buffers.resize_with(plan.buffers.len().max(self.buffers.len()), Vec::new);
-        for (buffer, &length) in self.buffers.iter_mut().zip(&plan.buffers) {
-            if buffer.len() < length {
-                buffer.resize(length, 0.0);
-            }
+        let plan = Plan::new(&self.model, fuses, input)?;
+        self.buffers.resize_with(plan.buffers.len().max(self.buffers.len()), Aligned::default);
+        for (buffer, &bytes) in self.buffers.iter_mut().zip(&plan.buffers) {
+            buffer.grow::<u8>(bytes);
         }
-        self.plan = Some(plan);
+        if self.plans.len() == PLANS {
+            self.plans.remove(0);
+        }
+        self.plans.push(plan);
         Ok(())
     }
 
     fn output(&self, index: usize, inputs: &[(&str, &Value)]) -> Result<Value> {
-        let plan = self.plan.as_ref().expect("a run came before");
-        let shape = &plan.places[self.model.outputs()[index].edge().index].as_ref().expect("planned").shape;
-        Given { inputs, positions: &self.positions }.value(plan.outputs[index], shape, false, &self.buffers)
+        let (plan, place) = self.output_place(index);
+        let given = Given { inputs, positions: &self.positions, values: &plan.values };
+        given.value(plan.outputs[index], place.dtype, &place.shape, false, &self.buffers)
     }
 
     fn output_into(&self, index: usize, inputs: &[(&str, &Value)], value: &mut Value) -> Result<()> {
-        let plan = self.plan.as_ref().expect("a run came before");
-        let shape = &plan.places[self.model.outputs()[index].edge().index].as_ref().expect("planned").shape;
-        let copied = value.shape() == shape
-            && match (&mut *value, plan.outputs[index]) {
-                (Value::F32(tensor), Source::Buffer(buffer)) => {
-                    tensor.as_mut_slice().copy_from_slice(&self.buffers[buffer][..shape.elements()]);
-                    true
-                }
-                (value, Source::Input(input)) => value.copy_elements(inputs[self.positions[input]].1),
-                _ => false,
-            };
-        if !copied {
+        let (plan, place) = self.output_place(index);
+        if value.dtype() == place.dtype && value.shape() == &place.shape {
+            let given = Given { inputs, positions: &self.positions, values: &plan.values };
+            value.copy_from_bytes(given.bytes(plan.outputs[index], place.bytes(), &self.buffers))?;
+        } else {
             *value = self.output(index, inputs)?;
         }
         Ok(())
+    }
+
+    fn output_place(&self, index: usize) -> (&Plan, &Place) {
+        let plan = self.plans.last().expect("a run came before");
+        let place = plan.places[self.model.outputs()[index].edge().index].as_ref();
+        (plan, place.expect("outputs are never fused away"))
     }
 }
 
 /// What a tap calls.
 type Callback<'a> = dyn FnMut(&Tap<'_>) -> Result<()> + 'a;
 
-/// The caller's inputs, found by the model's numbering.
+/// What a run reads besides its buffers: the caller's inputs, found by the model's numbering, and the plan's values.
 struct Given<'a> {
     inputs: &'a [(&'a str, &'a Value)],
     positions: &'a [usize],
+    values: &'a [Value],
 }
 
 impl Given<'_> {
-    fn f32<'s>(&'s self, source: Source, length: usize, buffers: &'s [Vec<f32>]) -> &'s [f32] {
+    fn bytes<'s>(&'s self, source: Source, length: usize, buffers: &'s [Aligned]) -> &'s [u8] {
         match source {
-            Source::Buffer(buffer) => &buffers[buffer][..length],
-            Source::Input(i) => match self.inputs[self.positions[i]].1 {
-                Value::F32(tensor) => tensor.as_slice(),
-                _ => unreachable!("the builder checked that this edge is f32, and `accept` that the input is what was declared"),
-            },
+            Source::Buffer(buffer) => &buffers[buffer].as_slice::<u8>()[..length],
+            Source::Input(i) => self.inputs[self.positions[i]].1.bytes(),
+            Source::Known(i) => self.values[i].bytes(),
         }
     }
 
-    /// A row-major copy of a value (an input keeps its data).
-    fn value(&self, source: Source, shape: &crate::tensor::Shape, channels_last: bool, buffers: &[Vec<f32>]) -> Result<Value> {
-        if let Source::Input(i) = source {
-            return self.inputs[self.positions[i]].1.reshape(shape.dims());
+    /// A row-major copy of a value (an input and a constant keep their data).
+    fn value(&self, source: Source, dtype: DType, shape: &Shape, channels_last: bool, buffers: &[Aligned]) -> Result<Value> {
+        match source {
+            Source::Input(i) => return self.inputs[self.positions[i]].1.reshape(shape.dims()),
+            Source::Known(i) if !channels_last => return self.values[i].reshape(shape.dims()),
+            _ => {}
         }
-        let data = self.f32(source, shape.elements(), buffers);
-        let data = match *shape.dims() {
+        let data = self.bytes(source, shape.elements() * dtype.bytes(), buffers);
+        match *shape.dims() {
             [n, c, h, w] if channels_last => {
-                let mut row_major = vec![0.0; data.len()];
-                nhwc_to_nchw(data, [n, c, h, w], &mut row_major)?;
-                row_major
+                let mut row_major = Aligned::default();
+                let row_major = &mut row_major.grow::<u8>(data.len())[..data.len()];
+                reorder::transpose(data, dtype.bytes(), [n, h * w, c], row_major);
+                Value::from_bytes(dtype, shape.clone(), row_major)
             }
-            _ => data.to_vec(),
-        };
-        Tensor::from_shape(shape.clone(), data).map(Value::F32)
+            _ => Value::from_bytes(dtype, shape.clone(), data),
+        }
     }
 }
 
-/// Runs one layer on slices whose lengths the planner worked out.
-fn run<'s>(
+/// Runs one layer on values whose types and shapes the planner worked out.
+fn run(
     layer: &Layer,
-    operands: &[Operand],
-    input: impl Fn(usize) -> &'s [f32],
-    output: &mut [f32],
+    inputs: Inputs<'_>,
+    outputs: &mut Outputs<'_>,
+    fused: Fused,
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    let Operand { shape, channels_last, .. } = &operands[0];
-    let x = input(0);
-    let image = || match *shape.dims() {
-        [n, _, h, w] => Ok(ImageShape { n, h, w, layout: if *channels_last { ImageLayout::Nhwc } else { ImageLayout::Nchw } }),
-        _ => Err(Error::shape("input", "[n, c, h, w]", shape.dims())),
-    };
-    let nhwc = || match *shape.dims() {
-        [n, c, h, w] => Ok([n, h, w, c]),
-        _ => Err(Error::shape("input", "[n, c, h, w]", shape.dims())),
-    };
-    let rows =
-        |in_features: usize| shape.elements().checked_div(in_features).unwrap_or_else(|| shape.dims().iter().rev().skip(1).product());
-    match layer {
-        Layer::Conv2d(conv) => conv.forward(x, image()?, output, workspace, threads),
-        Layer::QuantizedConv2d(conv) => conv.forward(x, image()?, output, workspace, threads),
-        Layer::Linear(linear) => linear.forward(x, rows(linear.in_features()), output, threads),
-        Layer::QuantizedLinear(linear) => linear.forward(x, rows(linear.in_features()), output, workspace, threads),
-        Layer::BatchNorm2d(norm) => norm.forward(x, output),
-        Layer::Relu => relu(x, output),
-        Layer::Relu6 => relu6(x, output),
-        Layer::MaxPool2d(pool) => pool.forward(x, nhwc()?, output),
-        Layer::AvgPool2d(pool) => pool.forward(x, nhwc()?, output),
-        Layer::GlobalAvgPool2d(pool) => pool.forward(x, nhwc()?, output),
-        Layer::Add => add(x, input(1), output),
-        Layer::Softmax { axis } => softmax(x, shape.around(*axis)?, output),
-        Layer::Flatten { .. } => unreachable!("the planner renames the value instead"),
+    if let Layer::Operator(operator) = layer {
+        return operator.operation().run(&inputs, outputs, workspace, threads);
     }
+    let view = inputs.need(0)?;
+    let (x, mut y) = (view.f32(), outputs.get(0));
+    let y = y.f32();
+    if fused.residual
+        && let Some(residual) = inputs.get(inputs.count() - 1)
+    {
+        y.copy_from_slice(residual.f32());
+    }
+    let image = || match *view.dims {
+        [n, h, w, _] if inputs.channels_last() => Ok(ImageShape { n, h, w, layout: ImageLayout::Nhwc }),
+        [n, _, h, w] => Ok(ImageShape { n, h, w, layout: ImageLayout::Nchw }),
+        _ => Err(Error::shape("input", "[n, c, h, w]", view.dims)),
+    };
+    let nhwc = || <[usize; 4]>::try_from(view.dims).map_err(|_| Error::shape("input", "[n, c, h, w]", view.dims));
+    let rows = || view.dims.iter().rev().skip(1).product();
+    match layer {
+        Layer::Conv2d(conv) => conv.run(x, image()?, fused.activation, y, workspace, threads),
+        Layer::QuantizedConv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
+        Layer::Linear(linear) => linear.run(x, rows(), fused.activation, y, threads),
+        Layer::QuantizedLinear(linear) => linear.run(x, rows(), fused, y, workspace, threads),
+        Layer::BatchNorm2d(norm) => norm.forward(x, y),
+        Layer::Relu => relu(x, y),
+        Layer::Relu6 => relu6(x, y),
+        Layer::MaxPool2d(pool) => pool.forward(x, nhwc()?, y),
+        Layer::AvgPool2d(pool) => pool.forward(x, nhwc()?, y),
+        Layer::GlobalAvgPool2d(pool) => pool.forward(x, nhwc()?, y),
+        Layer::Add => add(x, inputs.need(1)?.f32(), y),
+        Layer::Softmax { axis } => softmax(x, around(view.dims, *axis), y),
+        Layer::Flatten { .. } | Layer::Operator(_) => unreachable!("the planner renames the value, and operators ran above"),
+    }
+}
+
+/// Elements before `axis`, along it, and after it.
+fn around(dims: &[usize], axis: usize) -> (usize, usize, usize) {
+    (dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product())
 }

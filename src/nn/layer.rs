@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::nn::operator::{Facts, Operator, check_arity};
 use crate::nn::quantized;
 use crate::nn::{AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d};
 use crate::tensor::{DType, Shape};
@@ -43,6 +44,8 @@ pub enum Layer {
         /// The axis.
         axis: usize,
     },
+    /// Anything else: an operator that has no quantized twin.
+    Operator(Operator),
 }
 
 /// Kinds of layers, whatever their precision.
@@ -71,11 +74,16 @@ pub enum LayerKind {
     Flatten,
     /// [`Layer::Softmax`].
     Softmax,
+    /// [`Layer::Operator`], by its name in the ONNX standard.
+    Operator(&'static str),
 }
 
 impl fmt::Display for LayerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        match self {
+            LayerKind::Operator(name) => f.write_str(name),
+            kind => write!(f, "{kind:?}"),
+        }
     }
 }
 
@@ -110,8 +118,8 @@ impl fmt::Display for Precision {
 pub(crate) enum Order {
     /// It reads any order, and writes channels-last.
     AnyToChannelsLast,
-    /// Every element on its own: the output lies as the input does.
-    Elementwise,
+    /// It reads and writes any order, as long as all its images lie in the same.
+    Any,
     /// It reads and writes channels-last.
     ChannelsLast,
     /// It reads and writes row-major.
@@ -133,6 +141,7 @@ impl Layer {
             Layer::Add => LayerKind::Add,
             Layer::Flatten { .. } => LayerKind::Flatten,
             Layer::Softmax { .. } => LayerKind::Softmax,
+            Layer::Operator(operator) => LayerKind::Operator(operator.name()),
         }
     }
 
@@ -153,36 +162,55 @@ impl Layer {
         }
     }
 
-    /// Number of inputs.
-    pub(crate) fn arity(&self) -> usize {
-        if matches!(self, Layer::Add) { 2 } else { 1 }
-    }
-
     pub(crate) fn order(&self) -> Order {
         match self {
             Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => Order::AnyToChannelsLast,
-            Layer::Relu | Layer::Relu6 | Layer::Add => Order::Elementwise,
+            Layer::Relu | Layer::Relu6 | Layer::Add => Order::Any,
             Layer::BatchNorm2d(_) | Layer::MaxPool2d(_) | Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d(_) => Order::ChannelsLast,
             Layer::Linear(_) | Layer::QuantizedLinear(_) | Layer::Flatten { .. } | Layer::Softmax { .. } => Order::RowMajor,
+            Layer::Operator(operator) => operator.operation().order(),
         }
     }
 
-    /// The element type of the output for inputs of these types.
-    pub(crate) fn infer_type(&self, inputs: &[DType]) -> Result<DType> {
-        if inputs.len() != self.arity() {
-            return Err(Error::length(format!("list of inputs of a {}", self.kind()), self.arity(), inputs.len()));
+    /// Whether the output is the first input under another shape, so that nothing runs.
+    pub(crate) fn renames(&self) -> bool {
+        match self {
+            Layer::Flatten { .. } => true,
+            Layer::Operator(operator) => operator.operation().renames(),
+            _ => false,
         }
-        match (self, inputs[0]) {
-            (Layer::Flatten { .. }, dtype) => Ok(dtype),
-            (_, _) => match inputs.iter().find(|&&dtype| dtype != DType::F32) {
-                None => Ok(DType::F32),
-                Some(other) => Err(Error::Type { what: format!("input of a {}", self.kind()), expected: "f32", got: other.name() }),
-            },
+    }
+
+    /// The element types of the outputs for inputs of these types.
+    pub(crate) fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
+        if let Layer::Operator(operator) = self {
+            return operator.operation().infer_types(inputs);
+        }
+        let arity = if matches!(self, Layer::Add) { 2 } else { 1 };
+        if inputs.len() != arity {
+            return Err(Error::length(format!("list of inputs of a {}", self.kind()), arity, inputs.len()));
+        }
+        check_arity(inputs, arity, arity)?;
+        match (self, inputs.iter().flatten().find(|&&dtype| dtype != DType::F32)) {
+            (Layer::Flatten { .. }, other) => Ok(vec![other.copied().unwrap_or(DType::F32)]),
+            (_, None) => Ok(vec![DType::F32]),
+            (_, Some(other)) => Err(Error::Type { what: format!("input of a {}", self.kind()), expected: "f32", got: other.name() }),
+        }
+    }
+
+    /// The shapes of the outputs for inputs of which so much is known.
+    pub(crate) fn infer_shapes(&self, facts: &mut Facts<'_>) -> Result<Vec<Shape>> {
+        match self {
+            Layer::Operator(operator) => operator.operation().infer_shapes(facts),
+            layer => {
+                let shapes: Vec<&Shape> = (0..facts.count()).map(|i| facts.shape(i)).collect::<Result<_>>()?;
+                layer.infer_shape(&shapes).map(|shape| vec![shape])
+            }
         }
     }
 
     /// The shape of the output for inputs of these shapes.
-    pub(crate) fn infer_shape(&self, inputs: &[&Shape]) -> Result<Shape> {
+    fn infer_shape(&self, inputs: &[&Shape]) -> Result<Shape> {
         let input = inputs[0];
         let image = |channels: Option<usize>| match *input.dims() {
             [n, c, h, w] if channels.is_none_or(|channels| channels == c) => Ok([n, c, h, w]),
@@ -222,6 +250,7 @@ impl Layer {
                 Shape::new(dims)
             }
             Layer::Softmax { axis } => input.axis(*axis).map(|_| input.clone()),
+            Layer::Operator(_) => unreachable!("asked through `infer_shapes`"),
         }
     }
 

@@ -81,6 +81,11 @@ impl Linear {
     /// # Errors
     /// [`Error::Length`] when a slice does not hold exactly its rows.
     pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], threads: usize) -> Result<()> {
+        self.run(input, rows, Activation::None, output, threads)
+    }
+
+    /// [`Linear::forward`] with an activation.
+    pub(crate) fn run(&self, input: &[f32], rows: usize, activation: Activation, output: &mut [f32], threads: usize) -> Result<()> {
         check_rows(rows, [input.len(), self.in_features()], [output.len(), self.out_features()])?;
         let packed = match self.packed.get() {
             Some(packed) => packed,
@@ -92,6 +97,6 @@ impl Linear {
         let bias = self.bias.as_ref().map(Tensor::as_slice);
         let lhs = Matrix::new(input, rows, self.in_features())?;
         let dst = MatrixMut::new(output, rows, self.out_features())?;
-        sgemm(lhs, packed, bias, Activation::None, dst, threads)
+        sgemm(lhs, packed, bias, activation, dst, threads)
     }
 }

@@ -1,5 +1,6 @@
 //! The graph of a network: named nodes in topological order.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ struct Graph {
     nodes: Vec<Node>,
     outputs: Vec<Output>,
     edges: Vec<(String, DType)>,
+    constants: Vec<(Edge, Value)>,
     conversion: Option<Conversion>,
 }
 
@@ -97,7 +99,7 @@ impl Output {
 pub struct Node {
     pub(crate) name: String,
     pub(crate) layer: Layer,
-    pub(crate) inputs: Vec<Edge>,
+    pub(crate) inputs: Vec<Option<Edge>>,
     pub(crate) outputs: Vec<Edge>,
 }
 
@@ -112,9 +114,14 @@ impl Node {
         &self.layer
     }
 
-    /// The edges that it reads.
-    pub fn inputs(&self) -> &[Edge] {
+    /// The edges that it reads, by position; `None` for an optional input that was left out.
+    pub fn inputs(&self) -> &[Option<Edge>] {
         &self.inputs
+    }
+
+    /// The edges that it reads, those left out passed over.
+    pub fn reads(&self) -> impl Iterator<Item = Edge> {
+        self.inputs.iter().flatten().copied()
     }
 
     /// The edges that it writes.
@@ -144,15 +151,18 @@ impl Model {
         nodes: Vec<Node>,
         outputs: Vec<Output>,
         edges: Vec<(String, DType)>,
+        constants: Vec<(Edge, Value)>,
         conversion: Option<Conversion>,
     ) -> Self {
-        Model { graph: Arc::new(Graph { inputs, nodes, outputs, edges, conversion }) }
+        Model { graph: Arc::new(Graph { inputs, nodes, outputs, edges, constants, conversion }) }
     }
 
-    /// This graph with other nodes, and what was done to it.
+    /// This graph with other nodes, and what was done to it. Constants that no node reads any more are dropped.
     pub(crate) fn with_nodes(&self, nodes: Vec<Node>, conversion: Option<Conversion>) -> Self {
         let graph = &self.graph;
-        Model::from_parts(graph.inputs.clone(), nodes, graph.outputs.clone(), graph.edges.clone(), conversion)
+        let read: HashSet<Edge> = nodes.iter().flat_map(Node::reads).chain(graph.outputs.iter().map(|output| output.edge)).collect();
+        let constants = graph.constants.iter().filter(|(edge, _)| read.contains(edge)).cloned().collect();
+        Model::from_parts(graph.inputs.clone(), nodes, graph.outputs.clone(), graph.edges.clone(), constants, conversion)
     }
 
     /// The named inputs.
@@ -163,6 +173,11 @@ impl Model {
     /// The named outputs.
     pub fn outputs(&self) -> &[Output] {
         &self.graph.outputs
+    }
+
+    /// The values that are part of the model without belonging to a layer, each with its edge.
+    pub fn constants(&self) -> &[(Edge, Value)] {
+        &self.graph.constants
     }
 
     /// The nodes in the order in which they run.
@@ -180,13 +195,17 @@ impl Model {
     /// # Panics
     /// When the edge comes from the builder of another model.
     pub fn edge_name(&self, edge: Edge) -> &str {
-        let own = self.graph.inputs[0].edge.builder;
+        let own = self.graph.outputs[0].edge.builder;
         assert_eq!(edge.builder, own, "an edge of another model");
         &self.graph.edges[edge.index].0
     }
 
     pub(crate) fn edge_count(&self) -> usize {
         self.graph.edges.len()
+    }
+
+    pub(crate) fn edge_type(&self, edge: Edge) -> DType {
+        self.graph.edges[edge.index].1
     }
 
     /// The kinds of layers present, each with its number, in order of appearance.
@@ -207,9 +226,10 @@ impl Model {
         self.graph.conversion.as_ref()
     }
 
-    /// Bytes of everything that the layers store.
+    /// Bytes of everything that the layers store, and of the constants.
     pub fn bytes(&self) -> usize {
-        self.nodes().iter().map(|node| node.layer.bytes()).sum()
+        let constants: usize = self.constants().iter().map(|(_, value)| value.bytes().len()).sum();
+        self.nodes().iter().map(|node| node.layer.bytes()).sum::<usize>() + constants
     }
 
     /// One input in, one output out.
@@ -275,7 +295,7 @@ impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.nodes().iter().map(|node| node.name.len()).max().unwrap_or(0);
         for node in self.nodes() {
-            let reads: Vec<&str> = node.inputs.iter().map(|&edge| self.edge_name(edge)).collect();
+            let reads: Vec<&str> = node.reads().map(|edge| self.edge_name(edge)).collect();
             let layer = &node.layer;
             write!(
                 f,

@@ -13,7 +13,7 @@ const BLOCK: usize = 16;
 pub fn nchw_to_nhwc(input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
     let [n, c, h, w] = dims;
     elements(&dims)?;
-    transpose(input, [n, c, h * w], output)
+    checked(input, [n, c, h * w], output)
 }
 
 /// Rewrites channels-last images as `[n, c, h, w]` (`dims`, in this order).
@@ -23,18 +23,36 @@ pub fn nchw_to_nhwc(input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Resu
 pub fn nhwc_to_nchw(input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
     let [n, c, h, w] = dims;
     elements(&dims)?;
-    transpose(input, [n, h * w, c], output)
+    checked(input, [n, h * w, c], output)
 }
 
-/// `n` matrices of `rows x cols`, each transposed; the caller has checked that their numbers can be addressed.
-fn transpose(input: &[f32], [n, rows, cols]: [usize; 3], output: &mut [f32]) -> Result<()> {
-    let size = rows * cols;
+/// `n` matrices of `rows x cols` elements of `size` bytes, each transposed.
+///
+/// # Panics
+/// When a slice does not hold them: the planner worked out both.
+pub(crate) fn transpose(input: &[u8], size: usize, matrices: [usize; 3], output: &mut [u8]) {
+    match size {
+        1 => blocks::<u8>(input, matrices, output),
+        2 => blocks(bytemuck::cast_slice::<u8, u16>(input), matrices, bytemuck::cast_slice_mut(output)),
+        4 => blocks(bytemuck::cast_slice::<u8, u32>(input), matrices, bytemuck::cast_slice_mut(output)),
+        _ => blocks(bytemuck::cast_slice::<u8, u64>(input), matrices, bytemuck::cast_slice_mut(output)),
+    }
+}
+
+/// As [`transpose`]; the caller has checked that the numbers can be addressed.
+fn checked(input: &[f32], [n, rows, cols]: [usize; 3], output: &mut [f32]) -> Result<()> {
     for (what, got) in [("images to reorder", input.len()), ("reordered images", output.len())] {
-        if got != n * size {
-            return Err(Error::length(what, n * size, got));
+        if got != n * rows * cols {
+            return Err(Error::length(what, n * rows * cols, got));
         }
     }
-    for (input, output) in input.chunks_exact(size.max(1)).zip(output.chunks_exact_mut(size.max(1))) {
+    blocks(input, [n, rows, cols], output);
+    Ok(())
+}
+
+fn blocks<T: Copy>(input: &[T], [_, rows, cols]: [usize; 3], output: &mut [T]) {
+    let size = (rows * cols).max(1);
+    for (input, output) in input.chunks_exact(size).zip(output.chunks_exact_mut(size)) {
         for r0 in (0..rows).step_by(BLOCK) {
             for c0 in (0..cols).step_by(BLOCK) {
                 for c in c0..cols.min(c0 + BLOCK) {
@@ -45,7 +63,6 @@ fn transpose(input: &[f32], [n, rows, cols]: [usize; 3], output: &mut [f32]) -> 
             }
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

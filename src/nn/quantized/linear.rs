@@ -6,6 +6,7 @@ use super::{DynamicScheme, Parameters, named};
 use crate::error::{Error, Result};
 use crate::kernels::{Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
 use crate::nn::linear::check_rows;
+use crate::nn::plan::Fused;
 use crate::tensor::{QuantizedTensor, Tensor, repeat};
 
 /// The twin of [`nn::Linear`](crate::nn::Linear): int8 weights, each row quantized by its own range, products and sums
@@ -118,8 +119,22 @@ impl Linear {
     /// [`Error::Length`] when a slice does not hold exactly its rows, [`Error::NonFinite`] for NaN or infinities in the input
     /// (unless the scheme saturates them).
     pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
+        self.run(input, rows, Fused::default(), output, workspace, threads)
+    }
+
+    /// [`Linear::forward`], with what was fused into it.
+    pub(crate) fn run(
+        &self,
+        input: &[f32],
+        rows: usize,
+        fused: Fused,
+        output: &mut [f32],
+        workspace: &mut Workspace,
+        threads: usize,
+    ) -> Result<()> {
         check_rows(rows, [input.len(), self.in_features()], [output.len(), self.out_features()])?;
-        let epilogue = Epilogue::new(self.scales()).with_bias(self.bias());
+        let epilogue =
+            Epilogue::new(self.scales()).with_bias(self.bias()).with_activation(fused.activation).with_accumulate(fused.residual);
         let lhs = Matrix::new(input, rows, self.in_features())?;
         let dst = MatrixMut::new(output, rows, self.out_features())?;
         gemm_dynamic(lhs, RangeOf::Row, &self.parameters.rule, &self.packed, &epilogue, dst, workspace, threads)

@@ -1,0 +1,100 @@
+//! Plain operators: everything in a graph that has no quantized twin of its own.
+//!
+//! One file a family. An operator knows its output types from its input types, its output shapes from its input shapes
+//! (and, where the standard has it so, from their values), and writes into memory that the planner found for it.
+
+mod constant;
+mod facts;
+
+use std::fmt;
+
+pub(crate) use facts::{Facts, check_arity, resolve_axis};
+
+use crate::error::Result;
+use crate::kernels::Workspace;
+use crate::nn::layer::Order;
+use crate::nn::view::{Inputs, Outputs};
+use crate::tensor::{DType, Shape, Value};
+
+/// What an operator tells the planner, and how it runs.
+pub(crate) trait Operation: fmt::Debug {
+    /// Its name in the standard, as in `Transpose`.
+    fn name(&self) -> &'static str;
+
+    /// Element types of the outputs for inputs of these types (`None` for one left out). Says how many outputs there are.
+    ///
+    /// # Errors
+    /// [`Error::Type`](crate::Error::Type) for a type that it does not take, [`Error::Length`](crate::Error::Length) for the wrong
+    /// number of inputs.
+    fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>>;
+
+    /// Shapes of the outputs.
+    ///
+    /// # Errors
+    /// Of shapes that don't go together, and of values that name impossible ones.
+    fn infer_shapes(&self, facts: &mut Facts<'_>) -> Result<Vec<Shape>>;
+
+    /// The value of the one output, where the inputs' shapes alone decide it.
+    fn from_shapes(&self, _shapes: &[Option<Shape>]) -> Option<Result<Value>> {
+        None
+    }
+
+    /// How images must lie.
+    fn order(&self) -> Order {
+        Order::RowMajor
+    }
+
+    /// Whether the one output is the first input's elements, row-major, under another shape: then nothing runs.
+    fn renames(&self) -> bool {
+        false
+    }
+
+    /// Writes the outputs, whose types and shapes are those inferred.
+    ///
+    /// # Errors
+    /// Of values that only the run shows to be impossible: an index beyond its axis, a division of integers by zero.
+    fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, workspace: &mut Workspace, threads: usize) -> Result<()>;
+}
+
+macro_rules! operators {
+    ($($(#[doc = $doc:literal])+ $variant:ident($type:ty)),* $(,)?) => {
+        /// A plain operator: no weights to quantize, only values in and values out.
+        #[derive(Debug, Clone)]
+        #[non_exhaustive]
+        pub enum Operator {
+            $($(#[doc = $doc])+ $variant($type),)*
+        }
+
+        impl Operator {
+            pub(crate) fn operation(&self) -> &dyn Operation {
+                match self {
+                    $(Operator::$variant(operation) => operation,)*
+                }
+            }
+        }
+
+        $(impl From<$type> for Operator {
+            fn from(operation: $type) -> Operator {
+                Operator::$variant(operation)
+            }
+        }
+
+        impl From<$type> for crate::nn::Layer {
+            fn from(operation: $type) -> crate::nn::Layer {
+                crate::nn::Layer::Operator(operation.into())
+            }
+        })*
+    };
+}
+
+operators! {
+    /// The input's shape as a list of i64.
+    ShapeOf(constant::ShapeOf),
+}
+
+impl Operator {
+    /// Its name in the ONNX standard, as in `Transpose`.
+    pub fn name(&self) -> &'static str {
+        self.operation().name()
+    }
+}

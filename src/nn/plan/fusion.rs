@@ -1,0 +1,77 @@
+//! Which neighbours run as one: a layer with weights, the sum with another value that follows, and a clamp after that, in
+//! the layer's output stage.
+
+use super::known::Known;
+use crate::kernels::Activation;
+use crate::nn::{Layer, Model};
+
+/// What a layer's output stage does besides its own work.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Fused {
+    /// Applied last.
+    pub activation: Activation,
+    /// Whether the last operand is added first.
+    pub residual: bool,
+}
+
+/// Nodes that run as one step.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// The node that runs.
+    pub node: usize,
+    /// The node whose output the step writes; the step takes its place in the order.
+    pub last: usize,
+    /// The edge that is added.
+    pub residual: Option<usize>,
+    pub activation: Activation,
+}
+
+/// The steps to come, in order. Nodes whose values are known are groups of their own, and run nothing.
+pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group> {
+    let nodes = model.nodes();
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); model.edge_count()];
+    for (index, node) in nodes.iter().enumerate() {
+        node.reads().for_each(|edge| readers[edge.index].push(index));
+    }
+    let mut is_output = vec![false; model.edge_count()];
+    model.outputs().iter().for_each(|output| is_output[output.edge().index] = true);
+    let mut swallowed = vec![false; nodes.len()];
+    let mut groups: Vec<Group> = Vec::with_capacity(nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        if swallowed[index] {
+            continue;
+        }
+        let mut group = Group { node: index, last: index, residual: None, activation: Activation::None };
+        while fuses && !known.folded[index] && has_output_stage(node.layer()) && group.activation == Activation::None {
+            let edge = nodes[group.last].outputs()[0].index;
+            let &[reader] = readers[edge].as_slice() else { break };
+            if is_output[edge] || swallowed[reader] {
+                break;
+            }
+            match nodes[reader].layer() {
+                Layer::Relu => group.activation = Activation::Relu,
+                Layer::Relu6 => group.activation = Activation::Clamp { lo: 0.0, hi: 6.0 },
+                Layer::Add if group.residual.is_none() && adds(node.layer()) => {
+                    let other = nodes[reader].reads().map(|edge| edge.index).find(|&other| other != edge);
+                    let Some(other) = other.filter(|&other| known.shapes[other] == known.shapes[edge]) else { break };
+                    group.residual = Some(other);
+                }
+                _ => break,
+            }
+            swallowed[reader] = true;
+            group.last = reader;
+        }
+        groups.push(group);
+    }
+    groups.sort_by_key(|group| group.last);
+    groups
+}
+
+fn has_output_stage(layer: &Layer) -> bool {
+    matches!(layer, Layer::Conv2d(_) | Layer::Linear(_) | Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_))
+}
+
+/// Whether the layer's kernel adds to what is in its output.
+fn adds(layer: &Layer) -> bool {
+    matches!(layer, Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_))
+}

@@ -1,0 +1,150 @@
+//! What is known before a run: every shape, and the values that depend on shapes and constants alone.
+
+use std::collections::HashSet;
+
+use crate::error::Result;
+use crate::nn::operator::Facts;
+use crate::nn::{Dim, Executor, Layer, Model, Node};
+use crate::tensor::{Shape, Value};
+
+/// Largest number of elements that a node's outputs may have to be computed while planning: shape arithmetic, positions,
+/// masks. Above it they are computed by each run, which reuses memory that the plan would have to hold.
+const FOLDED: usize = 1 << 16;
+
+/// Everything known of a model's values for inputs of certain shapes.
+pub(super) struct Known<'m> {
+    model: &'m Model,
+    /// By edge.
+    pub shapes: Vec<Shape>,
+    /// By edge: the value, if it is the same for all inputs of these shapes and `values_of_inputs` had no part in it.
+    pub values: Vec<Option<Value>>,
+    /// By edge: values that were asked for and depend on what the inputs hold.
+    asked: Vec<Option<Value>>,
+    /// Inputs whose values were asked for.
+    pub consulted: Vec<usize>,
+    /// By edge, the node that writes it.
+    producers: Vec<Option<usize>>,
+    /// By node: nothing is left to run.
+    pub folded: Vec<bool>,
+}
+
+impl<'m> Known<'m> {
+    pub fn new<'v>(model: &'m Model, input: &dyn Fn(usize) -> &'v Value) -> Result<Self> {
+        let edges = model.edge_count();
+        let empty = Shape::new(Vec::new())?;
+        let mut known = Known {
+            model,
+            shapes: vec![empty; edges],
+            values: vec![None; edges],
+            asked: vec![None; edges],
+            consulted: Vec::new(),
+            producers: vec![None; edges],
+            folded: vec![false; model.nodes().len()],
+        };
+        for (i, declared) in model.inputs().iter().enumerate() {
+            known.shapes[declared.edge().index] = input(i).shape().clone();
+        }
+        for (edge, value) in model.constants() {
+            known.shapes[edge.index] = value.shape().clone();
+            known.values[edge.index] = Some(value.clone());
+        }
+        for (index, node) in model.nodes().iter().enumerate() {
+            known.node(index, node, input).map_err(|e| e.in_layer(node.name()))?;
+        }
+        Ok(known)
+    }
+
+    fn node<'v>(&mut self, index: usize, node: &Node, input: &dyn Fn(usize) -> &'v Value) -> Result<()> {
+        for edge in node.outputs() {
+            self.producers[edge.index] = Some(index);
+        }
+        let model = self.model;
+        let types: Vec<_> = node.inputs().iter().map(|edge| edge.map(|edge| model.edge_type(edge))).collect();
+        let shapes: Vec<_> = node.inputs().iter().map(|edge| edge.map(|edge| self.shapes[edge.index].clone())).collect();
+        let mut value = |i: usize| {
+            let edge = node.inputs()[i].expect("asked only for inputs that are there");
+            self.value(edge.index, input)
+        };
+        let found = node.layer().infer_shapes(&mut Facts { types: &types, shapes: &shapes, value: &mut value })?;
+        let elements: usize = found.iter().map(Shape::elements).fold(0, usize::saturating_add);
+        for (edge, shape) in node.outputs().iter().zip(found) {
+            self.shapes[edge.index] = shape;
+        }
+        let values = if let Layer::Operator(operator) = node.layer()
+            && let Some(value) = operator.operation().from_shapes(&shapes)
+        {
+            vec![value?]
+        } else if elements <= FOLDED && node.reads().next().is_some() && node.reads().all(|edge| self.values[edge.index].is_some()) {
+            let inputs: Vec<Option<&Value>> =
+                node.inputs().iter().map(|edge| edge.and_then(|edge| self.values[edge.index].as_ref())).collect();
+            evaluate(node.layer(), &inputs)?
+        } else {
+            return Ok(());
+        };
+        for (edge, value) in node.outputs().iter().zip(values) {
+            self.values[edge.index] = Some(value);
+        }
+        self.folded[index] = true;
+        Ok(())
+    }
+
+    /// The value of an edge, computed from the inputs if need be.
+    fn value<'v>(&mut self, edge: usize, input: &dyn Fn(usize) -> &'v Value) -> Result<Value> {
+        let model = self.model;
+        let (mut wanted, mut seen, mut nodes) = (vec![edge], HashSet::new(), Vec::new());
+        while let Some(edge) = wanted.pop() {
+            if self.found(edge).is_some() || !seen.insert(edge) {
+                continue;
+            }
+            match self.producers[edge] {
+                Some(node) => {
+                    nodes.push(node);
+                    wanted.extend(model.nodes()[node].reads().map(|edge| edge.index));
+                }
+                None => {
+                    let given = model.inputs().iter().position(|declared| declared.edge().index == edge);
+                    let given = given.expect("an edge without a value or a producer is an input");
+                    self.consulted.push(given);
+                    self.asked[edge] = Some(input(given).clone());
+                }
+            }
+        }
+        // The model's order is one in which each node comes after those that it reads.
+        nodes.sort_unstable();
+        nodes.dedup();
+        for index in nodes {
+            let node = &model.nodes()[index];
+            let inputs: Vec<Option<&Value>> = node.inputs().iter().map(|edge| edge.and_then(|edge| self.found(edge.index))).collect();
+            let values = evaluate(node.layer(), &inputs).map_err(|e| e.in_layer(node.name()))?;
+            for (edge, value) in node.outputs().iter().zip(values) {
+                self.asked[edge.index] = Some(value);
+            }
+        }
+        Ok(self.found(edge).expect("computed above").clone())
+    }
+
+    fn found(&self, edge: usize) -> Option<&Value> {
+        self.values[edge].as_ref().or(self.asked[edge].as_ref())
+    }
+}
+
+/// Runs one layer by itself.
+pub(crate) fn evaluate(layer: &Layer, inputs: &[Option<&Value>]) -> Result<Vec<Value>> {
+    let mut net = Model::builder();
+    let names: Vec<String> = (0..inputs.len()).map(|i| format!("input {i}")).collect();
+    let (mut edges, mut given) = (Vec::with_capacity(inputs.len()), Vec::new());
+    for (name, input) in names.iter().zip(inputs) {
+        edges.push(match input {
+            Some(value) => {
+                given.push((name.as_str(), *value));
+                Some(net.input(name, value.dtype(), &vec![Dim::Any; value.shape().rank()])?)
+            }
+            None => None,
+        });
+    }
+    for (i, edge) in net.add_node("node", &[], layer.clone(), &edges)?.into_iter().enumerate() {
+        net.output(&format!("output {i}"), edge)?;
+    }
+    let done = Executor::new(&net.build()?).run(&given);
+    Ok(done.map_err(|e| e.without_layer())?.into_iter().map(|(_, value)| value).collect())
+}

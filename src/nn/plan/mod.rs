@@ -1,0 +1,99 @@
+//! From a model and the shapes of its inputs to a list of steps over numbered buffers.
+//!
+//! Made once for each set of input shapes, in four passes: what is known before anything runs (shapes, and the values that
+//! depend on shapes and constants alone: `known`); which neighbours run as one (`fusion`); in which order the elements of each
+//! image lie (row-major at the border and for operators that mix all axes, channels-last between convolutions), with
+//! reorderings only where two neighbours disagree (`schedule`); and which buffer each value lives in, a buffer being free
+//! again after the last step that reads it (`buffers`).
+
+mod buffers;
+mod fusion;
+mod known;
+mod schedule;
+
+pub(crate) use fusion::Fused;
+pub(crate) use schedule::Place;
+
+use crate::error::Result;
+use crate::nn::Model;
+use crate::nn::view::Target;
+use crate::tensor::{DType, Shape, Value};
+
+/// Where a value is found while the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The model's input of this index.
+    Input(usize),
+    /// The value of this index that the plan holds: a constant, or what follows from the shapes.
+    Known(usize),
+    /// The buffer of this index.
+    Buffer(usize),
+}
+
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Rewrites images in the other order: `n` matrices of `rows x cols`, each transposed.
+    Reorder { from: Source, to: Target, matrices: [usize; 3] },
+    /// Runs a node, and what was fused into it.
+    Run { node: usize, inputs: Vec<Option<Operand>>, channels_last: bool, targets: Vec<Target>, fused: Fused },
+    /// A node whose output is its input under another shape, or was known before the run.
+    Pass { node: usize, from: Option<Source> },
+}
+
+/// What a node reads.
+#[derive(Debug)]
+pub(crate) struct Operand {
+    pub source: Source,
+    pub dtype: DType,
+    /// Dimensions as they lie in memory.
+    pub dims: Vec<usize>,
+    /// Bytes of all elements.
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Plan {
+    inputs: Vec<Shape>,
+    /// Inputs whose values, not only their shapes, decided something; with those values.
+    consulted: Vec<(usize, Value)>,
+    fuses: bool,
+    pub steps: Vec<Step>,
+    /// Bytes of each buffer.
+    pub buffers: Vec<usize>,
+    /// Values that are known without a run.
+    pub values: Vec<Value>,
+    /// By edge; `None` for what only a fused node sees.
+    pub places: Vec<Option<Place>>,
+    /// Row-major source of each output.
+    pub outputs: Vec<Source>,
+}
+
+impl Plan {
+    /// Whether this plan was made for inputs like these.
+    pub fn fits<'v>(&self, fuses: bool, input: impl Fn(usize) -> &'v Value) -> bool {
+        self.fuses == fuses
+            && self.inputs.iter().enumerate().all(|(i, shape)| input(i).shape() == shape)
+            && self.consulted.iter().all(|(i, value)| input(*i) == value)
+    }
+
+    /// The plan for these inputs. With `fuses` unset every node runs by itself, so that every value can be shown.
+    ///
+    /// # Errors
+    /// Of shapes that do not fit, naming the layer.
+    pub fn new<'v>(model: &Model, fuses: bool, input: impl Fn(usize) -> &'v Value) -> Result<Plan> {
+        let known = known::Known::new(model, &input)?;
+        let groups = fusion::groups(model, &known, fuses);
+        let mut schedule = schedule::Schedule::new(model, &known, groups)?;
+        let buffers = buffers::assign(&mut schedule);
+        Ok(Plan {
+            inputs: (0..model.inputs().len()).map(|i| input(i).shape().clone()).collect(),
+            consulted: known.consulted.iter().map(|&i| (i, input(i).clone())).collect(),
+            fuses,
+            steps: schedule.steps,
+            buffers,
+            values: schedule.values,
+            places: schedule.places,
+            outputs: schedule.outputs,
+        })
+    }
+}
