@@ -39,10 +39,10 @@ pub struct Tap<'a> {
 /// # let model = net.build()?;
 /// use lowprec::nn::Executor;
 /// let mut executor = Executor::new(&model).with_threads(1)?;
-/// let x = Value::from(Tensor::new([2], vec![-1.0, 1.0])?);
+/// let x = Value::from(Tensor::new([2], vec![-1.0f32, 1.0])?);
 /// let mut y = Value::from(Tensor::new([2], vec![0.0f32, 0.0])?);
 /// executor.run_into(&[("x", &x)], &mut [("y", &mut y)])?;
-/// assert_eq!(y, Value::from(Tensor::new([2], vec![0.0, 1.0])?));
+/// assert_eq!(y, Value::from(Tensor::new([2], vec![0.0f32, 1.0])?));
 /// # Ok::<(), lowprec::Error>(())
 /// ```
 #[derive(Debug)]
