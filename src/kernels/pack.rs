@@ -97,6 +97,64 @@ impl<W: Element> Panels<W> {
         panels
     }
 
+    /// Panels of one product with words of one element, over memory that [`Panels::into_memory`] hands back: still to be
+    /// filled.
+    pub fn in_memory(mut memory: Aligned, layout: PanelLayout, n: usize, k: usize) -> Self {
+        debug_assert_eq!(layout.ku, 1);
+        memory.grow::<W>(n.div_ceil(layout.lanes) * layout.lanes * k);
+        Panels { data: memory, layout, n, groups: 1, words: k, col_sums: Box::default(), weight: std::marker::PhantomData }
+    }
+
+    pub fn into_memory(self) -> Aligned {
+        self.data
+    }
+
+    /// Fills panels of one-element words from rows of `n` elements, one for each step of k.
+    pub fn fill_rows<'r>(&mut self, row: impl Fn(usize) -> &'r [W])
+    where
+        W: 'r,
+    {
+        let (nr, words, n) = (self.nr(), self.words, self.n);
+        for panel in 0..self.panels() {
+            let (start, width) = (self.panel_offset(panel), self.vectors(panel) * self.layout.lanes);
+            let (first, columns) = (panel * nr, (n - panel * nr).min(nr));
+            let packed = &mut self.data.grow::<W>(0)[start..start + words * width];
+            for (k, packed) in packed.chunks_exact_mut(width).enumerate() {
+                packed[..columns].copy_from_slice(&row(k)[first..first + columns]);
+                packed[columns..].fill(W::default());
+            }
+        }
+    }
+
+    /// Fills panels of one-element words from columns of k elements.
+    pub fn fill_columns<'r>(&mut self, column: impl Fn(usize) -> &'r [W])
+    where
+        W: 'r,
+    {
+        /// Columns, and steps of k, that are transposed at once.
+        const BLOCK: usize = 16;
+        let (nr, words, n) = (self.nr(), self.words, self.n);
+        for panel in 0..self.panels() {
+            let (start, width) = (self.panel_offset(panel), self.vectors(panel) * self.layout.lanes);
+            let (first, columns) = (panel * nr, (n - panel * nr).min(nr));
+            let packed = &mut self.data.grow::<W>(0)[start..start + words * width];
+            for c0 in (0..width).step_by(BLOCK) {
+                for k0 in (0..words).step_by(BLOCK) {
+                    let ks = k0..(k0 + BLOCK).min(words);
+                    for c in c0..(c0 + BLOCK).min(width) {
+                        if c >= columns {
+                            ks.clone().for_each(|k| packed[k * width + c] = W::default());
+                            continue;
+                        }
+                        for (k, &value) in ks.clone().zip(&column(first + c)[ks.clone()]) {
+                            packed[k * width + c] = value;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Calls `f(group, column, step, weight)` for each weight.
     pub fn unpack(&self, runs: &[usize], mut f: impl FnMut(usize, usize, usize, W)) {
         let PanelLayout { lanes, ku, .. } = self.layout;

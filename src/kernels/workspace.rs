@@ -67,6 +67,8 @@ impl std::fmt::Debug for Aligned {
 #[derive(Debug, Default)]
 pub struct Workspace {
     pub(super) codes: Aligned,
+    /// A right-hand side that came at run time, packed.
+    pub(super) panels: Aligned,
     pub(super) zero_points: Vec<i32>,
     pub(super) scales: Vec<f32>,
     pub(super) segments: Vec<Segment>,
@@ -88,6 +90,7 @@ impl Workspace {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.codes.bytes()
+            + self.panels.bytes()
             + self.zero_points.capacity() * size_of::<i32>()
             + self.scales.capacity() * size_of::<f32>()
             + self.segments.capacity() * size_of::<Segment>()

@@ -83,3 +83,19 @@ pub(crate) fn resolve_axis(axis: i64, rank: usize) -> Result<usize> {
         _ => Err(Error::parameter("axis", axis, format!("must lie within -{rank}..{rank} for a tensor of {rank} axes"))),
     }
 }
+
+/// The shape that both broadcast to: aligned at the end, an axis of length 1 stretches to the other's.
+///
+/// # Errors
+/// [`Error::Shape`] when two lengths differ and neither is 1.
+pub(crate) fn broadcast_dims(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let at = |dims: &[usize], axis: usize| (axis + dims.len()).checked_sub(rank).map_or(1, |own| dims[own]);
+    (0..rank)
+        .map(|axis| match (at(a, axis), at(b, axis)) {
+            (1, length) | (length, 1) => Ok(length),
+            (length, other) if length == other => Ok(length),
+            _ => Err(Error::shape("second operand", format!("one that broadcasts with {a:?}"), b)),
+        })
+        .collect()
+}

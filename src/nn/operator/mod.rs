@@ -3,12 +3,14 @@
 //! One file a family. An operator knows its output types from its input types, its output shapes from its input shapes
 //! (and, where the standard has it so, from their values), and writes into memory that the planner found for it.
 
-mod constant;
+pub mod constant;
 mod facts;
+pub mod gemm;
+pub mod matmul;
 
 use std::fmt;
 
-pub(crate) use facts::{Facts, check_arity, resolve_axis};
+pub(crate) use facts::{Facts, broadcast_dims, check_arity, resolve_axis};
 
 use crate::error::Result;
 use crate::kernels::Workspace;
@@ -88,6 +90,10 @@ macro_rules! operators {
 }
 
 operators! {
+    /// Matrix product of two values.
+    MatMul(matmul::MatMul),
+    /// `alpha A B + beta C`.
+    Gemm(gemm::Gemm),
     /// The input's shape as a list of i64.
     ShapeOf(constant::ShapeOf),
 }

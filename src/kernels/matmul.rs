@@ -1,0 +1,81 @@
+//! Products of two float matrices that both come at run time: the right one is packed in the call.
+
+use super::dequantize::FloatStage;
+use super::dot::Float;
+use super::isa::{Isa, Visitor};
+use super::operand::{Matrix, MatrixMut, check_product, check_threads};
+use super::output::Activation;
+use super::pack::{PanelLayout, Panels};
+use super::product::{Product, Rows};
+use super::simd::Simd;
+use super::tile::{Segment, Start, Zero};
+use super::weights::WeightLayout;
+use super::workspace::Workspace;
+use crate::error::Result;
+
+/// `dst[m][n] = sum over k of lhs[m][k] * rhs[k][n]` in f32, with `rhs` as `[k, n]` ([`WeightLayout::Kn`]) or as `[n, k]`
+/// ([`WeightLayout::Nk`]).
+///
+/// Each output is one sum over k in order, as in [`sgemm`](super::sgemm), which is for weights that stay the same.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape) when the matrices do not fit, [`Error::Parameter`](crate::Error::Parameter) for
+/// `threads == 0`.
+pub fn matmul_f32(
+    lhs: Matrix<'_, f32>,
+    rhs: Matrix<'_, f32>,
+    layout: WeightLayout,
+    mut dst: MatrixMut<'_, f32>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    check_threads(threads)?;
+    let (k, n) = match layout {
+        WeightLayout::Kn => (rhs.rows(), rhs.cols()),
+        WeightLayout::Nk => (rhs.cols(), rhs.rows()),
+    };
+    check_product(&lhs, &dst, n, k)?;
+    if dst.is_empty() {
+        return Ok(());
+    }
+    let isa = Isa::best();
+    let mut panels = Panels::in_memory(std::mem::take(&mut workspace.panels), PanelLayout::float(isa), n, k);
+    match layout {
+        WeightLayout::Kn => panels.fill_rows(|k| rhs.row(k)),
+        WeightLayout::Nk => panels.fill_columns(|n| rhs.row(n)),
+    }
+    let (pointer, stride) = (dst.as_mut_ptr(), dst.stride());
+    isa.visit(Multiply { lhs, panels: &panels, k, dst: pointer, dst_stride: stride, threads });
+    workspace.panels = panels.into_memory();
+    Ok(())
+}
+
+struct Multiply<'a> {
+    lhs: Matrix<'a, f32>,
+    panels: &'a Panels<f32>,
+    k: usize,
+    dst: *mut f32,
+    dst_stride: usize,
+    threads: usize,
+}
+
+impl Visitor for Multiply<'_> {
+    type Out = ();
+    fn visit<S: Simd>(self, simd: S) {
+        let product = Product::<S, Float, _> {
+            simd,
+            lhs: self.lhs.data().as_ptr(),
+            rows: Rows::Strided { stride: self.lhs.stride() },
+            m: self.lhs.rows(),
+            segments: &[Segment { offset: 0, words: self.k }],
+            group_step: 0,
+            panels: self.panels,
+            start: Start::new(Zero::Tensor(0)),
+            store: FloatStage { bias: None, activation: Activation::None },
+            dst: self.dst,
+            dst_stride: self.dst_stride,
+        };
+        // SAFETY: the matrices were checked against each other; a word is one float, so nothing is read beyond a row.
+        unsafe { product.run(self.threads) }
+    }
+}
