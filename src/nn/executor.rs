@@ -4,8 +4,9 @@ use crate::error::{Error, Result};
 use crate::kernels::{Aligned, ImageLayout, ImageShape, Workspace};
 use crate::nn::activation::{add, relu, relu6, softmax};
 use crate::nn::plan::{Fused, Operand, Place, Plan, Source, Step};
+use crate::nn::recurrent::Scratch;
 use crate::nn::reorder;
-use crate::nn::view::{Inputs, Outputs, View};
+use crate::nn::view::{Inputs, Outputs, View, ViewMut};
 use crate::nn::{Layer, Model, Node};
 use crate::tensor::{DType, Shape, Tensor, Value};
 
@@ -55,6 +56,7 @@ pub struct Executor {
     // Where the buffers stay that a step writes, while it runs.
     taken: Vec<Aligned>,
     workspace: Workspace,
+    recurrent: Scratch,
     // Position of each of the model's inputs in the list that the caller gave.
     positions: Vec<usize>,
 }
@@ -73,6 +75,7 @@ impl Executor {
             buffers: Vec::new(),
             taken: Vec::new(),
             workspace: Workspace::default(),
+            recurrent: Scratch::default(),
             positions: Vec::new(),
         }
     }
@@ -170,7 +173,7 @@ impl Executor {
 
     fn execute(&mut self, inputs: &[(&str, &Value)], mut tap: Option<&mut Callback<'_>>) -> Result<()> {
         self.accept(inputs, tap.is_none())?;
-        let Executor { model, threads, plans, buffers, taken, workspace, positions } = self;
+        let Executor { model, threads, plans, buffers, taken, workspace, recurrent, positions } = self;
         let plan = plans.last().expect("accept made one");
         let given = Given { inputs, positions, values: &plan.values };
         if let Some(tap) = &mut tap {
@@ -198,7 +201,13 @@ impl Executor {
                         (!in_place).then(|| View { dtype: *dtype, dims, bytes: given.bytes(*source, *bytes, buffers) })
                     };
                     let read = Inputs::new(&find, operands.len(), *channels_last);
-                    let done = run(node.layer(), read, &mut Outputs::new(taken, targets), *fused, workspace, *threads);
+                    let mut written = Outputs::new(taken, targets);
+                    let done = match node.layer() {
+                        Layer::Operator(operator) => operator.operation().run(&read, &mut written, workspace, *threads),
+                        Layer::Lstm(layer) => layer.run(&read, &mut written, recurrent, workspace, *threads),
+                        Layer::Gru(layer) => layer.run(&read, &mut written, recurrent, workspace, *threads),
+                        layer => run(layer, read, written.get(0), *fused, workspace, *threads),
+                    };
                     for (memory, target) in taken.drain(..).zip(targets) {
                         buffers[target.buffer] = memory;
                     }
@@ -320,21 +329,10 @@ impl Given<'_> {
     }
 }
 
-/// Runs one layer on values whose types and shapes the planner worked out.
-fn run(
-    layer: &Layer,
-    inputs: Inputs<'_>,
-    outputs: &mut Outputs<'_>,
-    fused: Fused,
-    workspace: &mut Workspace,
-    threads: usize,
-) -> Result<()> {
-    if let Layer::Operator(operator) = layer {
-        return operator.operation().run(&inputs, outputs, workspace, threads);
-    }
+/// Runs one layer of floats on values whose types and shapes the planner worked out.
+fn run(layer: &Layer, inputs: Inputs<'_>, mut output: ViewMut<'_>, fused: Fused, workspace: &mut Workspace, threads: usize) -> Result<()> {
     let view = inputs.need(0)?;
-    let (x, mut y) = (view.f32(), outputs.get(0));
-    let y = y.f32();
+    let (x, y) = (view.f32(), output.f32());
     if fused.residual
         && let Some(residual) = inputs.get(inputs.count() - 1)
     {
@@ -360,7 +358,9 @@ fn run(
         Layer::GlobalAvgPool2d(pool) => pool.forward(x, nhwc()?, y),
         Layer::Add => add(x, inputs.need(1)?.f32(), y),
         Layer::Softmax { axis } => softmax(x, around(view.dims, *axis), y),
-        Layer::Flatten { .. } | Layer::Operator(_) => unreachable!("the planner renames the value, and operators ran above"),
+        Layer::Flatten { .. } | Layer::Lstm(_) | Layer::Gru(_) | Layer::Operator(_) => {
+            unreachable!("the planner renames the value, and the others have several outputs")
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::nn::operator::{Facts, Operator, check_arity};
-use crate::nn::quantized;
-use crate::nn::{AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d};
+use crate::nn::{AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool2d, Gru, Linear, Lstm, MaxPool2d};
+use crate::nn::{quantized, recurrent};
 use crate::tensor::{DType, Shape};
 
 /// One operation of a model, with its weights.
@@ -20,6 +20,10 @@ pub enum Layer {
     QuantizedConv2d(quantized::Conv2d),
     /// Fully connected layer in int8, its input quantized at run time.
     QuantizedLinear(quantized::Linear),
+    /// Long short-term memory, in float or in int8.
+    Lstm(Lstm),
+    /// Gated recurrent unit, in float or in int8.
+    Gru(Gru),
     /// Batch norm with running statistics.
     BatchNorm2d(BatchNorm2d),
     /// `max(x, 0)`.
@@ -56,6 +60,10 @@ pub enum LayerKind {
     Conv2d,
     /// [`Layer::Linear`] and its quantized twin.
     Linear,
+    /// [`Layer::Lstm`].
+    Lstm,
+    /// [`Layer::Gru`].
+    Gru,
     /// [`Layer::BatchNorm2d`].
     BatchNorm2d,
     /// [`Layer::Relu`].
@@ -132,6 +140,8 @@ impl Layer {
         match self {
             Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => LayerKind::Conv2d,
             Layer::Linear(_) | Layer::QuantizedLinear(_) => LayerKind::Linear,
+            Layer::Lstm(_) => LayerKind::Lstm,
+            Layer::Gru(_) => LayerKind::Gru,
             Layer::BatchNorm2d(_) => LayerKind::BatchNorm2d,
             Layer::Relu => LayerKind::Relu,
             Layer::Relu6 => LayerKind::Relu6,
@@ -149,6 +159,8 @@ impl Layer {
     pub fn precision(&self) -> Precision {
         match self {
             Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_) => Precision::Int8,
+            Layer::Lstm(layer) => layer.precision(),
+            Layer::Gru(layer) => layer.precision(),
             _ => Precision::F32,
         }
     }
@@ -158,6 +170,8 @@ impl Layer {
         match self {
             Layer::QuantizedConv2d(conv) => Some(conv.kernel_name()),
             Layer::QuantizedLinear(linear) => Some(linear.kernel_name()),
+            Layer::Lstm(layer) => layer.kernel_name(),
+            Layer::Gru(layer) => layer.kernel_name(),
             _ => None,
         }
     }
@@ -167,7 +181,12 @@ impl Layer {
             Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => Order::AnyToChannelsLast,
             Layer::Relu | Layer::Relu6 | Layer::Add => Order::Any,
             Layer::BatchNorm2d(_) | Layer::MaxPool2d(_) | Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d(_) => Order::ChannelsLast,
-            Layer::Linear(_) | Layer::QuantizedLinear(_) | Layer::Flatten { .. } | Layer::Softmax { .. } => Order::RowMajor,
+            Layer::Linear(_)
+            | Layer::QuantizedLinear(_)
+            | Layer::Lstm(_)
+            | Layer::Gru(_)
+            | Layer::Flatten { .. }
+            | Layer::Softmax { .. } => Order::RowMajor,
             Layer::Operator(operator) => operator.operation().order(),
         }
     }
@@ -186,6 +205,9 @@ impl Layer {
         if let Layer::Operator(operator) = self {
             return operator.operation().infer_types(inputs);
         }
+        if let Layer::Lstm(_) | Layer::Gru(_) = self {
+            return recurrent::infer_types(inputs, matches!(self, Layer::Lstm(_)));
+        }
         let arity = if matches!(self, Layer::Add) { 2 } else { 1 };
         if inputs.len() != arity {
             return Err(Error::length(format!("list of inputs of a {}", self.kind()), arity, inputs.len()));
@@ -202,6 +224,8 @@ impl Layer {
     pub(crate) fn infer_shapes(&self, facts: &mut Facts<'_>) -> Result<Vec<Shape>> {
         match self {
             Layer::Operator(operator) => operator.operation().infer_shapes(facts),
+            Layer::Lstm(layer) => layer.output_shapes(facts.shape(0)?),
+            Layer::Gru(layer) => layer.output_shapes(facts.shape(0)?),
             layer => {
                 let shapes: Vec<&Shape> = (0..facts.count()).map(|i| facts.shape(i)).collect::<Result<_>>()?;
                 layer.infer_shape(&shapes).map(|shape| vec![shape])
@@ -250,7 +274,7 @@ impl Layer {
                 Shape::new(dims)
             }
             Layer::Softmax { axis } => input.axis(*axis).map(|_| input.clone()),
-            Layer::Operator(_) => unreachable!("asked through `infer_shapes`"),
+            Layer::Lstm(_) | Layer::Gru(_) | Layer::Operator(_) => unreachable!("asked through `infer_shapes`"),
         }
     }
 
@@ -262,6 +286,8 @@ impl Layer {
             Layer::Linear(layer) => 4 * layer.weight().len(),
             Layer::QuantizedConv2d(layer) => layer.weight_bytes(),
             Layer::QuantizedLinear(layer) => layer.weight_bytes(),
+            Layer::Lstm(layer) => layer.bytes()[0],
+            Layer::Gru(layer) => layer.bytes()[0],
             _ => 0,
         }
     }
@@ -274,7 +300,9 @@ impl Layer {
             Layer::Linear(layer) => layer.bias().map_or(0, |bias| bias.len()),
             Layer::QuantizedConv2d(layer) => layer.bias().map_or(0, <[f32]>::len),
             Layer::QuantizedLinear(layer) => layer.bias().map_or(0, <[f32]>::len),
-            Layer::BatchNorm2d(norm) => 4 * norm.channels(),
+            Layer::BatchNorm2d(norm) => 2 * norm.channels(),
+            Layer::Lstm(layer) => layer.bytes()[1] / 4,
+            Layer::Gru(layer) => layer.bytes()[1] / 4,
             _ => 0,
         };
         self.weight_bytes() + 4 * bias
@@ -286,11 +314,17 @@ impl Layer {
             [n, _, h, w] => (n as u64).saturating_mul(geometry.macs(h, w)),
             _ => 0,
         };
+        let rows = |output: &Shape, options: &recurrent::RecurrentOptions| {
+            (output.elements() / (options.hidden * options.direction.count())) as u64
+        };
         match self {
             Layer::Conv2d(layer) => images(layer.geometry()),
             Layer::QuantizedConv2d(layer) => images(layer.geometry()),
             Layer::Linear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
             Layer::QuantizedLinear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
+            // Of the first output: a row of each step and direction.
+            Layer::Lstm(layer) if output.rank() == 4 => rows(output, layer.options()).saturating_mul(layer.macs_per_row()),
+            Layer::Gru(layer) if output.rank() == 4 => rows(output, layer.options()).saturating_mul(layer.macs_per_row()),
             _ => 0,
         }
     }
@@ -310,6 +344,8 @@ wraps! {
     Linear => Linear,
     quantized::Conv2d => QuantizedConv2d,
     quantized::Linear => QuantizedLinear,
+    Lstm => Lstm,
+    Gru => Gru,
     BatchNorm2d => BatchNorm2d,
     MaxPool2d => MaxPool2d,
     AvgPool2d => AvgPool2d,

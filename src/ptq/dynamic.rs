@@ -13,7 +13,7 @@ use crate::quant::Scheme;
 use crate::tensor::Tensor;
 
 /// The kinds that have a dynamic int8 twin.
-const KINDS: [LayerKind; 2] = [LayerKind::Conv2d, LayerKind::Linear];
+const KINDS: [LayerKind; 4] = [LayerKind::Conv2d, LayerKind::Linear, LayerKind::Lstm, LayerKind::Gru];
 
 /// Quantizes every layer of the given kinds to int8; `model` is untouched.
 ///
@@ -219,7 +219,7 @@ impl<'p> DynamicQuantization<'p> {
                 Err(error @ Error::Accumulator { .. }) => Some(SkipReason::Unsupported(error.to_string())),
                 _ => None,
             },
-            Layer::Linear(_) => None,
+            Layer::Linear(_) | Layer::Lstm(_) | Layer::Gru(_) => None,
             other => Some(SkipReason::Unsupported(format!("{} has no int8 twin", other.kind()))),
         }
     }
@@ -236,6 +236,8 @@ impl<'p> DynamicQuantization<'p> {
                 let (k, n) = (linear.in_features(), linear.out_features());
                 quantized::Linear::from_float(k, n, weight, bias, &self.scheme, self.isa).map(Layer::from)
             }
+            Layer::Lstm(lstm) => lstm.quantized(&self.scheme, self.isa).map(Layer::from),
+            Layer::Gru(gru) => gru.quantized(&self.scheme, self.isa).map(Layer::from),
             other => Err(Error::Unsupported {
                 what: format!("dynamic quantization of {}", other.kind()),
                 way_out: format!("these kinds can be: {}", list(&KINDS)),

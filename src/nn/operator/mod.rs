@@ -7,6 +7,7 @@ pub mod constant;
 mod facts;
 pub mod gemm;
 pub mod matmul;
+pub mod recurrent;
 
 use std::fmt;
 
@@ -94,6 +95,8 @@ operators! {
     MatMul(matmul::MatMul),
     /// `alpha A B + beta C`.
     Gemm(gemm::Gemm),
+    /// LSTM or GRU whose weights are values.
+    Recurrent(recurrent::Recurrent),
     /// The input's shape as a list of i64.
     ShapeOf(constant::ShapeOf),
 }

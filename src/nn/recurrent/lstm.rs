@@ -1,0 +1,200 @@
+//! Long short-term memory.
+
+use super::{GateActivation, Projection, RecurrentOptions, Scratch, check, entries_of, initial, lengths, rows_of};
+use crate::error::{Error, Result};
+use crate::kernels::{Isa, Workspace};
+use crate::nn::quantized::DynamicScheme;
+use crate::nn::view::{Inputs, Outputs};
+use crate::nn::{Linear, Precision};
+use crate::tensor::{Shape, Tensor};
+
+/// ONNX LSTM, for each step and direction, with gates in the order i, o, f, c:
+///
+/// ```text
+/// i = f(x Wᵢᵀ + h Rᵢᵀ + pᵢ c + bᵢ)       f' = f(x W_fᵀ + h R_fᵀ + p_f c + b_f), or 1 - i when coupled
+/// c' = f' c + i g(x W_cᵀ + h R_cᵀ + b_c)
+/// o = f(x Wₒᵀ + h Rₒᵀ + pₒ c' + bₒ)      h' = o h(c')
+/// ```
+///
+/// with `f` sigmoid, `g` and `h` tanh unless said otherwise. Inputs: the sequence, then optionally its lengths, the first
+/// `h`, the first `c`. Outputs: `Y` (every `h`), `Y_h`, `Y_c` (the last ones).
+#[derive(Debug, Clone)]
+pub struct Lstm {
+    options: RecurrentOptions,
+    coupled: bool,
+    in_features: usize,
+    directions: Vec<Weights>,
+}
+
+#[derive(Debug, Clone)]
+struct Weights {
+    input: Projection,
+    hidden: Projection,
+    // i, o, f.
+    peepholes: Option<Vec<f32>>,
+    functions: [GateActivation; 3],
+}
+
+impl Lstm {
+    /// A layer with `weight` `[directions, 4 hidden, in]`, `recurrent` `[directions, 4 hidden, hidden]`, `bias`
+    /// `[directions, 8 hidden]` (those of the input, then those of the state), `peepholes` `[directions, 3 hidden]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for other shapes, [`Error::Parameter`] for a state of length 0 or a negative clip,
+    /// [`Error::Length`] for the wrong number of functions.
+    pub fn new(
+        options: RecurrentOptions,
+        weight: &Tensor,
+        recurrent: &Tensor,
+        bias: Option<&Tensor>,
+        peepholes: Option<&Tensor>,
+    ) -> Result<Self> {
+        options.validate()?;
+        let (hidden, count) = (options.hidden, options.direction.count());
+        let gates = hidden.checked_mul(8).ok_or_else(|| Error::parameter("hidden size", hidden, "is too large to address"))? / 2;
+        let in_features = match *weight.dims() {
+            [directions, rows, in_features] if directions == count && rows == gates => in_features,
+            _ => return Err(Error::shape("weight", format!("[{count}, {gates}, in]"), weight.dims())),
+        };
+        check("recurrent weight", Some(recurrent), &[count, gates, hidden])?;
+        check("bias", bias, &[count, 2 * gates])?;
+        check("peepholes", peepholes, &[count, 3 * hidden])?;
+        let usual = [GateActivation::Sigmoid, GateActivation::Tanh, GateActivation::Tanh];
+        let direction = |d: usize| {
+            let (own, state) = (entries_of(bias, d, 0..gates)?, entries_of(bias, d, gates..2 * gates)?);
+            let sum: Vec<f32> = own.iter().zip(&state).map(|(a, b)| a + b).collect();
+            let bias = bias.map(|_| Tensor::new([gates], sum)).transpose()?;
+            Ok(Weights {
+                input: Projection::Float(Linear::new(rows_of(weight, d, 0..gates)?, bias)?),
+                hidden: Projection::Float(Linear::new(rows_of(recurrent, d, 0..gates)?, None)?),
+                peepholes: peepholes.map(|p| entries_of(Some(p), d, 0..3 * hidden)).transpose()?,
+                functions: options.functions(d, usual)?,
+            })
+        };
+        let directions = (0..count).map(direction).collect::<Result<_>>()?;
+        Ok(Lstm { options, coupled: false, in_features, directions })
+    }
+
+    /// With the forget gate `1 - i`.
+    #[must_use]
+    pub fn with_coupled_gates(self, coupled: bool) -> Self {
+        Lstm { coupled, ..self }
+    }
+
+    /// The choices it was made with.
+    pub fn options(&self) -> &RecurrentOptions {
+        &self.options
+    }
+
+    /// Length of an input row.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// The same layer with weights in int8, one scale per output channel, and activations quantized row by row at run time.
+    ///
+    /// # Errors
+    /// Those of [`quantized::Linear::from_float`](crate::nn::quantized::Linear::from_float).
+    pub fn quantized(&self, scheme: &DynamicScheme, isa: Isa) -> Result<Self> {
+        let twin = |weights: &Weights| {
+            let (input, hidden) = (weights.input.quantized(scheme, isa)?, weights.hidden.quantized(scheme, isa)?);
+            Ok(Weights { input, hidden, ..weights.clone() })
+        };
+        Ok(Lstm { directions: self.directions.iter().map(twin).collect::<Result<_>>()?, ..self.clone() })
+    }
+
+    /// What its products are computed in.
+    pub fn precision(&self) -> Precision {
+        self.directions[0].input.precision()
+    }
+
+    /// Name of the integer kernel that runs, if one does.
+    pub fn kernel_name(&self) -> Option<&'static str> {
+        self.directions[0].input.kernel_name()
+    }
+
+    /// Bytes of the weights and all that is stored to read them, and of biases and peepholes.
+    pub(crate) fn bytes(&self) -> [usize; 2] {
+        let each = self.directions.iter().map(|d| {
+            let ([w, b], [r, rb]) = (d.input.bytes(), d.hidden.bytes());
+            [w + r, b + rb + 4 * d.peepholes.as_ref().map_or(0, Vec::len)]
+        });
+        each.fold([0; 2], |[a, b], [c, d]| [a + c, b + d])
+    }
+
+    /// Multiply-accumulates for one row of one step, all directions.
+    pub(crate) fn macs_per_row(&self) -> u64 {
+        self.directions.iter().map(|d| (d.input.weights() + d.hidden.weights()) as u64).sum()
+    }
+
+    pub(crate) fn output_shapes(&self, x: &Shape) -> Result<Vec<Shape>> {
+        let [all, last] = self.options.output_shapes(x, self.in_features)?;
+        Ok(vec![all, last.clone(), last])
+    }
+
+    pub(crate) fn run(
+        &self,
+        inputs: &Inputs<'_>,
+        outputs: &mut Outputs<'_>,
+        scratch: &mut Scratch,
+        workspace: &mut Workspace,
+        threads: usize,
+    ) -> Result<()> {
+        let x = inputs.need(0)?;
+        let options = &self.options;
+        let sizes = options.sizes(x.dims, self.in_features)?;
+        let (h, count, batch) = (options.hidden, options.direction.count(), sizes.batch);
+        let Scratch { gates, state, cell, extra, sums, lengths: steps_of } = scratch;
+        lengths(inputs, 1, sizes, steps_of)?;
+        let first_state = initial(inputs, 2, "initial h", count * batch * h)?;
+        let first_cell = initial(inputs, 3, "initial c", count * batch * h)?;
+        outputs.get(0).f32().fill(0.0);
+        for (d, weights) in self.directions.iter().enumerate() {
+            gates.resize(sizes.steps * batch * 4 * h, 0.0);
+            weights.input.run(x.f32(), sizes.steps * batch, false, gates, sums, workspace, threads)?;
+            for (values, first) in [(&mut *state, first_state), (&mut *cell, first_cell)] {
+                values.clear();
+                values.resize(batch * h, 0.0);
+                if let Some(first) = first {
+                    for b in 0..batch {
+                        values[b * h..][..h].copy_from_slice(&first[options.state_row(sizes, d, b) * h..][..h]);
+                    }
+                }
+            }
+            extra.resize(batch * 4 * h, 0.0);
+            for step in 0..sizes.steps {
+                let t = if options.direction.is_reverse(d) { sizes.steps - 1 - step } else { step };
+                for b in 0..batch {
+                    extra[b * 4 * h..][..4 * h].copy_from_slice(&gates[options.input_row(sizes, t, b) * 4 * h..][..4 * h]);
+                }
+                weights.hidden.run(state, batch, true, extra, sums, workspace, threads)?;
+                for b in (0..batch).filter(|&b| t < steps_of[b]) {
+                    let (state, cell) = (&mut state[b * h..][..h], &mut cell[b * h..][..h]);
+                    self.cell(weights, &extra[b * 4 * h..][..4 * h], state, cell);
+                    outputs.get(0).f32()[options.output_row(sizes, d, t, b) * h..][..h].copy_from_slice(state);
+                }
+            }
+            for (output, values) in [(1, &*state), (2, &*cell)] {
+                let mut y = outputs.get(output);
+                for b in 0..batch {
+                    y.f32()[options.state_row(sizes, d, b) * h..][..h].copy_from_slice(&values[b * h..][..h]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One step of one sequence.
+    fn cell(&self, weights: &Weights, gates: &[f32], state: &mut [f32], cell: &mut [f32]) {
+        let h = state.len();
+        let [f, g, out] = weights.functions;
+        let peephole = |gate: usize, j: usize| weights.peepholes.as_ref().map_or(0.0, |p| p[gate * h + j]);
+        for (j, (state, cell)) in state.iter_mut().zip(cell).enumerate() {
+            let gate = |gate: usize, c: f32, p: f32| self.options.clip(gates[gate * h + j] + p * c);
+            let input = f.apply(gate(0, *cell, peephole(0, j)));
+            let forget = if self.coupled { 1.0 - input } else { f.apply(gate(2, *cell, peephole(2, j))) };
+            *cell = forget * *cell + input * g.apply(gate(3, 0.0, 0.0));
+            *state = f.apply(gate(1, *cell, peephole(1, j))) * out.apply(self.options.clip(*cell));
+        }
+    }
+}
