@@ -25,7 +25,7 @@ use sealed::{Refused, Storage};
 pub trait Element: Storage + bytemuck::NoUninit + bytemuck::Zeroable + Default + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Its tag.
     const DTYPE: DType;
-    /// Wraps a tensor of this type.
+    /// Wraps a tensor of this type. `Value::from` does the same for all types but `f64`, so that literals become `f32`.
     fn into_value(tensor: Tensor<Self>) -> Value;
     /// The tensor inside, when `value` holds this type.
     fn from_value(value: &Value) -> Option<&Tensor<Self>>;
@@ -37,6 +37,7 @@ pub trait Element: Storage + bytemuck::NoUninit + bytemuck::Zeroable + Default +
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Float,
+    Double,
     Signed,
     Unsigned,
     Truth,
@@ -59,6 +60,18 @@ macro_rules! storage {
                 $(refuse(bytes.iter().map(|&byte| if $min < 0 { i32::from(byte as i8) } else { i32::from(byte) }), ($min, $max))?;)?
                 bytemuck::cast_slice_mut(elements).copy_from_slice(bytes);
                 Ok(())
+            }
+        }
+    };
+}
+
+macro_rules! from {
+    // Were f64 among them, `Value::from(Tensor::new([1], vec![0.5])?)` would be of f64: the type of literals that may be both.
+    (Double $type:ty) => {};
+    ($kind:ident $type:ty) => {
+        impl From<Tensor<$type>> for Value {
+            fn from(tensor: Tensor<$type>) -> Value {
+                <$type>::into_value(tensor)
             }
         }
     };
@@ -137,11 +150,7 @@ macro_rules! element_types {
         }
 
         $(
-            impl From<Tensor<$type>> for Value {
-                fn from(tensor: Tensor<$type>) -> Value {
-                    Value::$variant(tensor)
-                }
-            }
+            from!($kind $type);
 
             impl Element for $type {
                 const DTYPE: DType = DType::$variant;
@@ -179,7 +188,7 @@ element_types! {
     /// 32-bit float.
     F32(f32) "f32" Float 32;
     /// 64-bit float.
-    F64(f64) "f64" Float 64;
+    F64(f64) "f64" Double 64;
     /// 16-bit float of IEEE 754.
     F16(crate::num::f16) "f16" Float 16;
     /// The upper half of an `f32`.
@@ -231,7 +240,7 @@ element_types! {
 impl DType {
     /// Whether its elements are floats, of whatever size.
     pub fn is_float(self) -> bool {
-        self.kind() == Kind::Float
+        matches!(self.kind(), Kind::Float | Kind::Double)
     }
 
     /// Whether its elements are integers; truth values are not.
@@ -241,7 +250,7 @@ impl DType {
 
     /// Whether its elements may be negative.
     pub fn is_signed(self) -> bool {
-        matches!(self.kind(), Kind::Signed | Kind::Float) && self != DType::F8E8M0
+        !matches!(self.kind(), Kind::Unsigned | Kind::Truth) && self != DType::F8E8M0
     }
 }
 

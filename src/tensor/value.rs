@@ -1,5 +1,7 @@
 //! Tensors whose element type is known when they come.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, Shape, Tensor, Value, with_element, with_tensor};
 
@@ -24,6 +26,40 @@ impl Value {
         let mut value = Value::zeros(dtype, shape)?;
         value.copy_from_bytes(bytes)?;
         Ok(value)
+    }
+
+    /// A value of elements as files hold them: [`DType::bits`] for each, the first in the lowest bits, little-endian. Bits left
+    /// over in the last byte are not looked at.
+    ///
+    /// # Errors
+    /// Those of [`Value::from_bytes`].
+    pub fn from_packed(dtype: DType, shape: Shape, packed: &[u8]) -> Result<Value> {
+        let bits = dtype.bits();
+        if bits < 8 {
+            let elements = shape.elements();
+            let expected = packed_bytes(elements, bits).ok_or_else(|| Error::ShapeOverflow { shape: shape.dims().to_vec() })?;
+            if packed.len() != expected {
+                return Err(Error::length(format!("list of bytes for {dtype} of shape {shape:?}"), expected, packed.len()));
+            }
+            Value::from_bytes(dtype, shape, &unpack(packed, elements, bits, dtype.is_integer() && dtype.is_signed()))
+        } else if cfg!(target_endian = "big") {
+            Value::from_bytes(dtype, shape, &swapped(packed, dtype.bytes()))
+        } else {
+            Value::from_bytes(dtype, shape, packed)
+        }
+    }
+
+    /// The elements as [`Value::from_packed`] takes them; bits left over in the last byte are 0. A copy only where they don't
+    /// lie in memory like that.
+    pub fn to_packed(&self) -> Cow<'_, [u8]> {
+        let (dtype, bytes) = (self.dtype(), self.bytes());
+        if dtype.bits() < 8 {
+            pack(bytes, dtype.bits()).into()
+        } else if cfg!(target_endian = "big") {
+            swapped(bytes, dtype.bytes()).into()
+        } else {
+            bytes.into()
+        }
     }
 
     /// The element type.
@@ -59,7 +95,7 @@ impl Value {
     /// # Errors
     /// Those of [`Tensor::reshape`].
     pub fn reshape(&self, dims: impl Into<Vec<usize>>) -> Result<Value> {
-        with_tensor!(self, t => t.reshape(dims).map(Value::from))
+        with_tensor!(self, t => t.reshape(dims).map(Element::into_value))
     }
 
     /// Copies the elements of `other` into this value, which keeps its shape, if it has as many of the same type; says whether
@@ -109,6 +145,48 @@ fn zeroed<T: Element>(shape: Shape) -> Result<Tensor<T>> {
     Tensor::from_shape(shape, data)
 }
 
+fn packed_bytes(elements: usize, bits: usize) -> Option<usize> {
+    Some(elements.checked_mul(bits)?.div_ceil(8))
+}
+
+/// The codes of so many `bits` each (below 8) in a stream that starts at the lowest bits, each in a byte, with the sign's bits
+/// above it if they are `signed`.
+fn unpack(packed: &[u8], elements: usize, bits: usize, signed: bool) -> Vec<u8> {
+    let (mut bytes, mut stream, mut held) = (packed.iter(), 0u16, 0);
+    let code = || {
+        if held < bits {
+            stream |= u16::from(bytes.next().copied().unwrap_or(0)) << held;
+            held += 8;
+        }
+        // To the top of a byte, which drops the codes that follow, and down again.
+        let top = (stream as u8) << (8 - bits);
+        (stream, held) = (stream >> bits, held - bits);
+        if signed { (top as i8 >> (8 - bits)) as u8 } else { top >> (8 - bits) }
+    };
+    std::iter::repeat_with(code).take(elements).collect()
+}
+
+fn pack(codes: &[u8], bits: usize) -> Vec<u8> {
+    let mut packed = Vec::with_capacity((codes.len() * bits).div_ceil(8));
+    let (mut stream, mut held) = (0u16, 0);
+    for &code in codes {
+        stream |= u16::from(code & (u8::MAX >> (8 - bits))) << held;
+        held += bits;
+        if held >= 8 {
+            packed.push(stream as u8);
+            (stream, held) = (stream >> 8, held - 8);
+        }
+    }
+    if held > 0 {
+        packed.push(stream as u8);
+    }
+    packed
+}
+
+fn swapped(bytes: &[u8], size: usize) -> Vec<u8> {
+    bytes.chunks(size).flat_map(|element| element.iter().rev().copied()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +232,33 @@ mod tests {
     }
 
     #[test]
+    fn small_elements_share_bytes_when_packed() {
+        let shape = || Shape::new([5]).unwrap();
+        let cases: [(DType, &[u8], &[u8]); 5] = [
+            (DType::U4, &[1, 2, 3, 15, 7], &[0x21, 0xf3, 0x07]),
+            (DType::I4, &[0xf8, 7, 0xff, 0, 1], &[0x78, 0x0f, 0x01]),
+            (DType::U2, &[0, 1, 2, 3, 2], &[0b11_10_01_00, 0b10]),
+            (DType::I2, &[0xfe, 0xff, 0, 1, 0xff], &[0b01_00_11_10, 0b11]),
+            // x0 | x1 << 6, x1 >> 2 | x2 << 4, x2 >> 4 | x3 << 2
+            (DType::F6E2M3, &[0x01, 0x23, 0x3f, 0x15, 0x2a], &[0xc1, 0xf8, 0x57, 0x2a]),
+        ];
+        for (dtype, bytes, packed) in cases {
+            let value = Value::from_packed(dtype, shape(), packed).unwrap();
+            assert_eq!(value.bytes(), bytes, "{dtype}");
+            assert_eq!(value.to_packed(), packed, "{dtype}");
+            let mut spare = packed.to_vec();
+            *spare.last_mut().unwrap() |= 0xc0;
+            assert_eq!(Value::from_packed(dtype, shape(), &spare).unwrap(), value, "{dtype}");
+            let long = Value::from_packed(dtype, shape(), &[packed, &[0]].concat());
+            assert!(matches!(long, Err(Error::Length { .. })), "{dtype}: {long:?}");
+        }
+        let wide = Value::from_packed(DType::I16, shape(), &[1, 0, 0xfe, 0xff, 3, 0, 0, 1, 5, 0]).unwrap();
+        assert_eq!(wide.get::<i16>().unwrap().as_slice(), [1, -2, 3, 256, 5]);
+        assert_eq!(*wide.to_packed(), [1, 0, 0xfe, 0xff, 3, 0, 0, 1, 5, 0]);
+        assert_eq!(swapped(&[1, 2, 3, 4], 2), [2, 1, 4, 3]);
+    }
+
+    #[test]
     fn writing_leaves_clones_alone() {
         let mut a = Value::from(Tensor::full([2], F4E2M1::from_f32(1.5, true)).unwrap());
         let b = a.clone();
@@ -169,6 +274,12 @@ mod tests {
         let endless = Shape::new([isize::MAX as usize]).unwrap();
         assert!(matches!(Value::zeros(DType::F64, endless.clone()), Err(Error::ShapeOverflow { .. })));
         assert!(matches!(Value::from_bytes(DType::F64, endless, &[]), Err(Error::ShapeOverflow { .. })));
+    }
+
+    #[test]
+    fn literals_become_f32() {
+        assert_eq!(Value::from(Tensor::new([1], vec![0.5]).unwrap()).dtype(), DType::F32);
+        assert_eq!(f64::into_value(Tensor::new([1], vec![0.5]).unwrap()).dtype(), DType::F64);
     }
 
     #[test]
