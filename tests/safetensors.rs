@@ -5,9 +5,10 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use lowprec::io::safetensors::{read, read_file, read_tensors, write};
+use lowprec::io::safetensors::{read, read_file, read_tensors, read_tensors_file, write};
 use lowprec::nn::Linear;
-use lowprec::{Error, NonFinite, Tensor, Value};
+use lowprec::num::{F4E2M1, SmallFloat};
+use lowprec::{DType, Error, NonFinite, Shape, Tensor, Value};
 use support::Random;
 
 fn small() -> Vec<u8> {
@@ -48,6 +49,50 @@ fn every_type_there_and_back() {
 }
 
 #[test]
+fn every_element_type_there_and_back() {
+    for &dtype in DType::ALL {
+        // Every byte that is an element, in an even number of them.
+        let bytes = (0..=255u8).filter(|&byte| Value::from_bytes(dtype, Shape::new([1]).unwrap(), &vec![byte; dtype.bytes()]).is_ok());
+        let bytes: Vec<u8> = bytes.flat_map(|byte| vec![byte; dtype.bytes()]).collect();
+        let value = Value::from_bytes(dtype, Shape::new([bytes.len() / dtype.bytes() / 2, 2]).unwrap(), &bytes).unwrap();
+        let written = write([("x", &value)], &BTreeMap::new());
+        if dtype.is_integer() && dtype.bits() < 8 {
+            let error = written.unwrap_err();
+            assert!(matches!(&error, Error::Unsupported { .. }) && error.to_string().contains("`x`"), "{error}");
+        } else {
+            let written = written.unwrap();
+            let contents = read_tensors(&written).unwrap();
+            let (name, again) = &contents.tensors[0];
+            assert_eq!((name.as_str(), again.dtype(), again.shape()), ("x", dtype, value.shape()));
+            assert_eq!(again.bytes(), bytes, "{dtype}");
+            let elements = value.shape().elements();
+            assert!(written.ends_with(&value.to_packed()) && value.to_packed().len() == elements * dtype.bits() / 8);
+        }
+    }
+}
+
+#[test]
+fn packed_elements_fill_whole_bytes() {
+    let four = |n: usize| Value::from_bytes(DType::F4E2M1, Shape::new([n]).unwrap(), &vec![7; n]).unwrap();
+    for bad in [four(3), Value::zeros(DType::F6E3M2, Shape::new([2]).unwrap()).unwrap()] {
+        let error = write([("odd", &bad)], &BTreeMap::new()).unwrap_err();
+        assert!(matches!(&error, Error::Unsupported { .. }) && error.to_string().contains("`odd`"), "{error}");
+    }
+    // The first of two stands in the lower half.
+    let bytes = [file(r#"{"x":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}"#, 0), vec![0x72]].concat();
+    let contents = read_tensors(&bytes).unwrap();
+    let x: Vec<f32> = contents.tensors[0].1.get::<F4E2M1>().unwrap().as_slice().iter().map(|x| x.to_f32()).collect();
+    assert_eq!(x, [1.0, 6.0]);
+    for header in [
+        r#"{"x":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}"#,
+        r#"{"x":{"dtype":"F4","shape":[6],"data_offsets":[0,2]}}"#,
+        r#"{"x":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,2]}}"#,
+    ] {
+        assert!(matches!(read(&file(header, 2)), Err(Error::Format { .. })), "{header}");
+    }
+}
+
+#[test]
 fn sixteen_bit_floats_are_widened_exactly() {
     let mut bytes =
         file(r#"{"h":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[4,8]}}"#, 0);
@@ -58,6 +103,8 @@ fn sixteen_bit_floats_are_widened_exactly() {
     let values = |name: &str| state.get(name).unwrap().get::<f32>().unwrap().as_slice().to_vec();
     assert_eq!(values("h"), [0.333_251_95, -65504.0]);
     assert_eq!(values("b"), [0.333_984_38, -3.389_531_4e38]);
+    let stored = read_tensors(&bytes).unwrap().tensors;
+    assert_eq!([stored[0].1.dtype(), stored[1].1.dtype()], [DType::Bf16, DType::F16]);
 }
 
 #[test]
@@ -83,7 +130,7 @@ fn files_that_lie_are_errors() {
     for (what, bytes) in cases {
         assert!(matches!(read(&bytes), Err(Error::Format { .. })), "{what}: {:?}", read(&bytes));
     }
-    let complex = read(&file(r#"{"spectrum":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#, 8)).unwrap_err();
+    let complex = read(&file(r#"{"spectrum":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}"#, 8)).unwrap_err();
     assert!(matches!(&complex, Error::Unsupported { .. }) && complex.to_string().contains("`spectrum`"), "{complex}");
     let mut truth = file(r#"{"mask":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}}"#, 2);
     *truth.last_mut().unwrap() = 2;
@@ -101,13 +148,15 @@ fn errors_of_a_file_name_it() {
     let path = std::env::temp_dir().join(format!("lowprec-{}.safetensors", std::process::id()));
     let shown = path.display().to_string();
     for (header, bytes, name) in [
-        (r#"{"spectrum":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#, 8, "`spectrum`"),
+        (r#"{"spectrum":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}"#, 8, "`spectrum`"),
         (r#"{"tail":{"dtype":"F32","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}}"#, 0, "`tail`"),
         (r#"{"hole":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#, 3, "`hole`"),
     ] {
         std::fs::write(&path, file(header, bytes)).unwrap();
-        let error = read_file(&path).unwrap_err().to_string();
-        assert!(error.contains(&shown) && error.contains(name), "{error}");
+        for error in [read_file(&path).unwrap_err(), read_tensors_file(&path).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains(&shown) && error.contains(name), "{error}");
+        }
     }
     std::fs::remove_file(&path).unwrap();
 }

@@ -4,8 +4,8 @@
 //! bytes could not fill. **Out**: named tensors, or an [`Error`](crate::Error) that names the file and, where the format tells,
 //! the tensor; never a panic.
 //!
-//! - `safetensors` (with the feature of that name): weights under PyTorch's names, into a [`StateDict`](crate::nn::StateDict)
-//!   that layers take theirs from.
+//! - `safetensors` (with the feature of that name): tensors of all types that the format has, and weights under PyTorch's
+//!   names, into a [`StateDict`](crate::nn::StateDict) that layers take theirs from.
 //!
 //! What a number means is not this room's business: NaN and infinities are read as they are, and refused, or not, by the
 //! [`StateDict`](crate::nn::StateDict) that hands them to a layer.

@@ -2,11 +2,14 @@
 //!
 //! | stored as | read as |
 //! |---|---|
-//! | F32, F16, BF16 | `f32` (16-bit floats are widened, exactly) |
-//! | I64, I32, U8, I8, BOOL | themselves |
+//! | F64, F32, F16, BF16, I64 to I8, U64 to U8, BOOL | themselves |
+//! | F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0 | `f8e4m3`, `f8e4m3fnuz`, `f8e5m2`, `f8e5m2fnuz`, `f8e8m0` |
+//! | F6_E2M3, F6_E3M2, F4: packed, the first element in the lowest bits | `f6e2m3`, `f6e3m2`, `f4e2m1` |
 //!
-//! Other types are an error that names the tensor. The header is checked by the `safetensors` crate (lengths, overlaps,
-//! overflow); on top of that a truth value must be 0 or 1. What is allocated is at most twice the bytes given.
+//! Weights for a [`StateDict`] are `f32`: F16 and BF16 are widened, exactly, on their way there. C64 is an error that names the
+//! tensor. The format has no integers of less than a byte, so writing those is one too. The header is checked by the
+//! `safetensors` crate (lengths, overlaps, overflow); on top of that a truth value must be 0 or 1. What is kept is at most
+//! twice the bytes given.
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -23,21 +26,22 @@
 //! # Ok::<(), lowprec::Error>(())
 //! ```
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::{Error, Result};
 use crate::nn::StateDict;
-use crate::tensor::{Element, Tensor, Value};
+use crate::num::{bf16, f16};
+use crate::tensor::{DType, Element, Shape, Tensor, Value};
 
 /// What a file holds.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Contents {
-    /// The tensors, in alphabetical order of their names.
+    /// The tensors as they are stored, in alphabetical order of their names.
     pub tensors: Vec<(String, Value)>,
     /// Free text by key.
     pub metadata: BTreeMap<String, String>,
@@ -48,9 +52,8 @@ pub struct Contents {
 /// # Errors
 /// [`Error::File`] when it can't be read, else those of [`read`] with the path in place of `input`.
 pub fn read_file(path: impl AsRef<Path>) -> Result<StateDict> {
-    let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|source| Error::File { path: path.display().to_string(), source })?;
-    StateDict::new(parse(&bytes, &format!("`{}`", path.display()))?.tensors)
+    let (bytes, what) = file(path.as_ref())?;
+    weights(parse(&bytes, &what)?)
 }
 
 /// Reads weights from the bytes of a file.
@@ -59,10 +62,10 @@ pub fn read_file(path: impl AsRef<Path>) -> Result<StateDict> {
 /// [`Error::Format`] when the bytes are not a safetensors file, [`Error::Unsupported`] for an element type that is not in
 /// the table above. NaN and infinities are read as they are: [`StateDict::take`] refuses them by name, unless told otherwise.
 pub fn read(bytes: &[u8]) -> Result<StateDict> {
-    StateDict::new(parse(bytes, "input")?.tensors)
+    weights(parse(bytes, "input")?)
 }
 
-/// As [`read`], with the metadata.
+/// As [`read`], with the metadata, and every tensor as it is stored.
 ///
 /// # Errors
 /// Those of [`read`].
@@ -70,39 +73,80 @@ pub fn read_tensors(bytes: &[u8]) -> Result<Contents> {
     parse(bytes, "input")
 }
 
-/// The bytes of a file with these tensors, `f32` as F32 and all others as themselves.
+/// As [`read_tensors`], from a file.
 ///
 /// # Errors
-/// [`Error::Duplicate`] when two tensors have one name, [`Error::Format`] when the names make too large a header.
+/// Those of [`read_file`].
+pub fn read_tensors_file(path: impl AsRef<Path>) -> Result<Contents> {
+    let (bytes, what) = file(path.as_ref())?;
+    parse(&bytes, &what)
+}
+
+/// The bytes of a file with these tensors.
+///
+/// # Errors
+/// [`Error::Duplicate`] when two tensors have one name, [`Error::Unsupported`] for integers of less than a byte and for packed
+/// floats that don't fill whole bytes, [`Error::Format`] when the names make too large a header.
 pub fn write<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Value)>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let mut stored: BTreeMap<&str, (Dtype, &[usize], Vec<u8>)> = BTreeMap::new();
+    let mut stored: BTreeMap<&str, (Dtype, &Shape, Cow<'_, [u8]>)> = BTreeMap::new();
     for (name, value) in tensors {
-        let (dtype, bytes) = match value {
-            Value::F32(t) => (Dtype::F32, le_bytes(t, f32::to_le_bytes)),
-            Value::I64(t) => (Dtype::I64, le_bytes(t, i64::to_le_bytes)),
-            Value::I32(t) => (Dtype::I32, le_bytes(t, i32::to_le_bytes)),
-            Value::Bool(t) => (Dtype::BOOL, le_bytes(t, |x| [u8::from(x)])),
-            Value::U8(t) => (Dtype::U8, t.as_slice().to_vec()),
-            Value::I8(t) => (Dtype::I8, le_bytes(t, i8::to_le_bytes)),
-            other => {
-                return Err(Error::Unsupported {
-                    what: format!("writing tensor `{name}` of {}", other.dtype()),
-                    way_out: "convert it to f32, i64, i32, bool, u8 or i8".into(),
-                });
-            }
+        let (dtype, shape) = (value.dtype(), value.shape());
+        let Some((_, stored_as)) = TYPES.iter().find(|(ours, _)| *ours == dtype) else {
+            return Err(Error::Unsupported {
+                what: format!("{dtype} in safetensors, which tensor `{name}` holds,"),
+                way_out: format!("convert it to {}", if dtype.is_signed() { DType::I8 } else { DType::U8 }),
+            });
         };
-        if stored.insert(name, (dtype, value.shape().dims(), bytes)).is_some() {
+        if dtype.bits() < 8 && !(shape.elements() * dtype.bits()).is_multiple_of(8) {
+            return Err(Error::Unsupported {
+                what: format!("tensor `{name}` of {} elements of {dtype}, which fill no whole bytes, in safetensors,", shape.elements()),
+                way_out: format!("pad it to a multiple of {}, or convert it to {}", if dtype.bits() == 4 { 2 } else { 4 }, DType::F8E4M3),
+            });
+        }
+        if stored.insert(name, (*stored_as, shape, value.to_packed())).is_some() {
             return Err(Error::Duplicate { what: "tensor", name: name.to_owned() });
         }
     }
     let views: Vec<(&str, TensorView<'_>)> = stored
         .iter()
-        .map(|(name, (dtype, dims, bytes))| {
-            Ok((*name, TensorView::new(*dtype, dims.to_vec(), bytes).map_err(|e| format_error(&format!("tensor `{name}`"), &e))?))
+        .map(|(name, (dtype, shape, bytes))| {
+            let view = TensorView::new(*dtype, shape.dims().to_vec(), bytes);
+            Ok((*name, view.map_err(|e| format_error(&format!("tensor `{name}`"), &e))?))
         })
         .collect::<Result<_>>()?;
     let metadata: HashMap<String, String> = metadata.clone().into_iter().collect();
     safetensors::serialize(views, (!metadata.is_empty()).then_some(metadata)).map_err(|e| format_error("output", &e))
+}
+
+/// The types that both sides have.
+const TYPES: [(DType, Dtype); 21] = [
+    (DType::F32, Dtype::F32),
+    (DType::F64, Dtype::F64),
+    (DType::F16, Dtype::F16),
+    (DType::Bf16, Dtype::BF16),
+    (DType::F8E4M3, Dtype::F8_E4M3),
+    (DType::F8E4M3Fnuz, Dtype::F8_E4M3FNUZ),
+    (DType::F8E5M2, Dtype::F8_E5M2),
+    (DType::F8E5M2Fnuz, Dtype::F8_E5M2FNUZ),
+    (DType::F8E8M0, Dtype::F8_E8M0),
+    (DType::F6E2M3, Dtype::F6_E2M3),
+    (DType::F6E3M2, Dtype::F6_E3M2),
+    (DType::F4E2M1, Dtype::F4),
+    (DType::I64, Dtype::I64),
+    (DType::I32, Dtype::I32),
+    (DType::I16, Dtype::I16),
+    (DType::I8, Dtype::I8),
+    (DType::U64, Dtype::U64),
+    (DType::U32, Dtype::U32),
+    (DType::U16, Dtype::U16),
+    (DType::U8, Dtype::U8),
+    (DType::Bool, Dtype::BOOL),
+];
+
+/// The bytes of a file, and its name for errors.
+fn file(path: &Path) -> Result<(Vec<u8>, String)> {
+    let bytes = std::fs::read(path).map_err(|source| Error::File { path: path.display().to_string(), source })?;
+    Ok((bytes, format!("`{}`", path.display())))
 }
 
 fn parse(bytes: &[u8], what: &str) -> Result<Contents> {
@@ -114,38 +158,34 @@ fn parse(bytes: &[u8], what: &str) -> Result<Contents> {
 }
 
 fn value(what: &str, name: &str, view: &TensorView<'_>) -> Result<Value> {
-    let (dims, data) = (view.shape(), view.data());
-    let format = |reason: String| Error::Format { what: what.to_owned(), format: "safetensors", reason };
-    let value = match view.dtype() {
-        Dtype::F32 => decode(dims, data, f32::from_le_bytes),
-        Dtype::F16 => decode(dims, data, |bytes| f16::from_le_bytes(bytes).to_f32()),
-        Dtype::BF16 => decode(dims, data, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-        Dtype::I64 => decode(dims, data, i64::from_le_bytes),
-        Dtype::I32 => decode(dims, data, i32::from_le_bytes),
-        Dtype::U8 => decode(dims, data, u8::from_le_bytes),
-        Dtype::I8 => decode(dims, data, i8::from_le_bytes),
-        Dtype::BOOL => match data.iter().position(|&byte| byte > 1) {
-            Some(at) => return Err(format(format!("truth value {at} of tensor `{name}` is {}, neither 0 nor 1", data[at]))),
-            None => decode(dims, data, |[byte]: [u8; 1]| byte == 1),
-        },
-        other => {
-            return Err(Error::Unsupported {
-                what: format!("type {other:?} of tensor `{name}` in {what}"),
-                way_out: "store it as F32, F16, BF16, I64, I32, U8, I8 or BOOL".into(),
-            });
-        }
+    let Some((dtype, _)) = TYPES.iter().find(|(_, theirs)| *theirs == view.dtype()) else {
+        return Err(Error::Unsupported {
+            what: format!("type {} of tensor `{name}` in {what}", view.dtype()),
+            way_out: "store it as floats, integers or truth values".into(),
+        });
     };
-    value.map_err(|error| format(format!("tensor `{name}`: {error}")))
+    let format = |reason: String| Error::Format { what: what.to_owned(), format: "safetensors", reason };
+    match Shape::new(view.shape()).and_then(|shape| Value::from_packed(*dtype, shape, view.data())) {
+        Err(Error::Code { index, value, .. }) if *dtype == DType::Bool => {
+            Err(format(format!("truth value {index} of tensor `{name}` is {value}, neither 0 nor 1")))
+        }
+        other => other.map_err(|error| format(format!("tensor `{name}`: {error}"))),
+    }
 }
 
-/// Elements of `N` little-endian bytes each, wherever they lie: files promise no alignment.
-fn decode<const N: usize, T: Element>(dims: &[usize], data: &[u8], element: impl Fn([u8; N]) -> T) -> Result<Value> {
-    let (elements, _) = data.as_chunks::<N>();
-    Tensor::new(dims, elements.iter().map(|&bytes| element(bytes)).collect()).map(T::into_value)
-}
-
-fn le_bytes<const N: usize, T: Element>(tensor: &Tensor<T>, bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
-    tensor.as_slice().iter().flat_map(|&x| bytes(x)).collect()
+fn weights(contents: Contents) -> Result<StateDict> {
+    fn widened<T: Element>(tensor: &Tensor<T>, widen: impl Fn(T) -> f32) -> Result<Value> {
+        Tensor::from_shape(tensor.shape().clone(), tensor.as_slice().iter().map(|&x| widen(x)).collect()).map(Value::F32)
+    }
+    let tensors = contents.tensors.into_iter().map(|(name, value)| {
+        let value = match &value {
+            Value::F16(t) => widened(t, f16::to_f32)?,
+            Value::Bf16(t) => widened(t, bf16::to_f32)?,
+            _ => value,
+        };
+        Ok((name, value))
+    });
+    StateDict::new(tensors.collect::<Result<Vec<_>>>()?)
 }
 
 fn format_error(what: &str, error: &impl std::fmt::Display) -> Error {
