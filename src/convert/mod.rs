@@ -34,4 +34,3 @@
 mod fuse;
 
 pub use fuse::fold_batch_norm;
-pub(crate) use fuse::fold_into;

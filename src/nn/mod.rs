@@ -34,6 +34,7 @@ mod builder;
 mod conv;
 mod conversion;
 mod executor;
+pub(crate) mod fold;
 mod layer;
 mod linear;
 mod model;

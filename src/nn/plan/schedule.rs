@@ -147,7 +147,10 @@ impl<'m> Schedule<'m> {
         let place = |edge: Edge| self.places[edge.index].as_ref().expect("written by a step before");
         // Channels-last as soon as one of the images is only there in that order.
         let only_channels_last = || node.reads().any(|edge| place(edge).in_order(false).is_none());
+        // Anything but an image has one order; what is alike an image beside none stays as it is.
+        let image = |edge: Edge| place(edge).shape.rank() == 4;
         match node.layer().order() {
+            Order::ChannelsLast | Order::Any if !node.reads().any(image) => (false, false),
             Order::ChannelsLast => (true, true),
             Order::RowMajor => (false, false),
             Order::Any => {
