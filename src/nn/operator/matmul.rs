@@ -5,8 +5,7 @@ use std::ops::{Add, Mul};
 
 use bytemuck::Pod;
 
-use super::broadcast_dims;
-use super::facts::check_arity;
+use super::facts::{broadcast_dims, check_arity};
 use super::{Facts, Operation};
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
@@ -15,9 +14,11 @@ use crate::tensor::{DType, Shape};
 
 /// ONNX MatMul, numpy's rule: the last two axes are matrices, the axes before them are broadcast; a vector on the left is
 /// a row, on the right a column, and its axis is not in the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MatMul {
-    transposed: bool,
+    // Axes by which each side is transposed as it is read, and the output as it is written; the identity when empty.
+    axes: [Vec<usize>; 2],
+    output_axes: Vec<usize>,
 }
 
 impl MatMul {
@@ -26,41 +27,131 @@ impl MatMul {
         MatMul::default()
     }
 
-    /// With the right side's last two axes swapped: `A Bᵀ`. Not in the standard: what a Transpose before a MatMul becomes.
-    #[must_use]
-    pub fn with_transposed_rhs(self) -> Self {
-        MatMul { transposed: true }
+    /// Reading input `side` as a Transpose by `axes` would leave it, without moving it. Not in the standard: what a Transpose
+    /// before a MatMul becomes.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] when the kernels can't read it so: on the left the last axis must stay last, on the right it must
+    /// stay among the last two.
+    pub fn with_input_axes(mut self, side: usize, axes: Vec<usize>) -> Result<Self> {
+        let last = axes.len().saturating_sub(1);
+        let at = axes.iter().position(|&axis| axis == last);
+        let allowed = axes.len() >= 2 && is_permutation(&axes) && (at == Some(last) || (side == 1 && at == Some(last - 1)));
+        if side > 1 || !allowed || !self.axes[side].is_empty() {
+            return Err(Error::parameter("axes of an input of MatMul", axes, "the innermost axis must stay where the product walks it"));
+        }
+        self.axes[side] = axes;
+        Ok(self)
+    }
+
+    /// Writing the output as a Transpose by `axes` would leave it.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] when the last axis does not stay last.
+    pub fn with_output_axes(self, axes: Vec<usize>) -> Result<Self> {
+        if axes.len() < 2 || !is_permutation(&axes) || axes.last() != Some(&(axes.len() - 1)) || !self.output_axes.is_empty() {
+            return Err(Error::parameter("axes of the output of MatMul", axes, "the last axis must stay last"));
+        }
+        Ok(MatMul { output_axes: axes, ..self })
+    }
+}
+
+fn is_permutation(axes: &[usize]) -> bool {
+    (0..axes.len()).all(|axis| axes.contains(&axis))
+}
+
+/// A value as the product sees it: lengths of its axes, and the elements from one entry of each to the next.
+struct Strided {
+    dims: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+impl Strided {
+    fn new(dims: &[usize], axes: &[usize], what: &str) -> Result<Self> {
+        if !axes.is_empty() && axes.len() != dims.len() {
+            return Err(Error::shape(what, format!("{} axes", axes.len()), dims));
+        }
+        let mut strides = vec![1; dims.len()];
+        for axis in (0..dims.len().saturating_sub(1)).rev() {
+            strides[axis] = strides[axis + 1] * dims[axis + 1];
+        }
+        let pick = |list: &[usize]| if axes.is_empty() { list.to_vec() } else { axes.iter().map(|&axis| list[axis]).collect() };
+        Ok(Strided { dims: pick(dims), strides: pick(&strides) })
+    }
+
+    /// The axes of the batch, before the last `matrix` ones.
+    fn batch(&self, matrix: usize) -> (&[usize], &[usize]) {
+        let split = self.dims.len() - matrix;
+        (&self.dims[..split], &self.strides[..split])
     }
 }
 
 /// The matrices of a batched product.
-struct Batches<'a> {
+struct Batches {
     m: usize,
     k: usize,
     n: usize,
-    /// Axes of the batch on either side, and of both broadcast.
-    lhs: &'a [usize],
-    rhs: &'a [usize],
+    lhs: Strided,
+    rhs: Strided,
+    /// Axes that are no batch: 2, or 1 for a vector.
+    matrix: [usize; 2],
     batch: Vec<usize>,
 }
 
-impl<'a> Batches<'a> {
-    fn new(a: &'a [usize], b: &'a [usize], transposed: bool) -> Result<Self> {
-        let (lhs, m, k) = match a {
+impl Batches {
+    fn new(op: &MatMul, a: &[usize], b: &[usize]) -> Result<Self> {
+        let (lhs, rhs) = (Strided::new(a, &op.axes[0], "first input")?, Strided::new(b, &op.axes[1], "second input")?);
+        let (m, k) = match *lhs.dims {
             [] => return Err(Error::shape("first input", "at least one axis", a)),
-            [k] => (&a[..0], 1, *k),
-            [batch @ .., m, k] => (batch, *m, *k),
+            [k] => (1, k),
+            [.., m, k] => (m, k),
         };
-        let (rhs, inner, n) = match b {
+        let (inner, n) = match *rhs.dims {
             [] => return Err(Error::shape("second input", "at least one axis", b)),
-            [k] => (&b[..0], *k, 1),
-            [batch @ .., n, k] if transposed => (batch, *k, *n),
-            [batch @ .., k, n] => (batch, *k, *n),
+            [k] => (k, 1),
+            [.., k, n] => (k, n),
         };
         if inner != k {
             return Err(Error::shape("second input", format!("{k} rows in its matrices, for a first input of {a:?}"), b));
         }
-        Ok(Batches { m, k, n, lhs, rhs, batch: broadcast_dims(lhs, rhs)? })
+        let matrix = [lhs.dims.len().min(2), rhs.dims.len().min(2)];
+        let batch = broadcast_dims(lhs.batch(matrix[0]).0, rhs.batch(matrix[1]).0)?;
+        Ok(Batches { m, k, n, lhs, rhs, matrix, batch })
+    }
+
+    /// The output's axes, before they are transposed.
+    fn output_dims(&self) -> Vec<usize> {
+        let mut dims = self.batch.clone();
+        dims.extend((self.matrix[0] == 2).then_some(self.m));
+        dims.extend((self.matrix[1] == 2).then_some(self.n));
+        dims
+    }
+
+    /// Elements from one entry to the next: rows and columns of either side.
+    fn steps(&self) -> [[usize; 2]; 2] {
+        let side = |value: &Strided, vector: [usize; 2]| match *value.strides {
+            [.., row, column] => [row, column],
+            _ => vector,
+        };
+        [side(&self.lhs, [0, 1]), side(&self.rhs, [1, 0])]
+    }
+
+    /// Calls `f` with where each product's left matrix, right matrix and output start.
+    fn each(&self, output: &Strided, mut f: impl FnMut(usize, usize, usize) -> Result<()>) -> Result<()> {
+        let offset = |(dims, strides): (&[usize], &[usize]), mut o: usize| {
+            let mut at = 0;
+            for (axis, &length) in self.batch.iter().enumerate().rev() {
+                let i = o % length;
+                o /= length;
+                if let Some(own) = (axis + dims.len()).checked_sub(self.batch.len()).filter(|&own| dims[own] != 1) {
+                    at += i * strides[own];
+                }
+            }
+            at
+        };
+        let (lhs, rhs) = (self.lhs.batch(self.matrix[0]), self.rhs.batch(self.matrix[1]));
+        let written = (&self.batch[..], &output.strides[..self.batch.len()]);
+        (0..self.batch.iter().product()).try_for_each(|o| f(offset(lhs, o), offset(rhs, o), offset(written, o)))
     }
 }
 
@@ -75,62 +166,64 @@ impl Operation for MatMul {
     }
 
     fn infer_shapes(&self, facts: &mut Facts<'_>) -> Result<Vec<Shape>> {
-        let (a, b) = (facts.shape(0)?.dims(), facts.shape(1)?.dims());
-        let Batches { m, n, mut batch, .. } = Batches::new(a, b, self.transposed)?;
-        batch.extend((a.len() > 1).then_some(m));
-        batch.extend((b.len() > 1).then_some(n));
-        Ok(vec![Shape::new(batch)?])
+        let dims = Batches::new(self, facts.shape(0)?.dims(), facts.shape(1)?.dims())?.output_dims();
+        Ok(vec![Shape::new(Strided::new(&dims, &self.output_axes, "output")?.dims)?])
     }
 
     fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, workspace: &mut Workspace, threads: usize) -> Result<()> {
         let (a, b) = (inputs.need(0)?, inputs.need(1)?);
-        let batches = Batches::new(a.dims, b.dims, self.transposed)?;
+        let batches = Batches::new(self, a.dims, b.dims)?;
         let mut y = outputs.get(0);
+        // Of the output as it lies, the axes in the product's order.
+        let mut inverse = vec![0; self.output_axes.len()];
+        self.output_axes.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
+        let output = Strided::new(y.dims, &inverse, "output")?;
         match a.dtype {
-            DType::F32 => {
-                let Batches { m, k, n, .. } = batches;
-                let (layout, rows) = if self.transposed { (WeightLayout::Nk, [n, k]) } else { (WeightLayout::Kn, [k, n]) };
-                batches.each(|i, j, o| {
-                    let lhs = Matrix::new(&a.f32()[i * m * k..][..m * k], m, k)?;
-                    let rhs = Matrix::new(&b.f32()[j * k * n..][..k * n], rows[0], rows[1])?;
-                    let dst = MatrixMut::new(&mut y.f32()[o * m * n..][..m * n], m, n)?;
-                    matmul_f32(lhs, rhs, layout, dst, workspace, threads)
-                })
-            }
-            DType::F64 => plain::<f64, f64>(&batches, self.transposed, a, b, &mut y, |x| x, |x| x),
-            DType::F16 => plain::<half::f16, f32>(&batches, self.transposed, a, b, &mut y, half::f16::to_f32, half::f16::from_f32),
-            DType::Bf16 => plain::<half::bf16, f32>(&batches, self.transposed, a, b, &mut y, half::bf16::to_f32, half::bf16::from_f32),
-            DType::I32 | DType::U32 => plain::<u32, Wrapping<u32>>(&batches, self.transposed, a, b, &mut y, Wrapping, |x| x.0),
-            DType::I64 | DType::U64 => plain::<u64, Wrapping<u64>>(&batches, self.transposed, a, b, &mut y, Wrapping, |x| x.0),
+            DType::F32 => floats(&batches, &output, a.f32(), b.f32(), y.f32(), workspace, threads),
+            DType::F64 => plain::<f64, f64>(&batches, &output, a, b, &mut y, |x| x, |x| x),
+            DType::F16 => plain::<half::f16, f32>(&batches, &output, a, b, &mut y, half::f16::to_f32, half::f16::from_f32),
+            DType::Bf16 => plain::<half::bf16, f32>(&batches, &output, a, b, &mut y, half::bf16::to_f32, half::bf16::from_f32),
+            DType::I32 | DType::U32 => plain::<u32, Wrapping<u32>>(&batches, &output, a, b, &mut y, Wrapping, |x| x.0),
+            DType::I64 | DType::U64 => plain::<u64, Wrapping<u64>>(&batches, &output, a, b, &mut y, Wrapping, |x| x.0),
             other => Err(unsupported_type(other)),
         }
     }
 }
 
-impl Batches<'_> {
-    /// Calls `f` with the index of each product's left matrix, right matrix and output.
-    fn each(&self, mut f: impl FnMut(usize, usize, usize) -> Result<()>) -> Result<()> {
-        let count = self.batch.iter().product();
-        let index = |dims: &[usize], mut o: usize| {
-            let (mut at, mut stride) = (0, 1);
-            for (axis, &length) in self.batch.iter().enumerate().rev() {
-                let i = o % length;
-                o /= length;
-                if let Some(own) = (axis + dims.len()).checked_sub(self.batch.len()) {
-                    at += if dims[own] == 1 { 0 } else { i * stride };
-                    stride *= dims[own];
-                }
-            }
-            at
-        };
-        (0..count).try_for_each(|o| f(index(self.lhs, o), index(self.rhs, o), o))
-    }
+/// Elements from one row of the output to the next.
+fn row_step(batches: &Batches, output: &Strided) -> usize {
+    if batches.matrix[0] == 2 { output.strides[batches.batch.len()] } else { 0 }
+}
+
+fn floats(
+    batches: &Batches,
+    output: &Strided,
+    a: &[f32],
+    b: &[f32],
+    y: &mut [f32],
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    let &Batches { m, k, n, .. } = batches;
+    let [[lhs_row, _], [rhs_row, rhs_column]] = batches.steps();
+    // The axis of the right side that is contiguous; of a column, which is both, k.
+    let (layout, rows, cols, rhs_step) = match (rhs_row, rhs_column) {
+        (1, _) if n == 1 || rhs_column != 1 => (WeightLayout::Nk, n, k, rhs_column),
+        _ => (WeightLayout::Kn, k, n, rhs_row),
+    };
+    let step = row_step(batches, output);
+    batches.each(output, |i, j, o| {
+        let lhs = Matrix::new(&a[i.min(a.len())..], m, k)?.with_stride(lhs_row.max(k))?;
+        let rhs = Matrix::new(&b[j.min(b.len())..], rows, cols)?.with_stride(rhs_step.max(cols))?;
+        let dst = MatrixMut::new(&mut y[o..], m, n)?.with_stride(step.max(n))?;
+        matmul_f32(lhs, rhs, layout, dst, workspace, threads)
+    })
 }
 
 /// Sums in order of k, in `A`.
 fn plain<T: Pod, A: Copy + Default + Add<Output = A> + Mul<Output = A>>(
-    batches: &Batches<'_>,
-    transposed: bool,
+    batches: &Batches,
+    output: &Strided,
     a: View<'_>,
     b: View<'_>,
     y: &mut ViewMut<'_>,
@@ -139,12 +232,13 @@ fn plain<T: Pod, A: Copy + Default + Add<Output = A> + Mul<Output = A>>(
 ) -> Result<()> {
     let (a, b, y) = (a.as_slice::<T>(), b.as_slice::<T>(), y.as_mut_slice::<T>());
     let &Batches { m, k, n, .. } = batches;
-    batches.each(|i, j, o| {
+    let [[a_row, a_step], [b_step, b_column]] = batches.steps();
+    let step = row_step(batches, output);
+    batches.each(output, |i, j, o| {
         for row in 0..m {
             for column in 0..n {
-                let right = |step: usize| b[j * k * n + if transposed { column * k + step } else { step * n + column }];
-                let sum = (0..k).fold(A::default(), |sum, step| sum + load(a[(i * m + row) * k + step]) * load(right(step)));
-                y[(o * m + row) * n + column] = store(sum);
+                let term = |s: usize| load(a[i + row * a_row + s * a_step]) * load(b[j + s * b_step + column * b_column]);
+                y[o + row * step + column] = store((0..k).fold(A::default(), |sum, s| sum + term(s)));
             }
         }
         Ok(())
