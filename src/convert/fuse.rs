@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::nn::Model;
-use crate::nn::fold::fold_into;
+use crate::nn::rewrite::fold::fold_into;
 
 /// The same model with every batch norm folded into the float convolution that feeds it and nothing else.
 ///

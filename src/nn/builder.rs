@@ -162,6 +162,11 @@ impl ModelBuilder {
         Ok(Model::from_parts(self.inputs, self.nodes, self.outputs, self.edges, self.constants, None))
     }
 
+    /// Element type of an edge of its own.
+    pub(crate) fn dtype_of(&self, edge: Edge) -> DType {
+        self.edges[edge.index].1
+    }
+
     fn dtype(&self, edge: Edge) -> Result<DType> {
         match self.edges.get(edge.index) {
             Some((_, dtype)) if edge.builder == self.identity => Ok(*dtype),

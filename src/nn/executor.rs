@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::{Aligned, ImageLayout, ImageShape, Workspace};
 use crate::nn::activation::{add, relu, relu6, softmax};
-use crate::nn::fold::fold_into;
+use crate::nn::rewrite;
 use crate::nn::plan::{Fused, Operand, Place, Plan, Source, Step};
 use crate::nn::recurrent::Scratch;
 use crate::nn::reorder;
@@ -31,9 +31,9 @@ pub struct Tap<'a> {
 /// Owns the plan, the buffers and the number of threads; after the first run of a shape, [`Executor::run_into`] on one
 /// thread allocates nothing. Results do not depend on the number of threads, nor on the batch that an image came in.
 ///
-/// What follows a layer with weights (batch norm, the sum with another value, a clamp) runs inside it. Where every value
-/// is shown ([`Executor::forward_with`], [`Executor::run_with`]) every node runs by itself, and the results of a model with
-/// batch norms may then differ in the last bits.
+/// What follows a layer with weights (batch norm, the sum with another value, a clamp) runs inside it, and functions that
+/// an exporter spelled out run as one. Where every value is shown ([`Executor::forward_with`], [`Executor::run_with`])
+/// every node runs by itself, and results may then differ in the last bits.
 ///
 /// ```
 /// # use lowprec::nn::{Dim, Layer, Model};
@@ -54,8 +54,8 @@ pub struct Tap<'a> {
 #[derive(Debug)]
 pub struct Executor {
     model: Model,
-    // The model with batch norms folded, made by the first run that shows no values.
-    folded: Option<Model>,
+    // The same function in fewer nodes, made by the first run that shows no values.
+    rewritten: Option<Model>,
     threads: usize,
     // The last ones used, the last of them last.
     plans: Vec<Plan>,
@@ -77,7 +77,7 @@ impl Executor {
         let threads = 1;
         Executor {
             model: model.clone(),
-            folded: None,
+            rewritten: None,
             threads,
             plans: Vec::new(),
             buffers: Vec::new(),
@@ -181,10 +181,10 @@ impl Executor {
 
     fn execute(&mut self, inputs: &[(&str, &Value)], mut tap: Option<&mut Callback<'_>>) -> Result<()> {
         self.accept(inputs, tap.is_none())?;
-        let Executor { model, folded, threads, plans, buffers, taken, workspace, recurrent, positions } = self;
+        let Executor { model, rewritten, threads, plans, buffers, taken, workspace, recurrent, positions } = self;
         let plan = plans.last().expect("accept made one");
         let given = Given { inputs, positions, values: &plan.values };
-        let model = if tap.is_none() { folded.as_ref().unwrap_or(model) } else { model };
+        let model = if tap.is_none() { rewritten.as_ref().unwrap_or(model) } else { model };
         if let Some(tap) = &mut tap {
             for input in model.inputs() {
                 let value = inputs.iter().find(|(name, _)| *name == input.name()).map(|(_, value)| *value).expect("accept found it");
@@ -263,11 +263,10 @@ impl Executor {
             self.plans[found..].rotate_left(1);
             return Ok(());
         }
-        let has_norms = || self.model.nodes().iter().any(|node| matches!(node.layer(), Layer::BatchNorm2d(_)));
-        if fuses && self.folded.is_none() && has_norms() {
-            self.folded = Some(self.model.with_nodes(fold_into(&self.model, |_| true)?.nodes, None));
+        if fuses && self.rewritten.is_none() {
+            self.rewritten = Some(rewrite::for_execution(&self.model)?.unwrap_or_else(|| self.model.clone()));
         }
-        let model = if fuses { self.folded.as_ref().unwrap_or(&self.model) } else { &self.model };
+        let model = if fuses { self.rewritten.as_ref().unwrap_or(&self.model) } else { &self.model };
         let plan = Plan::new(model, fuses, input)?;
         self.buffers.resize_with(plan.buffers.len().max(self.buffers.len()), Aligned::default);
         for (buffer, &bytes) in self.buffers.iter_mut().zip(&plan.buffers) {

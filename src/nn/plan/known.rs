@@ -128,8 +128,24 @@ impl<'m> Known<'m> {
     }
 }
 
+/// Runs one layer by itself, if its outputs have at most `limit` elements together.
+///
+/// # Errors
+/// Those of the layer.
+pub(crate) fn evaluate_within(layer: &Layer, inputs: &[Option<&Value>], limit: usize) -> Result<Option<Vec<Value>>> {
+    let types: Vec<_> = inputs.iter().map(|input| input.map(Value::dtype)).collect();
+    let shapes: Vec<_> = inputs.iter().map(|input| input.map(|value| value.shape().clone())).collect();
+    layer.infer_types(&types)?;
+    let mut value = |i: usize| Ok(inputs[i].expect("asked only for inputs that are there").clone());
+    let found = layer.infer_shapes(&mut Facts { types: &types, shapes: &shapes, value: &mut value })?;
+    if found.iter().map(Shape::elements).fold(0, usize::saturating_add) > limit {
+        return Ok(None);
+    }
+    evaluate(layer, inputs).map(Some)
+}
+
 /// Runs one layer by itself.
-pub(crate) fn evaluate(layer: &Layer, inputs: &[Option<&Value>]) -> Result<Vec<Value>> {
+fn evaluate(layer: &Layer, inputs: &[Option<&Value>]) -> Result<Vec<Value>> {
     let mut net = Model::builder();
     let names: Vec<String> = (0..inputs.len()).map(|i| format!("input {i}")).collect();
     let (mut edges, mut given) = (Vec::with_capacity(inputs.len()), Vec::new());

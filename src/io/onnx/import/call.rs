@@ -1,0 +1,96 @@
+//! A node as the importer looks at it, and what it becomes.
+
+use crate::error::Result;
+use crate::io::onnx::attribute::Attributes;
+use crate::nn::Layer;
+use crate::nn::operator::{Squeeze, Unsqueeze};
+use crate::tensor::{DType, Element, Tensor, Value};
+
+/// An input of a node: its type, and its value where that is a constant.
+#[derive(Debug, Clone)]
+pub(super) struct Argument {
+    pub dtype: DType,
+    /// Number of axes, where that is known.
+    pub rank: Option<usize>,
+    pub constant: Option<Value>,
+}
+
+/// A node with its inputs looked up.
+pub(super) struct Call<'a> {
+    pub operator: &'a str,
+    pub domain: &'a str,
+    pub opset: i64,
+    /// `None` for an optional input that was left out.
+    pub arguments: Vec<Option<Argument>>,
+    /// Number of outputs, counted up to the last that has a name.
+    pub outputs: usize,
+    pub attributes: Attributes,
+}
+
+impl Call<'_> {
+    /// Whether input `i` is there.
+    pub fn has(&self, i: usize) -> bool {
+        matches!(self.arguments.get(i), Some(Some(_)))
+    }
+
+    /// Element type of input `i`.
+    pub fn dtype(&self, i: usize) -> Option<DType> {
+        self.arguments.get(i)?.as_ref().map(|argument| argument.dtype)
+    }
+
+    /// Number of axes of input `i`, where that is known.
+    pub fn rank(&self, i: usize) -> Option<usize> {
+        self.arguments.get(i)?.as_ref()?.rank
+    }
+
+    /// Input `i`, where it is a constant.
+    pub fn value(&self, i: usize) -> Option<&Value> {
+        self.arguments.get(i)?.as_ref()?.constant.as_ref()
+    }
+
+    /// Input `i`, where it is a constant of elements `T`.
+    pub fn constant<T: Element>(&self, i: usize) -> Option<&Tensor<T>> {
+        self.value(i)?.get::<T>()
+    }
+
+    /// Input `i`, where it is a constant of elements `T` (`Some(Some(_))`) or was left out (`Some(None)`).
+    pub fn optional_constant<T: Element>(&self, i: usize) -> Option<Option<&Tensor<T>>> {
+        if self.has(i) { self.constant(i).map(Some) } else { Some(None) }
+    }
+
+    /// The values of all inputs, where all are constants and there is at least one.
+    pub fn constants(&self) -> Option<Vec<Option<&Value>>> {
+        let value = |argument: &Option<Argument>| match argument {
+            None => Some(None),
+            Some(argument) => argument.constant.as_ref().map(Some),
+        };
+        let values: Vec<Option<&Value>> = self.arguments.iter().map(value).collect::<Option<_>>()?;
+        values.iter().any(Option::is_some).then_some(values)
+    }
+}
+
+/// What a node becomes: layers in a chain, of which `main` bears its name.
+pub(super) struct Built {
+    pub chain: Vec<Layer>,
+    pub main: usize,
+    /// Which of the node's inputs the first of the chain reads, by position; all when `None`.
+    pub reads: Option<Vec<usize>>,
+}
+
+impl Built {
+    /// One layer that reads these of the node's inputs.
+    pub fn of(layer: impl Into<Layer>, reads: &[usize]) -> Self {
+        Built { chain: vec![layer.into()], main: 0, reads: Some(reads.to_vec()) }
+    }
+
+    /// A layer of images `[n, c, 1, length]` for an input `[n, c, length]`.
+    pub fn in_row(layer: Layer) -> Self {
+        let chain = vec![Unsqueeze::new().with_axes([2]).into(), layer, Squeeze::new().with_axes([2]).into()];
+        Built { chain, main: 1, reads: Some(vec![0]) }
+    }
+}
+
+/// One operator that reads all inputs in their order.
+pub(super) fn all(layer: impl Into<Layer>) -> Result<Built> {
+    Ok(Built { chain: vec![layer.into()], main: 0, reads: None })
+}

@@ -1,0 +1,229 @@
+//! Operators whose weights are constants become layers, which can be quantized.
+
+use super::call::{Built, Call};
+use crate::error::{Error, Result};
+use crate::io::onnx::attribute::Attributes;
+use crate::kernels::Conv2dGeometry;
+use crate::nn::reorder::nchw_to_nhwc;
+use crate::nn::{BatchNorm2d, Conv2d, Direction, GateActivation, Gru, Linear, Lstm, RecurrentOptions};
+use crate::tensor::Tensor;
+
+/// The attributes of a convolution, and of a pooling.
+#[derive(Debug, Clone)]
+pub(super) struct Windows {
+    pub kernel: Option<Vec<i64>>,
+    pub strides: Option<Vec<i64>>,
+    pub pads: Option<Vec<i64>>,
+    pub dilations: Option<Vec<i64>>,
+    pub auto_pad: AutoPad,
+}
+
+/// How padding follows from the input's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AutoPad {
+    NotSet,
+    Valid,
+    SameUpper,
+    SameLower,
+}
+
+impl Windows {
+    pub fn take(attributes: &mut Attributes) -> Result<Self> {
+        Ok(Windows {
+            kernel: attributes.ints("kernel_shape")?,
+            strides: attributes.ints("strides")?,
+            pads: attributes.ints("pads")?,
+            dilations: attributes.ints("dilations")?,
+            auto_pad: attributes.choice(
+                "auto_pad",
+                &[
+                    ("NOTSET", AutoPad::NotSet),
+                    ("VALID", AutoPad::Valid),
+                    ("SAME_UPPER", AutoPad::SameUpper),
+                    ("SAME_LOWER", AutoPad::SameLower),
+                ],
+            )?,
+        })
+    }
+
+    /// A list of `count` numbers from 0 up.
+    pub fn numbers(what: &'static str, list: Option<&Vec<i64>>, count: usize, default: usize) -> Result<Vec<usize>> {
+        let Some(list) = list else { return Ok(vec![default; count]) };
+        if list.len() != count {
+            return Err(Error::length(format!("attribute `{what}`"), count, list.len()));
+        }
+        list.iter().map(|&x| usize::try_from(x).map_err(|_| Error::parameter(what, x, "must not be negative"))).collect()
+    }
+
+    /// The padding, begins and then ends, where it does not depend on the input's size.
+    pub fn fixed_pads(&self, kernel: &[usize], strides: &[usize], dilations: &[usize]) -> Result<Option<Vec<usize>>> {
+        let axes = kernel.len();
+        Ok(match self.auto_pad {
+            AutoPad::NotSet if self.pads.iter().flatten().any(|&pad| pad < 0) => None,
+            AutoPad::NotSet => Some(Windows::numbers("pads", self.pads.as_ref(), 2 * axes, 0)?),
+            AutoPad::Valid => Some(vec![0; 2 * axes]),
+            // With a stride of 1 the padding that keeps the size is the same for all sizes.
+            mode if strides.iter().all(|&stride| stride == 1) => {
+                let total = |i: usize| kernel[i].saturating_sub(1).saturating_mul(dilations[i]);
+                let begin = |i: usize| if mode == AutoPad::SameUpper { total(i) / 2 } else { total(i).div_ceil(2) };
+                Some((0..axes).map(begin).chain((0..axes).map(|i| total(i) - begin(i))).collect())
+            }
+            _ => None,
+        })
+    }
+}
+
+/// A convolution with constant weights over one or two spatial axes and padding that does not depend on the input's size.
+pub(super) fn conv(call: &Call<'_>, windows: &Windows, groups: i64) -> Result<Option<Built>> {
+    let (Some(weight), Some(bias)) = (call.constant::<f32>(1), call.optional_constant::<f32>(2)) else {
+        return Ok(None);
+    };
+    let spatial = weight.dims().len().saturating_sub(2);
+    if !(1..=2).contains(&spatial) || weight.is_empty() {
+        return Ok(None);
+    }
+    let kernel = &weight.dims()[2..];
+    let said = Windows::numbers("kernel_shape", windows.kernel.as_ref(), spatial, 0)?;
+    if windows.kernel.is_some() && said != kernel {
+        return Err(Error::shape("weight", format!("a kernel of {said:?}, as `kernel_shape` says"), weight.dims()));
+    }
+    let strides = Windows::numbers("strides", windows.strides.as_ref(), spatial, 1)?;
+    let dilations = Windows::numbers("dilations", windows.dilations.as_ref(), spatial, 1)?;
+    let Some(pads) = windows.fixed_pads(kernel, &strides, &dilations)? else { return Ok(None) };
+    let groups = usize::try_from(groups).map_err(|_| Error::parameter("attribute `group`", groups, "must not be negative"))?;
+    let (out, inner) = (weight.dims()[0], weight.dims()[1]);
+    let in_channels = inner.checked_mul(groups).ok_or_else(|| Error::parameter("attribute `group`", groups, "is too large to address"))?;
+    // One spatial axis is a row of an image.
+    let two = |list: &[usize], first: usize| if spatial == 1 { [first, list[0]] } else { [list[0], list[1]] };
+    let padding = if spatial == 1 { [0, pads[0], 0, pads[1]] } else { [pads[0], pads[1], pads[2], pads[3]] };
+    let kernel = two(kernel, 1);
+    let geometry = Conv2dGeometry::new(in_channels, out, kernel)
+        .with_stride(two(&strides, 1))
+        .with_dilation(two(&dilations, 1))
+        .with_padding(padding)
+        .with_groups(groups);
+    let conv = Conv2d::new(geometry, weight.reshape([out, inner, kernel[0], kernel[1]])?, bias.cloned())?;
+    Ok(Some(if spatial == 1 { Built::in_row(conv.into()) } else { Built::of(conv, &[0]) }))
+}
+
+/// `alpha A B + beta C` with constant `B`, and `C` a constant row or left out.
+pub(super) fn gemm(call: &Call<'_>, alpha: f32, beta: f32, transposed_b: bool) -> Result<Option<Built>> {
+    let (Some(b), Some(c)) = (call.constant::<f32>(1), call.optional_constant::<f32>(2)) else {
+        return Ok(None);
+    };
+    let &[rows, cols] = b.dims() else { return Ok(None) };
+    let mut weight = if transposed_b { b.clone() } else { transposed(b, rows, cols)? };
+    let out = weight.dims()[0];
+    if alpha != 1.0 {
+        weight.as_mut_slice().iter_mut().for_each(|w| *w *= alpha);
+    }
+    let bias = match c {
+        None => None,
+        Some(c) => match row(c, out) {
+            Some(bias) => Some(Tensor::new([out], bias.into_iter().map(|x| beta * x).collect::<Vec<f32>>())?),
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Built::of(Linear::new(weight, bias)?, &[0])))
+}
+
+/// A product with a constant matrix, and the constant row that is added to it; `None` when they are no such things.
+pub(super) fn linear(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Linear>> {
+    let &[k, n] = weight.dims() else { return Ok(None) };
+    let bias = match bias {
+        None => None,
+        // A bias of more axes than the product would give the sum more axes too.
+        Some(bias) => match row(bias, n).filter(|_| bias.dims().len() <= 1) {
+            Some(bias) => Some(Tensor::new([n], bias)?),
+            None => return Ok(None),
+        },
+    };
+    Linear::new(transposed(weight, k, n)?, bias).map(Some)
+}
+
+/// The row of `n` entries that `tensor` adds to every row of a product; `None` when it is no single row.
+fn row(tensor: &Tensor, n: usize) -> Option<Vec<f32>> {
+    match *tensor.dims() {
+        [ref front @ .., last] if front.iter().all(|&length| length == 1) && last == n => Some(tensor.as_slice().to_vec()),
+        _ if tensor.len() == 1 => Some(vec![tensor.as_slice()[0]; n]),
+        _ => None,
+    }
+}
+
+fn transposed(tensor: &Tensor, rows: usize, cols: usize) -> Result<Tensor> {
+    let mut to = vec![0.0; tensor.len()];
+    nchw_to_nhwc(tensor.as_slice(), [1, rows, 1, cols], &mut to)?;
+    Tensor::new([cols, rows], to)
+}
+
+/// Batch norm in inference with constant parameters, for images.
+pub(super) fn batch_norm(call: &Call<'_>, epsilon: f32) -> Result<Option<BatchNorm2d>> {
+    let mut parameters = Vec::with_capacity(4);
+    for i in 1..5 {
+        match call.constant::<f32>(i) {
+            Some(tensor) if tensor.dims().len() == 1 => parameters.push(tensor.clone()),
+            _ => return Ok(None),
+        }
+    }
+    let [weight, bias, mean, var] = <[Tensor; 4]>::try_from(parameters).expect("four were pushed");
+    BatchNorm2d::new(weight, bias, mean, var, epsilon).map(Some)
+}
+
+/// What LSTM and GRU say of themselves, `functions` gates a direction; a state of length 0 when they leave it to the weights.
+pub(super) fn recurrent_options(attributes: &mut Attributes, functions: usize) -> Result<RecurrentOptions> {
+    let hidden = attributes.int_or("hidden_size", 0)?;
+    let mut options = RecurrentOptions::new(usize::try_from(hidden).map_err(|_| attributes.error("hidden_size", "it is negative"))?);
+    options.direction = attributes.choice(
+        "direction",
+        &[("forward", Direction::Forward), ("reverse", Direction::Reverse), ("bidirectional", Direction::Bidirectional)],
+    )?;
+    options.batch_first = attributes.flag_or("layout", false)?;
+    options.clip = attributes.float("clip")?;
+    let (alphas, betas) = (attributes.floats("activation_alpha")?, attributes.floats("activation_beta")?);
+    let Some(names) = attributes.texts("activations")? else { return Ok(options) };
+    let expected = functions * options.direction.count();
+    if names.len() != expected {
+        return Err(attributes.error("activations", format!("there are {}, {expected} expected", names.len())));
+    }
+    // The lists hold a number only for the functions that take one, in order.
+    let (mut alphas, mut betas) = (alphas.into_iter().flatten(), betas.into_iter().flatten());
+    for name in names {
+        let mut alpha = |default: f32| alphas.next().unwrap_or(default);
+        let mut beta = |default: f32| betas.next().unwrap_or(default);
+        options.activations.push(match name.to_ascii_lowercase().as_str() {
+            "sigmoid" => GateActivation::Sigmoid,
+            "tanh" => GateActivation::Tanh,
+            "relu" => GateActivation::Relu,
+            "affine" => GateActivation::Affine(alpha(1.0), beta(0.0)),
+            "leakyrelu" => GateActivation::LeakyRelu(alpha(0.01)),
+            "thresholdedrelu" => GateActivation::ThresholdedRelu(alpha(1.0)),
+            "scaledtanh" => GateActivation::ScaledTanh(alpha(1.0), beta(1.0)),
+            "hardsigmoid" => GateActivation::HardSigmoid(alpha(0.2), beta(0.5)),
+            "elu" => GateActivation::Elu(alpha(1.0)),
+            "softsign" => GateActivation::Softsign,
+            "softplus" => GateActivation::Softplus,
+            other => return Err(attributes.error("activations", format!("there is no function {other}"))),
+        });
+    }
+    Ok(options)
+}
+
+/// The constant weights of a recurrent layer with the state's length taken from them; `None` when one is not constant.
+fn recurrent_weights<'c>(call: &'c Call<'_>, options: &mut RecurrentOptions) -> Option<(&'c Tensor, &'c Tensor, Option<&'c Tensor>)> {
+    let (w, r, b) = (call.constant::<f32>(1)?, call.constant::<f32>(2)?, call.optional_constant::<f32>(3)?);
+    if let (0, &[.., hidden]) = (options.hidden, r.dims()) {
+        options.hidden = hidden;
+    }
+    Some((w, r, b))
+}
+
+pub(super) fn lstm(call: &Call<'_>, mut options: RecurrentOptions, coupled: bool) -> Result<Option<Built>> {
+    let Some(peepholes) = call.optional_constant::<f32>(7) else { return Ok(None) };
+    let Some((w, r, b)) = recurrent_weights(call, &mut options) else { return Ok(None) };
+    Ok(Some(Built::of(Lstm::new(options, w, r, b, peepholes)?.with_coupled_gates(coupled), &[0, 4, 5, 6])))
+}
+
+pub(super) fn gru(call: &Call<'_>, mut options: RecurrentOptions, reset_after: bool) -> Result<Option<Built>> {
+    let Some((w, r, b)) = recurrent_weights(call, &mut options) else { return Ok(None) };
+    Ok(Some(Built::of(Gru::new(options, reset_after, w, r, b)?, &[0, 4, 5])))
+}

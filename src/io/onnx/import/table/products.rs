@@ -1,0 +1,54 @@
+//! Operators that multiply matrices: layers where their weights are constant.
+
+use super::layers::{self, Windows};
+use super::{Built, Call, all};
+use crate::error::Result;
+use crate::nn::operator::{Gemm, MatMul, Recurrent, RecurrentKind};
+use crate::tensor::DType;
+
+pub(super) fn matmul(_: &mut Call<'_>) -> Result<Built> {
+    all(MatMul::new())
+}
+
+pub(super) fn gemm(call: &mut Call<'_>) -> Result<Built> {
+    // Until opset 7 there was a flag that C may be broadcast, which it always may be since.
+    call.attributes.discard("broadcast");
+    let (alpha, beta) = (call.attributes.float_or("alpha", 1.0)?, call.attributes.float_or("beta", 1.0)?);
+    let transposed = [call.attributes.flag_or("transA", false)?, call.attributes.flag_or("transB", false)?];
+    if !transposed[0]
+        && call.dtype(0) == Some(DType::F32)
+        && let Some(built) = layers::gemm(call, alpha, beta, transposed[1])?
+    {
+        return Ok(built);
+    }
+    all(Gemm::new(alpha, beta).with_transposed(transposed[0], transposed[1]))
+}
+
+pub(super) fn lstm(call: &mut Call<'_>) -> Result<Built> {
+    let options = layers::recurrent_options(&mut call.attributes, 3)?;
+    let coupled = call.attributes.flag_or("input_forget", false)?;
+    match layers::lstm(call, options.clone(), coupled)? {
+        Some(built) => Ok(built),
+        None => all(Recurrent::new(RecurrentKind::Lstm { coupled }, options)),
+    }
+}
+
+pub(super) fn gru(call: &mut Call<'_>) -> Result<Built> {
+    let options = layers::recurrent_options(&mut call.attributes, 2)?;
+    let reset_after = call.attributes.flag_or("linear_before_reset", false)?;
+    match layers::gru(call, options.clone(), reset_after)? {
+        Some(built) => Ok(built),
+        None => all(Recurrent::new(RecurrentKind::Gru { reset_after }, options)),
+    }
+}
+
+pub(super) fn conv(call: &mut Call<'_>) -> Result<Built> {
+    let windows = Windows::take(&mut call.attributes)?;
+    let groups = call.attributes.int_or("group", 1)?;
+    if call.dtype(0) == Some(DType::F32)
+        && let Some(built) = layers::conv(call, &windows, groups)?
+    {
+        return Ok(built);
+    }
+    all(windows.general_conv(groups)?)
+}
