@@ -10,5 +10,8 @@
 //! What a number means is not this room's business: NaN and infinities are read as they are, and refused, or not, by the
 //! [`StateDict`](crate::nn::StateDict) that hands them to a layer.
 
+#[cfg(feature = "onnx")]
+#[expect(dead_code, reason = "the importer reads these graphs")]
+mod onnx;
 #[cfg(feature = "safetensors")]
 pub mod safetensors;

@@ -1,0 +1,81 @@
+//! ONNX files: bytes in, a checked graph out.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `schema` | the messages, as far as they are read |
+//! | `source` | a file's bytes on their way to the decoder |
+//! | `census` | what decoding would take, before it is done |
+//! | `tensor` | a tensor's data, in whichever field |
+//! | `external` | data in files of their own |
+//! | `attribute` | the parameters of a node |
+//! | `graph` | names, order, types: the whole of it, checked |
+
+mod attribute;
+mod census;
+mod external;
+mod graph;
+#[cfg(test)]
+mod hostile;
+mod schema;
+mod source;
+mod tensor;
+
+use std::fs::File;
+use std::path::Path;
+
+use bytes::Buf;
+use prost::Message;
+
+use crate::error::{Error, Result};
+use external::External;
+use graph::Graph;
+use schema::ModelProto;
+use source::Source;
+
+/// The graph in a file; tensors may lie in files beside it.
+///
+/// # Errors
+/// [`Error::File`] when it can't be read, else those of [`read`].
+pub(crate) fn read_file(path: &Path) -> Result<Graph> {
+    let failed = |source| Error::File { path: path.display().to_string(), source };
+    let (what, mut external) = (format!("`{}`", path.display()), External::beside(path));
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        // A pipe has no length, and gives its bytes once.
+        return decode(std::fs::read(path).map_err(failed)?.as_slice(), &what, &mut external);
+    }
+    let length = usize::try_from(metadata.len()).map_err(|error| failed(std::io::Error::other(error)))?;
+    let open = || File::open(path).map(|file| Source::new(file, length)).map_err(failed);
+    let mut source = open()?;
+    check_size(&mut source, &what)?;
+    source = open()?;
+    let model = ModelProto::decode(&mut source);
+    match source.failure {
+        Some(error) => Err(failed(error)),
+        None => graph::graph(model.map_err(|e| format_error(&what, e))?, &what, &mut external),
+    }
+}
+
+/// The graph in the bytes of a file, which must hold all its tensors.
+///
+/// # Errors
+/// [`Error::Format`], [`Error::Unsupported`] and [`Error::Duplicate`], as said at [`graph::graph`].
+pub(crate) fn read(bytes: &[u8]) -> Result<Graph> {
+    decode(bytes, "input", &mut External::default())
+}
+
+fn decode(bytes: &[u8], what: &str, external: &mut External) -> Result<Graph> {
+    check_size(bytes, what)?;
+    graph::graph(ModelProto::decode(bytes).map_err(|e| format_error(what, e))?, what, external)
+}
+
+fn check_size(source: impl Buf, what: &str) -> Result<()> {
+    match census::is_affordable(source) {
+        true => Ok(()),
+        false => Err(format_error(what, "it is made of so many small parts that reading it would take many times its size")),
+    }
+}
+
+fn format_error(what: &str, reason: impl std::fmt::Display) -> Error {
+    Error::Format { what: what.to_owned(), format: "ONNX", reason: reason.to_string() }
+}
