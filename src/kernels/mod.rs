@@ -46,6 +46,7 @@ mod grouped;
 mod ingest;
 mod isa;
 mod matmul;
+pub(crate) mod math;
 mod operand;
 mod output;
 mod pack;

@@ -36,11 +36,11 @@
 //!
 //! **Small floats** ([`SmallFloat`]) round half to even from f32, as ONNX Cast has it; to f32 they are exact.
 //!
-//! **exp, erf, tanh** are the crate's own, within one unit in the last place, the same bits everywhere.
+//! **exp, erf, tanh** are the crate's own, within one unit in the last place (erf and tanh: two), the same bits everywhere.
 
 mod affine;
 mod elem;
-mod math;
+pub(crate) mod math;
 pub mod reduce;
 mod round;
 mod small_float;

@@ -3,13 +3,23 @@
 //! One file a family. An operator knows its output types from its input types, its output shapes from its input shapes
 //! (and, where the standard has it so, from their values), and writes into memory that the planner found for it.
 
-pub mod constant;
+mod constant;
 mod facts;
-pub mod gemm;
-pub mod matmul;
-pub mod recurrent;
+mod gemm;
+mod logic;
+mod matmul;
+mod numbers;
+mod recurrent;
+mod unary;
 
 use std::fmt;
+
+pub use constant::ShapeOf;
+pub use gemm::Gemm;
+pub use logic::Logic;
+pub use matmul::MatMul;
+pub use recurrent::{Recurrent, RecurrentKind};
+pub use unary::Unary;
 
 pub(crate) use facts::{Facts, broadcast_dims, check_arity, resolve_axis};
 
@@ -92,13 +102,17 @@ macro_rules! operators {
 
 operators! {
     /// Matrix product of two values.
-    MatMul(matmul::MatMul),
+    MatMul(MatMul),
     /// `alpha A B + beta C`.
-    Gemm(gemm::Gemm),
+    Gemm(Gemm),
     /// LSTM or GRU whose weights are values.
-    Recurrent(recurrent::Recurrent),
+    Recurrent(Recurrent),
     /// The input's shape as a list of i64.
-    ShapeOf(constant::ShapeOf),
+    ShapeOf(ShapeOf),
+    /// A function of each element.
+    Unary(Unary),
+    /// A question about each element.
+    Logic(Logic),
 }
 
 impl Operator {
