@@ -8,7 +8,8 @@
 use super::arch;
 #[cfg(target_arch = "x86_64")]
 use super::simd::Simd;
-use super::threads::{parts, split_mut};
+use super::threads::split_mut;
+pub(crate) use super::threads::{parts, split_rows};
 
 /// Elements below which a second thread costs more than it saves.
 pub(crate) const GRAIN: usize = 1 << 15;

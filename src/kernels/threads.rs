@@ -66,7 +66,13 @@ pub fn split(items: usize, parts: usize, f: impl Fn(Range<usize>) + Sync) {
 
 /// Calls `f` on `parts` pieces of `items`, each with the index of its first item.
 pub fn split_mut<T: Send>(items: &mut [T], parts: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-    let size = items.len().div_ceil(parts.max(1)).max(1);
+    split_rows(items, 1, parts, f);
+}
+
+/// [`split_mut`] between rows of `row` items.
+pub fn split_rows<T: Send>(items: &mut [T], row: usize, parts: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let row = row.max(1);
+    let size = (items.len() / row).div_ceil(parts.max(1)).max(1) * row;
     #[cfg(feature = "parallel")]
     if parts > 1 {
         let f = &f;

@@ -3,10 +3,10 @@
 use crate::error::{Error, Result};
 use crate::kernels::{Aligned, ImageLayout, ImageShape, Workspace};
 use crate::nn::activation::{add, relu, relu6, softmax};
-use crate::nn::rewrite;
 use crate::nn::plan::{Fused, Operand, Place, Plan, Source, Step};
 use crate::nn::recurrent::Scratch;
 use crate::nn::reorder;
+use crate::nn::rewrite;
 use crate::nn::view::{Inputs, Outputs, View, ViewMut};
 use crate::nn::{Layer, Model, Node};
 use crate::tensor::{DType, Shape, Tensor, Value};

@@ -59,7 +59,7 @@ pub use model::{Input, Model, Node, Output};
 pub use norm::BatchNorm2d;
 pub use operator::Operator;
 pub use pattern::Pattern;
+pub(crate) use plan::evaluate_within;
 pub use pool::{AvgPool2d, GlobalAvgPool2d, MaxPool2d};
 pub use recurrent::{Direction, GateActivation, Gru, Lstm, RecurrentOptions};
-pub(crate) use plan::evaluate_within;
 pub use state::StateDict;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, PackedConv2d};
-use crate::nn::rewrite::fold::fold_into;
 use crate::nn::quantized::{self, DynamicScheme};
+use crate::nn::rewrite::fold::fold_into;
 use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, Precision, SkipReason, Skipped};
 use crate::num::NonFinite;
 use crate::progress::Progress;

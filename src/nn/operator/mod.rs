@@ -3,23 +3,32 @@
 //! One file a family. An operator knows its output types from its input types, its output shapes from its input shapes
 //! (and, where the standard has it so, from their values), and writes into memory that the planner found for it.
 
+mod binary;
+mod broadcast;
 mod constant;
 mod facts;
 mod gemm;
 mod logic;
 mod matmul;
 mod numbers;
+mod power;
 mod recurrent;
+mod select;
 mod unary;
+mod variadic;
 
 use std::fmt;
 
+pub use binary::Binary;
 pub use constant::ShapeOf;
 pub use gemm::Gemm;
 pub use logic::Logic;
 pub use matmul::MatMul;
+pub use power::Pow;
 pub use recurrent::{Recurrent, RecurrentKind};
+pub use select::{Clip, Where};
 pub use unary::Unary;
+pub use variadic::Variadic;
 
 pub(crate) use facts::{Facts, broadcast_dims, check_arity, resolve_axis};
 
@@ -113,6 +122,16 @@ operators! {
     Unary(Unary),
     /// A question about each element.
     Logic(Logic),
+    /// A function of two elements.
+    Binary(Binary),
+    /// A function of the elements of any number of operands.
+    Variadic(Variadic),
+    /// Powers.
+    Pow(Pow),
+    /// One of two elements.
+    Where(Where),
+    /// Elements held between two bounds.
+    Clip(Clip),
 }
 
 impl Operator {

@@ -73,3 +73,180 @@ pub(super) fn check_type(
     }
     Err(Error::Type { what: format!("input {i} of {operator}"), expected, got: dtype.name() })
 }
+
+/// Arithmetic as numpy has it: integers wrap, 16-bit floats are computed in f32 and rounded once, NaN is passed on.
+pub(super) trait Number: Pod + PartialOrd + PartialEq + Default + Send + Sync {
+    /// Whether zero divides nothing.
+    const IS_INTEGER: bool;
+    fn plus(self, other: Self) -> Self;
+    fn minus(self, other: Self) -> Self;
+    fn times(self, other: Self) -> Self;
+    /// Integers towards zero.
+    fn over(self, other: Self) -> Self;
+    /// What a division towards zero leaves: of the sign of `self`.
+    fn rest(self, other: Self) -> Self;
+    /// What a division towards `-∞` leaves: of the sign of `other`.
+    fn modulo(self, other: Self) -> Self;
+    /// The nearest number of this type, integers cut off.
+    fn from_f64(x: f64) -> Self;
+    fn to_f64(self) -> f64;
+
+    #[inline(always)]
+    fn least(self, other: Self) -> Self {
+        // `self` is not itself when it is NaN, and NaN as `other` is not above it.
+        #[allow(clippy::eq_op)]
+        if self < other || self != self { self } else { other }
+    }
+
+    #[inline(always)]
+    fn greatest(self, other: Self) -> Self {
+        #[allow(clippy::eq_op)]
+        if self > other || self != self { self } else { other }
+    }
+}
+
+macro_rules! integers {
+    ($($type:ty)*) => {
+        $(impl Number for $type {
+            const IS_INTEGER: bool = true;
+
+            #[inline(always)]
+            fn plus(self, other: Self) -> Self {
+                self.wrapping_add(other)
+            }
+
+            #[inline(always)]
+            fn minus(self, other: Self) -> Self {
+                self.wrapping_sub(other)
+            }
+
+            #[inline(always)]
+            fn times(self, other: Self) -> Self {
+                self.wrapping_mul(other)
+            }
+
+            fn over(self, other: Self) -> Self {
+                self.wrapping_div(other)
+            }
+
+            fn rest(self, other: Self) -> Self {
+                self.wrapping_rem(other)
+            }
+
+            #[allow(unused_comparisons)]
+            fn modulo(self, other: Self) -> Self {
+                let rest = self.wrapping_rem(other);
+                if rest != 0 && (rest < 0) != (other < 0) { rest + other } else { rest }
+            }
+
+            fn from_f64(x: f64) -> Self {
+                x as $type
+            }
+
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+        })*
+    };
+}
+integers!(i8 i16 i32 i64 u8 u16 u32 u64);
+
+macro_rules! floats {
+    ($($type:ty, $wide:ty, $from:expr, $to:expr;)*) => {
+        $(impl Number for $type {
+            const IS_INTEGER: bool = false;
+
+            #[inline(always)]
+            fn plus(self, other: Self) -> Self {
+                $from($to(self) + $to(other))
+            }
+
+            #[inline(always)]
+            fn minus(self, other: Self) -> Self {
+                $from($to(self) - $to(other))
+            }
+
+            #[inline(always)]
+            fn times(self, other: Self) -> Self {
+                $from($to(self) * $to(other))
+            }
+
+            #[inline(always)]
+            fn over(self, other: Self) -> Self {
+                $from($to(self) / $to(other))
+            }
+
+            fn rest(self, other: Self) -> Self {
+                $from($to(self) % $to(other))
+            }
+
+            fn modulo(self, other: Self) -> Self {
+                let (x, y): ($wide, $wide) = ($to(self), $to(other));
+                let rest = x % y;
+                $from(match rest {
+                    0.0 => rest.copysign(y),
+                    _ if (rest < 0.0) != (y < 0.0) => rest + y,
+                    _ => rest,
+                })
+            }
+
+            fn from_f64(x: f64) -> Self {
+                $from(x as $wide)
+            }
+
+            fn to_f64(self) -> f64 {
+                f64::from($to(self))
+            }
+        })*
+    };
+}
+floats! {
+    f32, f32, std::convert::identity, std::convert::identity;
+    f64, f64, std::convert::identity, std::convert::identity;
+    f16, f32, f16::from_f32, f16::to_f32;
+    bf16, f32, bf16::from_f32, bf16::to_f32;
+}
+
+/// Runs the body with `$number` being the type that a [`DType`] names, if it is one of [`is_number`]'s, else the last arm.
+macro_rules! with_number {
+    ($dtype:expr, $number:ident => $body:expr, _ => $other:expr) => {
+        with_number!(@ $dtype, $number, $body, $other,
+            F32(f32) F64(f64) F16($crate::num::f16) Bf16($crate::num::bf16)
+            I64(i64) I32(i32) I16(i16) I8(i8) U64(u64) U32(u32) U16(u16) U8(u8))
+    };
+    (@ $dtype:expr, $number:ident, $body:expr, $other:expr, $($variant:ident($type:ty))*) => {
+        match $dtype {
+            $($crate::tensor::DType::$variant => {
+                type $number = $type;
+                $body
+            })*
+            _ => $other,
+        }
+    };
+}
+
+/// As [`with_number!`] for integers alone.
+macro_rules! with_integer {
+    ($dtype:expr, $number:ident => $body:expr, _ => $other:expr) => {
+        with_number!(@ $dtype, $number, $body, $other,
+            I64(i64) I32(i32) I16(i16) I8(i8) U64(u64) U32(u32) U16(u16) U8(u8))
+    };
+}
+pub(super) use {with_integer, with_number};
+
+/// What an operator says of a type that its inference let through and its run doesn't know: none, as both read one list.
+pub(super) fn unexpected(operator: &str, dtype: DType) -> Error {
+    Error::Type { what: format!("input of {operator}"), expected: "a type that its inference accepts", got: dtype.name() }
+}
+
+/// The type of all inputs, which must be one that `takes` accepts.
+///
+/// # Errors
+/// [`Error::Type`].
+pub(super) fn check_same(operator: &str, inputs: &[Option<DType>], expected: &'static str, takes: impl Fn(DType) -> bool) -> Result<DType> {
+    let first = check_type(operator, inputs, 0, expected, &takes)?;
+    for i in 1..inputs.len() {
+        check_type(operator, inputs, i, first.name(), |dtype| dtype == first)?;
+    }
+    Ok(first)
+}
