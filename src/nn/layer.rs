@@ -126,6 +126,8 @@ impl fmt::Display for Precision {
 pub(crate) enum Order {
     /// It reads any order, and writes channels-last.
     AnyToChannelsLast,
+    /// It reads any order, and writes row-major.
+    AnyToRowMajor,
     /// It reads and writes any order, as long as all its images lie in the same.
     Any,
     /// It reads and writes channels-last.

@@ -16,6 +16,7 @@ mod external;
 mod graph;
 #[cfg(test)]
 mod hostile;
+mod import;
 mod schema;
 mod source;
 mod tensor;

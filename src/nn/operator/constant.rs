@@ -68,3 +68,32 @@ impl Operation for ShapeOf {
         Ok(())
     }
 }
+
+/// ONNX Size: the number of elements of the input, as an i64 without axes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SizeOf;
+
+impl Operation for SizeOf {
+    fn name(&self) -> &'static str {
+        "Size"
+    }
+
+    fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
+        check_arity(inputs, 1, 1)?;
+        Ok(vec![DType::I64])
+    }
+
+    fn infer_shapes(&self, _: &mut Facts<'_>) -> Result<Vec<Shape>> {
+        Ok(vec![Shape::new(Vec::new())?])
+    }
+
+    fn from_shapes(&self, shapes: &[Option<Shape>]) -> Option<Result<Value>> {
+        let elements = shapes.first()?.as_ref()?.elements();
+        Some(Tensor::new(Vec::new(), vec![elements as i64]).map(Value::I64))
+    }
+
+    fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, _: usize) -> Result<()> {
+        outputs.get(0).as_mut_slice::<i64>()[0] = inputs.need(0)?.len() as i64;
+        Ok(())
+    }
+}

@@ -20,7 +20,6 @@ mod variadic;
 use std::fmt;
 
 pub use binary::Binary;
-pub use constant::ShapeOf;
 pub use gemm::Gemm;
 pub use logic::Logic;
 pub use matmul::MatMul;
@@ -31,6 +30,19 @@ pub use unary::Unary;
 pub use variadic::Variadic;
 
 pub(crate) use facts::{Facts, broadcast_dims, check_arity, resolve_axis};
+mod arguments;
+mod generate;
+mod movement;
+mod shape;
+
+
+pub use constant::{ShapeOf, SizeOf};
+pub use generate::{ConstantOfShape, EyeLike, Range, Trilu};
+pub use movement::{
+    Concat, DepthOrder, DepthToSpace, Expand, Gather, GatherElements, GatherNd, OneHot, Pad, PadMode, Reduction, ReverseSequence,
+    ScatterElements, ScatterNd, Slice, SpaceToDepth, Split, Tile, TopK, Transpose,
+};
+pub use shape::{Dropout, Flatten, Identity, Reshape, Squeeze, Unsqueeze};
 
 use crate::error::Result;
 use crate::kernels::Workspace;
@@ -132,6 +144,62 @@ operators! {
     Where(Where),
     /// Elements held between two bounds.
     Clip(Clip),
+    /// The input's number of elements.
+    SizeOf(SizeOf),
+    /// The input under another shape.
+    Reshape(Reshape),
+    /// The input as a matrix.
+    Flatten(Flatten),
+    /// The input without axes of length 1.
+    Squeeze(Squeeze),
+    /// The input with more axes of length 1.
+    Unsqueeze(Unsqueeze),
+    /// The input.
+    Identity(Identity),
+    /// The input, as inference has it.
+    Dropout(Dropout),
+    /// Numbers at equal distances.
+    Range(Range),
+    /// One value over and over.
+    ConstantOfShape(ConstantOfShape),
+    /// Ones on a diagonal.
+    EyeLike(EyeLike),
+    /// Triangles of matrices.
+    Trilu(Trilu),
+    /// Axes in another order.
+    Transpose(Transpose),
+    /// Several tensors as one.
+    Concat(Concat),
+    /// One tensor as several.
+    Split(Split),
+    /// A part of a tensor.
+    Slice(Slice),
+    /// A tensor repeated along axes of length 1.
+    Expand(Expand),
+    /// A tensor repeated along all axes.
+    Tile(Tile),
+    /// A tensor with more elements around it, or fewer.
+    Pad(Pad),
+    /// Slices picked by index.
+    Gather(Gather),
+    /// Elements picked by index.
+    GatherElements(GatherElements),
+    /// Slices picked by rows of indices.
+    GatherNd(GatherNd),
+    /// Elements put where indices say.
+    ScatterElements(ScatterElements),
+    /// Slices put where rows of indices say.
+    ScatterNd(ScatterNd),
+    /// Channels as blocks of pixels.
+    DepthToSpace(DepthToSpace),
+    /// Blocks of pixels as channels.
+    SpaceToDepth(SpaceToDepth),
+    /// The beginnings of sequences in reverse.
+    ReverseSequence(ReverseSequence),
+    /// Indices as rows.
+    OneHot(OneHot),
+    /// The largest elements.
+    TopK(TopK),
 }
 
 impl Operator {

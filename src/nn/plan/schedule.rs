@@ -158,6 +158,7 @@ impl<'m> Schedule<'m> {
                 (last, last)
             }
             Order::AnyToChannelsLast => (only_channels_last(), true),
+            Order::AnyToRowMajor => (only_channels_last(), false),
         }
     }
 

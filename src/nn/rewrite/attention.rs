@@ -43,7 +43,7 @@ pub(super) fn transposes(graph: &mut Graph<'_>) -> Result<()> {
 /// The axes of a Transpose that names them.
 fn axes_of(layer: &Layer) -> Option<Vec<usize>> {
     match layer {
-        Layer::Operator(Operator::Transpose(transpose)) => transpose.axes().map(<[usize]>::to_vec),
+        Layer::Operator(Operator::Transpose(transpose)) => transpose.axes(),
         _ => None,
     }
 }

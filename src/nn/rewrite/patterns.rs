@@ -3,7 +3,7 @@
 use super::Graph;
 use crate::error::Result;
 use crate::nn::operator::Unary;
-use crate::nn::{Edge, LayerKind, Node, Operator};
+use crate::nn::{Edge, LayerKind, Node};
 
 fn is(node: &Node, name: &str) -> bool {
     matches!(node.layer().kind(), LayerKind::Operator(kind) if kind == name)
@@ -14,7 +14,7 @@ pub(super) fn gelu(graph: &mut Graph<'_>) -> Result<()> {
     const SQRT_2: f32 = std::f32::consts::SQRT_2;
     for erf in 0..graph.nodes.len() {
         let Some((x, gone, last)) = gelu_at(graph, erf, SQRT_2) else { continue };
-        graph.replace(last, Operator::Unary(Unary::Gelu).into(), vec![Some(x)], &gone);
+        graph.replace(last, Unary::Gelu.into(), vec![Some(x)], &gone);
     }
     Ok(())
 }

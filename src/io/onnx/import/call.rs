@@ -60,11 +60,13 @@ impl Call<'_> {
 
     /// The values of all inputs, where all are constants and there is at least one.
     pub fn constants(&self) -> Option<Vec<Option<&Value>>> {
-        let value = |argument: &Option<Argument>| match argument {
-            None => Some(None),
-            Some(argument) => argument.constant.as_ref().map(Some),
-        };
-        let values: Vec<Option<&Value>> = self.arguments.iter().map(value).collect::<Option<_>>()?;
+        let mut values = Vec::with_capacity(self.arguments.len());
+        for argument in &self.arguments {
+            values.push(match argument {
+                None => None,
+                Some(argument) => Some(argument.constant.as_ref()?),
+            });
+        }
         values.iter().any(Option::is_some).then_some(values)
     }
 }

@@ -3,7 +3,7 @@
 use super::{Built, Call, all};
 use crate::error::Result;
 use crate::nn::Layer;
-use crate::nn::operator::{Binary, Cast, Clip, Logic, Pow, Unary, Variadic, Where};
+use crate::nn::operator::{Binary, Clip, Logic, Pow, Unary, Variadic, Where};
 use crate::tensor::DType;
 
 pub(super) fn unary(call: &mut Call<'_>) -> Result<Built> {
@@ -109,7 +109,7 @@ pub(super) fn pow(_: &mut Call<'_>) -> Result<Built> {
     all(Pow)
 }
 
-pub(super) fn where_(_: &mut Call<'_>) -> Result<Built> {
+pub(super) fn select(_: &mut Call<'_>) -> Result<Built> {
     all(Where)
 }
 
@@ -130,16 +130,3 @@ pub(super) fn clip(call: &mut Call<'_>) -> Result<Built> {
     all(Clip::new().with_bounds(min, max))
 }
 
-pub(super) fn cast(call: &mut Call<'_>) -> Result<Built> {
-    let attributes = &mut call.attributes;
-    let saturate = attributes.flag_or("saturate", true)?;
-    let to = match call.operator {
-        "CastLike" => None,
-        _ => {
-            let code = attributes.int("to")?.ok_or_else(|| attributes.error("to", "it must be there"))?;
-            Some(super::element_type(attributes, "to", code)?)
-        }
-    };
-    let round = attributes.text("round_mode")?;
-    all(Cast::new(to).with_saturate(saturate).with_round_mode(round.as_deref())?)
-}

@@ -16,7 +16,7 @@ pub(super) fn shape(call: &mut Call<'_>) -> Result<Built> {
 }
 
 pub(super) fn size(_: &mut Call<'_>) -> Result<Built> {
-    all(SizeOf::new())
+    all(SizeOf)
 }
 
 pub(super) fn reshape(call: &mut Call<'_>) -> Result<Built> {
@@ -115,10 +115,7 @@ pub(super) fn slice(call: &mut Call<'_>) -> Result<Built> {
 
 pub(super) fn gather(call: &mut Call<'_>) -> Result<Built> {
     let axis = call.attributes.int_or("axis", 0)?;
-    Ok(match super::layers::embedding(call, axis)? {
-        Some(built) => built,
-        None => all(Gather::new(axis))?,
-    })
+    all(Gather::new(axis))
 }
 
 pub(super) fn gather_elements(call: &mut Call<'_>) -> Result<Built> {
