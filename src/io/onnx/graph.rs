@@ -7,13 +7,11 @@ use crate::error::{Error, Result};
 use crate::io::onnx::attribute::Attributes;
 use crate::io::onnx::external::External;
 use crate::io::onnx::format_error;
-use crate::io::onnx::schema::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+use crate::io::onnx::opset::opset;
+use crate::io::onnx::schema::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::io::onnx::tensor::{element_type, value};
 use crate::nn::Dim;
 use crate::tensor::{DType, Value};
-
-/// Versions of the operators of `ai.onnx` that are spoken.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 
 /// What a file says.
 #[derive(Debug)]
@@ -66,8 +64,8 @@ pub struct Node {
 /// [`Error::Unsupported`] for opsets, inputs and initializers of kinds that are not spoken, [`Error::Duplicate`] for a value
 /// with two sources, [`Error::Format`] for everything that is not valid ONNX, within [`Error::Layer`] where a node is concerned.
 pub fn graph(model: ModelProto, what: &str, external: &mut External) -> Result<Graph> {
-    let opset = opset(&model.opset_import, what)?;
     let graph = model.graph.ok_or_else(|| format_error(what, "there is no graph in it"))?;
+    let opset = opset(&model.opset_import, graph.node.iter().filter_map(|node| node.op_type.as_deref()), what)?;
     let GraphProto { node, initializer, sparse_initializer, input, output, .. } = graph;
     if let Some(sparse) = sparse_initializer.first() {
         let name = sparse.values.as_ref().and_then(|values| values.name.as_deref()).unwrap_or_default();
@@ -128,22 +126,6 @@ pub fn graph(model: ModelProto, what: &str, external: &mut External) -> Result<G
 /// `ai.onnx` and nothing are the same domain.
 fn spoken_domain(domain: Option<String>) -> String {
     domain.filter(|domain| domain != "ai.onnx").unwrap_or_default()
-}
-
-fn opset(imports: &[OperatorSetIdProto], what: &str) -> Result<i64> {
-    let own = imports.iter().filter(|import| matches!(import.domain.as_deref(), None | Some("" | "ai.onnx")));
-    let mut versions = own.map(|import| import.version.unwrap_or(0));
-    let version = versions.next().ok_or_else(|| format_error(what, "it doesn't say which opset of ai.onnx it uses"))?;
-    if let Some(other) = versions.find(|&other| other != version) {
-        return Err(format_error(what, format!("it uses opset {version} of ai.onnx, and opset {other}")));
-    }
-    match OPSETS.contains(&version) {
-        true => Ok(version),
-        false => Err(Error::Unsupported {
-            what: format!("opset {version} of {what}"),
-            way_out: format!("export the model with one of {} to {}", OPSETS.start(), OPSETS.end()),
-        }),
-    }
 }
 
 fn declared(name: String, info: ValueInfoProto) -> Result<Input> {
@@ -235,7 +217,9 @@ fn ordered(nodes: Vec<Node>, what: &str) -> Result<Vec<Node>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::onnx::schema::{DimensionProto, FunctionProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto};
+    use crate::io::onnx::schema::{
+        DimensionProto, FunctionProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
+    };
 
     fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
         let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect();
@@ -328,25 +312,6 @@ mod tests {
         let mut twice = model(vec![node("Relu", &["x"], &["y"])]);
         twice.graph.as_mut().unwrap().initializer.push(weight("w"));
         assert!(matches!(read(twice).unwrap_err(), Error::Duplicate { .. }));
-    }
-
-    #[test]
-    fn opsets() {
-        let with = |imports: &[(&str, Option<i64>)]| {
-            let mut model = model(vec![node("Relu", &["x"], &["y"])]);
-            let import = |&(domain, version): &(&str, _)| OperatorSetIdProto { domain: Some(domain.to_owned()), version };
-            model.opset_import = imports.iter().map(import).collect();
-            read(model).map(|graph| graph.opset)
-        };
-        assert_eq!(with(&[("ai.onnx", Some(7))]).unwrap(), 7);
-        assert_eq!(with(&[("", Some(28)), ("ai.onnx", Some(28)), ("ai.onnx.ml", Some(3))]).unwrap(), 28);
-        for bad in [6, 29, 0, -1, i64::MAX] {
-            let error = with(&[("", Some(bad))]).unwrap_err();
-            assert!(matches!(&error, Error::Unsupported { .. }) && error.to_string().contains("7 to 28"), "{error}");
-        }
-        for bad in [&[][..], &[("com.microsoft", Some(1))], &[("", Some(12)), ("ai.onnx", Some(13))]] {
-            assert!(matches!(with(bad), Err(Error::Format { .. })));
-        }
     }
 
     #[test]

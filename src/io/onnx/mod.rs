@@ -7,6 +7,7 @@
 //! | `census` | what decoding would take, before it is done |
 //! | `tensor` | a tensor's data, in whichever field |
 //! | `external` | data in files of their own |
+//! | `opset` | the versions of operators that are spoken |
 //! | `attribute` | the parameters of a node |
 //! | `graph` | names, order, types: the whole of it, checked |
 
@@ -17,6 +18,7 @@ mod graph;
 #[cfg(test)]
 mod hostile;
 mod import;
+mod opset;
 mod schema;
 mod source;
 mod tensor;
