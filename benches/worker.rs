@@ -9,7 +9,8 @@
 //!
 //! `ns` is the median of one call, with weights packed and buffers allocated before. Operations, with their shape's keys:
 //! - `linear_f32`, `linear_dynamic`, `linear_static`, `matmul_i32`: `m`, `n`, `k`;
-//! - `conv_f32`, `conv_dynamic`, `conv_static`: `n`, `h`, `w`, `cin`, `cout`, `kh`, `kw`, `stride`, `pad`, `groups`; NHWC.
+//! - `conv_f32`, `conv_dynamic`, `conv_static`: `n`, `h`, `w`, `cin`, `cout`, `kh`, `kw`, `stride`, `pad`, `groups`; NHWC;
+//! - `model_f32`, `model_dynamic`: `path` of a float32 .onnx file, `input` (the shape of each of its inputs).
 //!
 //! `*_dynamic` takes and gives f32 and measures the range of the input in the call, for the whole tensor; `*_static` takes and gives u8
 //! with bias; `matmul_i32` gives the sums. An optional `isa` names the instruction set. What can't be done is answered `{"error": ...}`.
@@ -24,6 +25,8 @@ use lowprec::kernels::{
     PackedFloatConv2d, PackedFloatWeights, PackedWeights, Per, RangeOf, Requantize, WeightLayout, Workspace, conv2d, conv2d_dynamic,
     conv2d_f32, gemm, gemm_dynamic, sgemm,
 };
+use lowprec::nn::Executor;
+use lowprec::{LayerKind, Tensor};
 use serde_json::{Value, json};
 
 type Fail = Box<dyn std::error::Error>;
@@ -84,8 +87,41 @@ impl Request {
         match self.0["op"].as_str().unwrap_or_default() {
             op @ ("linear_f32" | "linear_dynamic" | "linear_static" | "matmul_i32") => self.linear(op),
             op @ ("conv_f32" | "conv_dynamic" | "conv_static") => self.conv(op),
+            op @ ("model_f32" | "model_dynamic") => self.model(op),
             op => Err(format!("no operation is called `{op}`").into()),
         }
+    }
+
+    /// A whole network: the float32 file, quantized outside the timed call.
+    fn model(&self, op: &str) -> Result<Value, Fail> {
+        let (threads, seconds) = (self.dim("threads").unwrap_or(1), self.0["seconds"].as_f64().unwrap_or(0.5));
+        let mut model = lowprec::onnx::load(self.0["path"].as_str().ok_or("the request has no `path`")?)?;
+        if op == "model_dynamic" {
+            let quantizable = |kind: &&LayerKind| lowprec::ptq::DynamicQuantization::KINDS.contains(kind);
+            let kinds: Vec<LayerKind> = model.kinds().iter().map(|(kind, _)| kind).filter(quantizable).copied().collect();
+            model = lowprec::quantize_dynamic(&model, &kinds)?;
+        }
+        let dims: Vec<usize> = self.0["input"].as_array().into_iter().flatten().filter_map(|d| Some(d.as_u64()? as usize)).collect();
+        let length = dims.iter().product();
+        let mut inputs = Vec::new();
+        for (i, input) in model.inputs().iter().enumerate() {
+            // Token numbers, and a mask that hides none.
+            let ids = |j: usize| if i == 0 { (j as i64 * 7919) % 20_000 } else { 1 };
+            inputs.push((
+                input.name().to_owned(),
+                match input.dtype() {
+                    DType::I64 => Tensor::new(dims.clone(), (0..length).map(ids).collect::<Vec<i64>>())?.into(),
+                    _ => lowprec::Value::from(Tensor::new(dims.clone(), floats(length, 1.0))?),
+                },
+            ));
+        }
+        let given: Vec<(&str, &lowprec::Value)> = inputs.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        let mut executor = Executor::new(&model).with_threads(threads)?;
+        let mut outputs = executor.run(&given)?;
+        timed(seconds, || {
+            let mut written: Vec<(&str, &mut lowprec::Value)> = outputs.iter_mut().map(|(name, value)| (name.as_str(), value)).collect();
+            executor.run_into(black_box(&given), &mut written)
+        })
     }
 
     fn linear(&self, op: &str) -> Result<Value, Fail> {

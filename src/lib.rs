@@ -62,6 +62,8 @@ pub mod tensor;
 
 pub use error::{Error, Result};
 pub use eval::{Report, compare};
+#[cfg(feature = "onnx")]
+pub use io::onnx;
 pub use nn::{Layer, LayerKind, Model, Precision};
 pub use num::{I2, I4, NonFinite, QuantElem, U2, U4};
 pub use progress::{Progress, Step};

@@ -11,7 +11,6 @@
 //! [`StateDict`](crate::nn::StateDict) that hands them to a layer.
 
 #[cfg(feature = "onnx")]
-#[expect(dead_code, reason = "the importer reads these graphs")]
-mod onnx;
+pub mod onnx;
 #[cfg(feature = "safetensors")]
 pub mod safetensors;

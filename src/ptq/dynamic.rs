@@ -66,6 +66,9 @@ pub struct DynamicQuantization<'p> {
 }
 
 impl<'p> DynamicQuantization<'p> {
+    /// The kinds of layers that have a dynamic int8 twin.
+    pub const KINDS: &'static [LayerKind] = &KINDS;
+
     /// The choices of [`quantize_dynamic`].
     pub fn new(kinds: &[LayerKind]) -> Self {
         DynamicQuantization {

@@ -30,10 +30,38 @@ use bytes::Buf;
 use prost::Message;
 
 use crate::error::{Error, Result};
+use crate::nn::Model;
 use external::External;
 use graph::Graph;
 use schema::ModelProto;
 use source::Source;
+
+/// The model in a file.
+///
+/// Weights that are constant make layers ([`Conv2d`](crate::nn::Conv2d), [`Linear`](crate::nn::Linear) and the others of
+/// [`LayerKind`](crate::LayerKind)), which can be quantized; everything else becomes the operator that the standard
+/// describes. Nodes and values keep their names. Symbolic lengths are decided by each run.
+///
+/// ```no_run
+/// let model = lowprec::onnx::load("resnet50.onnx")?;
+/// let int8 = lowprec::quantize_dynamic(&model, &[lowprec::LayerKind::Conv2d])?;
+/// # Ok::<(), lowprec::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::File`] when it can't be read, [`Error::Format`] when it is not valid ONNX, [`Error::Unsupported`] for operators
+/// that the crate doesn't know, all of them in one error.
+pub fn load(path: impl AsRef<Path>) -> Result<Model> {
+    import::import(read_file(path.as_ref())?)
+}
+
+/// The model in the bytes of a file, which must hold all its tensors.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn from_bytes(bytes: &[u8]) -> Result<Model> {
+    import::import(read(bytes)?)
+}
 
 /// The graph in a file; tensors may lie in files beside it.
 ///

@@ -35,7 +35,6 @@ mod generate;
 mod movement;
 mod shape;
 
-
 pub use constant::{ShapeOf, SizeOf};
 pub use generate::{ConstantOfShape, EyeLike, Range, Trilu};
 pub use movement::{

@@ -246,6 +246,24 @@ fn rank_after(chain: &[Layer], first: Option<usize>) -> Option<usize> {
 
 /// Operators whose output has as many axes as their first input.
 const KEEPS_RANK: &[&str] = &[
-    "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Gelu", "Mish", "MaxPool", "AveragePool",
-    "GlobalAveragePool", "Dropout", "Identity", "Pad", "Concat", "Transpose", "BatchNormalization", "Resize", "Cast",
+    "Clip",
+    "LeakyRelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Tanh",
+    "Elu",
+    "Gelu",
+    "Mish",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Dropout",
+    "Identity",
+    "Pad",
+    "Concat",
+    "Transpose",
+    "BatchNormalization",
+    "Resize",
+    "Cast",
 ];

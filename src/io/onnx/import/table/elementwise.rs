@@ -33,17 +33,12 @@ pub(super) fn unary(call: &mut Call<'_>) -> Result<Built> {
         "Atanh" => Unary::Atanh,
         "LeakyRelu" => Unary::LeakyRelu { alpha: attributes.float_or("alpha", 0.01)? },
         "Elu" => Unary::Elu { alpha: attributes.float_or("alpha", 1.0)? },
-        "Selu" => Unary::Selu {
-            alpha: attributes.float_or("alpha", 1.673_263_2)?,
-            gamma: attributes.float_or("gamma", 1.050_701)?,
-        },
+        "Selu" => Unary::Selu { alpha: attributes.float_or("alpha", 1.673_263_2)?, gamma: attributes.float_or("gamma", 1.050_701)? },
         "Celu" => Unary::Celu { alpha: attributes.float_or("alpha", 1.0)? },
         "ThresholdedRelu" => Unary::ThresholdedRelu { alpha: attributes.float_or("alpha", 1.0)? },
         "Sigmoid" => Unary::Sigmoid,
         "Tanh" => Unary::Tanh,
-        "HardSigmoid" => {
-            Unary::HardSigmoid { alpha: attributes.float_or("alpha", 0.2)?, beta: attributes.float_or("beta", 0.5)? }
-        }
+        "HardSigmoid" => Unary::HardSigmoid { alpha: attributes.float_or("alpha", 0.2)?, beta: attributes.float_or("beta", 0.5)? },
         "HardSwish" => Unary::HardSwish,
         "Gelu" => attributes.choice("approximate", &[("none", Unary::Gelu), ("tanh", Unary::GeluTanh)])?,
         "Softplus" => Unary::Softplus,
@@ -65,10 +60,9 @@ pub(super) fn logic(call: &mut Call<'_>) -> Result<Built> {
         "Not" => Logic::Not,
         "BitwiseNot" => Logic::BitwiseNot,
         "IsNaN" => Logic::IsNaN,
-        _ => Logic::IsInf {
-            negative: attributes.flag_or("detect_negative", true)?,
-            positive: attributes.flag_or("detect_positive", true)?,
-        },
+        _ => {
+            Logic::IsInf { negative: attributes.flag_or("detect_negative", true)?, positive: attributes.flag_or("detect_positive", true)? }
+        }
     })
 }
 
@@ -129,4 +123,3 @@ pub(super) fn clip(call: &mut Call<'_>) -> Result<Built> {
     }
     all(Clip::new().with_bounds(min, max))
 }
-

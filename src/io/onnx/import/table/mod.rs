@@ -3,6 +3,7 @@
 mod elementwise;
 mod movement;
 mod products;
+mod spatial;
 
 use super::call::{Built, Call, all};
 use super::layers;
@@ -23,10 +24,9 @@ pub(super) fn knows(domain: &str, operator: &str) -> bool {
 pub(super) fn build(call: &mut Call<'_>) -> Result<Built> {
     match find(call.domain, call.operator) {
         Some(builder) => builder(call),
-        None => Err(Error::Unsupported {
-            what: format!("the ONNX operator {}", call.operator),
-            way_out: "export the model without it".into(),
-        }),
+        None => {
+            Err(Error::Unsupported { what: format!("the ONNX operator {}", call.operator), way_out: "export the model without it".into() })
+        }
     }
 }
 
@@ -81,6 +81,10 @@ fn find(domain: &str, operator: &str) -> Option<Builder> {
         "LSTM" => products::lstm,
         "GRU" => products::gru,
         "Conv" => products::conv,
+        "MaxPool" => spatial::max_pool,
+        "AveragePool" => spatial::average_pool,
+        "GlobalAveragePool" => spatial::global_average_pool,
+        "BatchNormalization" => spatial::batch_normalization,
         _ => return None,
     })
 }

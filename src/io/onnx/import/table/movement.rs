@@ -129,13 +129,7 @@ pub(super) fn gather_nd(call: &mut Call<'_>) -> Result<Built> {
 fn reduction(call: &mut Call<'_>) -> Result<Reduction> {
     call.attributes.choice(
         "reduction",
-        &[
-            ("none", Reduction::None),
-            ("add", Reduction::Add),
-            ("mul", Reduction::Mul),
-            ("max", Reduction::Max),
-            ("min", Reduction::Min),
-        ],
+        &[("none", Reduction::None), ("add", Reduction::Add), ("mul", Reduction::Mul), ("max", Reduction::Max), ("min", Reduction::Min)],
     )
 }
 
