@@ -1,8 +1,7 @@
 //! Pooling over channels-last images.
 
-use std::ops::Range;
-
 use crate::error::{Error, Result};
+use crate::kernels::{Taps, max_windows, mean_pixels, mean_windows};
 use crate::tensor::elements;
 
 /// Largest value of each window. Padding never wins; a window that holds NaN gives NaN.
@@ -80,13 +79,13 @@ impl Windows {
 
     /// The taps of window `i` along an axis that fall inside the input: the first, and how many follow at steps of the
     /// dilation.
-    fn inside(&self, axis: usize, i: usize, length: usize) -> (usize, usize) {
+    fn inside(&self, axis: usize, i: usize, length: usize) -> Taps {
         let (start, dilation) = (i * self.stride[axis], self.dilation[axis]);
         let before = self.padding[axis];
         let skipped = before.saturating_sub(start).div_ceil(dilation);
         let first = start + skipped * dilation;
         let taps = (length + before).saturating_sub(first).div_ceil(dilation);
-        (first.saturating_sub(before), taps.min(self.kernel[axis].saturating_sub(skipped)))
+        Taps { first: first.saturating_sub(before), count: taps.min(self.kernel[axis].saturating_sub(skipped)) }
     }
 
     /// Length along an axis of window `i`, padding included, but not what hangs over the padded end.
@@ -95,50 +94,22 @@ impl Windows {
         self.kernel[axis].min(end.saturating_sub(start))
     }
 
-    /// Calls `window` with the output pixel and the input pixels of each window, image by image.
+    /// Checks images and output, and calls `pool` for each image with its pixels, its output's, and the output's size.
     fn each(
         &self,
         dims: [usize; 4],
         input: &[f32],
         output: &mut [f32],
-        mut window: impl FnMut(&mut [f32], [usize; 2], &[f32], &Taps),
+        mut pool: impl FnMut(&[f32], &mut [f32], [usize; 2]),
     ) -> Result<()> {
         let [n, h, w, c] = dims;
         let [oh, ow] = self.output_size(h, w)?;
         check(dims, input, [n, oh, ow, c], output)?;
-        if c == 0 {
-            return Ok(());
-        }
-        for (image, output) in input.chunks_exact(h * w * c).zip(output.chunks_exact_mut(oh * ow * c)) {
-            for (pixel, y) in output.chunks_exact_mut(c).enumerate() {
-                let at = [pixel / ow, pixel % ow];
-                let taps = Taps { rows: self.inside(0, at[0], h), cols: self.inside(1, at[1], w), dilation: self.dilation, w, c };
-                window(y, at, image, &taps);
-            }
+        if c > 0 {
+            let images = input.chunks_exact(h * w * c).zip(output.chunks_exact_mut(oh * ow * c));
+            images.for_each(|(image, output)| pool(image, output, [oh, ow]));
         }
         Ok(())
-    }
-}
-
-/// The input pixels under one window.
-struct Taps {
-    rows: (usize, usize),
-    cols: (usize, usize),
-    dilation: [usize; 2],
-    w: usize,
-    c: usize,
-}
-
-impl Taps {
-    /// The range of each pixel's channels, row by row.
-    fn pixels(&self) -> impl Iterator<Item = Range<usize>> {
-        (0..self.rows.1).flat_map(move |ky| {
-            let row = (self.rows.0 + ky * self.dilation[0]) * self.w;
-            (0..self.cols.1).map(move |kx| {
-                let at = (row + self.cols.0 + kx * self.dilation[1]) * self.c;
-                at..at + self.c
-            })
-        })
     }
 }
 
@@ -216,14 +187,10 @@ impl MaxPool2d {
     /// # Errors
     /// [`Error::Length`], [`Error::ShapeOverflow`], and those of [`MaxPool2d::output_size`].
     pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
-        self.windows.each(dims, input, output, |y, _, image, taps| {
-            y.fill(f32::NEG_INFINITY);
-            for pixel in taps.pixels() {
-                for (y, &x) in y.iter_mut().zip(&image[pixel]) {
-                    // Not `max`: it would drop NaN.
-                    *y = if x > *y || x.is_nan() { x } else { *y };
-                }
-            }
+        let ([_, h, w, c], windows) = (dims, &self.windows);
+        windows.each(dims, input, output, |image, y, out| {
+            let along = (|oy: usize| windows.inside(0, oy, h), |ox: usize| windows.inside(1, ox, w));
+            max_windows(image, [w, c], y, out, windows.dilation, along);
         })
     }
 }
@@ -246,17 +213,13 @@ impl AvgPool2d {
     /// # Errors
     /// [`Error::Length`], [`Error::ShapeOverflow`], and those of [`AvgPool2d::output_size`].
     pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
-        let [_, h, w, _] = dims;
-        self.windows.each(dims, input, output, |y, at, image, taps| {
-            y.fill(0.0);
-            for pixel in taps.pixels() {
-                y.iter_mut().zip(&image[pixel]).for_each(|(y, x)| *y += x);
-            }
-            let count = match self.count_include_pad {
-                true => self.windows.padded_length(0, at[0], h) * self.windows.padded_length(1, at[1], w),
-                false => taps.rows.1 * taps.cols.1,
-            };
-            y.iter_mut().for_each(|y| *y /= count as f32);
+        let ([_, h, w, c], windows) = (dims, &self.windows);
+        windows.each(dims, input, output, |image, y, out| {
+            let along = (|oy: usize| windows.inside(0, oy, h), |ox: usize| windows.inside(1, ox, w));
+            let padded = |oy: usize, ox: usize| windows.padded_length(0, oy, h) * windows.padded_length(1, ox, w);
+            let inside = |oy: usize, ox: usize| windows.inside(0, oy, h).count * windows.inside(1, ox, w).count;
+            let count = |oy: usize, ox: usize| if self.count_include_pad { padded(oy, ox) } else { inside(oy, ox) };
+            mean_windows(image, [w, c], y, out, windows.dilation, along, count);
         })
     }
 }
@@ -273,16 +236,7 @@ impl GlobalAvgPool2d {
             return Err(Error::Empty { what: "image to average".into(), way_out: "give images of at least one pixel" });
         }
         for (image, output) in input.chunks_exact((h * w * c).max(1)).zip(output.chunks_exact_mut(c.max(1))) {
-            // Eight channels at a time: enough lanes to add in vectors, no memory to allocate.
-            for (block, y) in output.chunks_mut(8).enumerate() {
-                let mut sums = [0f64; 8];
-                for pixel in image.chunks_exact(c) {
-                    for (sum, &x) in sums.iter_mut().zip(&pixel[8 * block..8 * block + y.len()]) {
-                        *sum += f64::from(x);
-                    }
-                }
-                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = (sum / (h * w) as f64) as f32);
-            }
+            mean_pixels(image, output);
         }
         Ok(())
     }

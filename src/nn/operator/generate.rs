@@ -179,15 +179,15 @@ impl EyeLike {
 
 /// The number 1 in this type, lowest byte first.
 fn one(dtype: DType) -> Option<[u8; 8]> {
-    Some(match dtype {
-        DType::F32 => u64::from(1f32.to_bits()),
+    let bits: u64 = match dtype {
+        DType::F32 => 1f32.to_bits().into(),
         DType::F64 => 1f64.to_bits(),
         DType::F16 => f16::ONE.to_bits().into(),
         DType::Bf16 => bf16::ONE.to_bits().into(),
         dtype if dtype.is_float() => return None,
         _ => 1,
-    })
-    .map(u64::to_le_bytes)
+    };
+    Some(bits.to_le_bytes())
 }
 
 impl Operation for EyeLike {

@@ -8,6 +8,9 @@ mod broadcast;
 mod constant;
 mod facts;
 mod gemm;
+mod global_pool;
+mod pool;
+mod window;
 mod logic;
 mod matmul;
 mod numbers;
@@ -21,6 +24,9 @@ use std::fmt;
 
 pub use binary::Binary;
 pub use gemm::Gemm;
+pub use global_pool::{GlobalPool, MaxUnpool};
+pub use pool::Pool;
+pub use window::{AutoPad, Windows};
 pub use logic::Logic;
 pub use matmul::MatMul;
 pub use power::Pow;
@@ -121,6 +127,12 @@ macro_rules! operators {
 }
 
 operators! {
+    /// One value for each window.
+    Pool(Pool),
+    /// One value for each channel.
+    GlobalPool(GlobalPool),
+    /// A pooling undone.
+    MaxUnpool(MaxUnpool),
     /// Matrix product of two values.
     MatMul(MatMul),
     /// `alpha A B + beta C`.
