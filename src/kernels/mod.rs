@@ -54,6 +54,7 @@ mod pool;
 mod product;
 pub mod reference;
 mod requantize;
+pub(crate) mod rows;
 mod simd;
 mod threads;
 mod tile;

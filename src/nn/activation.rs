@@ -1,7 +1,7 @@
 //! Elementwise layers and softmax, on slices.
 
 use crate::error::{Error, Result};
-use crate::num::exp;
+use crate::kernels::rows;
 use crate::tensor::elements;
 
 /// `max(x, 0)`; NaN stays NaN.
@@ -33,33 +33,19 @@ pub fn add(a: &[f32], b: &[f32], output: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// `exp(x - max) / Σ exp(x - max)` along the middle axis of `(outer, length, inner)`; the sum runs in the order of the axis.
+/// `exp(x - max) / Σ exp(x - max)` along the middle axis of `(outer, length, inner)`; the sum runs in the order of
+/// [`num::reduce::sum`](crate::num::reduce::sum) along a last axis (`inner` of 1), else in that of the axis.
 ///
 /// A line that holds NaN, or `+∞`, or nothing above `-∞`, becomes NaN, as in PyTorch.
 ///
 /// # Errors
 /// [`Error::Length`] when a slice does not hold `outer * length * inner` elements, [`Error::ShapeOverflow`] when none could.
-pub fn softmax(input: &[f32], (outer, length, inner): (usize, usize, usize), output: &mut [f32]) -> Result<()> {
+pub fn softmax(input: &[f32], lines: (usize, usize, usize), output: &mut [f32]) -> Result<()> {
+    let (outer, length, inner) = lines;
     let expected = elements(&[outer, length, inner])?;
     same_length("input", expected, input.len())?;
     same_length("output", expected, output.len())?;
-    if expected == 0 {
-        return Ok(());
-    }
-    for o in 0..outer {
-        for i in 0..inner {
-            let at = |k: usize| (o * length + k) * inner + i;
-            let max =
-                (0..length).fold(f32::NEG_INFINITY, |max, k| if input[at(k)] > max || max.is_nan() { input[at(k)].max(max) } else { max });
-            let mut sum = 0.0;
-            for k in 0..length {
-                let e = exp(input[at(k)] - max);
-                output[at(k)] = e;
-                sum += e;
-            }
-            (0..length).for_each(|k| output[at(k)] /= sum);
-        }
-    }
+    rows::softmax(input, lines, false, output, 1);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! split (over threads, lanes or batches) follows the order stated here or at its function, whatever the machine.
 
 /// Partial sums: enough lanes for the widest vectors, folded in one fixed order.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// `Σ x` in f32: lane `l` of sixteen sums the elements `l, l + 16, l + 32, …` in order, and the lanes are folded in
 /// halves, `l + (l + 8)`, then `l + (l + 4)`, and so on.
@@ -31,12 +31,34 @@ pub fn sum_f64(x: &[f32]) -> f64 {
 fn fold<C>(chunks: impl Iterator<Item = C>, mut add: impl FnMut(&mut [f32; LANES], C)) -> f32 {
     let mut lanes = [0.0; LANES];
     chunks.for_each(|chunk| add(&mut lanes, chunk));
+    join(lanes, |a, b| a + b)
+}
+
+/// The lanes folded in halves.
+#[inline(always)]
+pub(crate) fn join<T: Copy>(mut lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
     let mut width = LANES / 2;
     while width > 0 {
-        (0..width).for_each(|l| lanes[l] += lanes[l + width]);
+        (0..width).for_each(|l| lanes[l] = f(lanes[l], lanes[l + width]));
         width /= 2;
     }
     lanes[0]
+}
+
+/// `f` folded over `x` from `start` in the order of [`sum`], and `join` over the lanes: for loops that become vectors.
+#[inline(always)]
+pub(crate) fn lanes<T: Copy, A: Copy>(x: &[T], start: A, f: impl Fn(A, T) -> A, last: impl Fn(A, A) -> A) -> A {
+    let mut lanes = [start; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for l in 0..LANES {
+            lanes[l] = f(lanes[l], chunk[l]);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = f(*lane, x);
+    }
+    join(lanes, last)
 }
 
 #[cfg(test)]
@@ -54,5 +76,6 @@ mod tests {
         assert_eq!(dot(&x, &[1.0; 37]), sum(&x));
         assert!((f64::from(sum(&x)) - sum_f64(&x)).abs() < 1.0);
         assert_eq!((sum(&[]), dot(&[], &[])), (0.0, 0.0));
+        assert_eq!(super::lanes(&x, 0.0, |a, x| a + x, |a, b| a + b), sum(&x));
     }
 }

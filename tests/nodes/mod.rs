@@ -32,6 +32,16 @@ pub fn both(layer: impl Into<Layer>, inputs: &[&Value]) -> Value {
     plain.swap_remove(0)
 }
 
+/// Whether [`node`] and [`node_after_convs`] both make of the inputs, in the first output, what is expected, to `tolerance`.
+#[track_caller]
+pub fn both_close(layer: impl Into<Layer>, inputs: &[&Value], dims: &[usize], expected: &[f64], tolerance: f64) {
+    let (layer, inputs): (Layer, Vec<_>) = (layer.into(), inputs.iter().map(|&value| Some(value)).collect());
+    for outputs in [node(layer.clone(), &inputs).unwrap(), node_after_convs(layer, &inputs).unwrap()] {
+        assert_eq!(outputs[0].shape().dims(), dims);
+        close(of(&outputs[0]), expected, tolerance);
+    }
+}
+
 /// Equality to which NaN is equal too.
 fn same(a: &Value, b: &Value) -> bool {
     match (a.get::<f32>(), b.get::<f32>()) {

@@ -17,6 +17,7 @@ mod numbers;
 mod power;
 mod recurrent;
 mod select;
+mod softmax;
 mod unary;
 mod variadic;
 
@@ -32,6 +33,7 @@ pub use matmul::MatMul;
 pub use power::Pow;
 pub use recurrent::{Recurrent, RecurrentKind};
 pub use select::{Clip, Where};
+pub use softmax::Softmax;
 pub use unary::Unary;
 pub use variadic::Variadic;
 
@@ -211,6 +213,8 @@ operators! {
     OneHot(OneHot),
     /// The largest elements.
     TopK(TopK),
+    /// Softmax and its logarithm.
+    Softmax(Softmax),
 }
 
 impl Operator {

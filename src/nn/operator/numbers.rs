@@ -1,8 +1,12 @@
 //! Which element types operators compute with, and how.
 
+use std::borrow::Cow;
+
 use bytemuck::Pod;
 
 use crate::error::{Error, Result};
+use crate::kernels::rows::Real;
+use crate::nn::view::{View, ViewMut};
 use crate::num::{bf16, f16};
 use crate::tensor::DType;
 
@@ -40,6 +44,33 @@ macro_rules! halves {
     };
 }
 halves!(f16 bf16);
+
+/// The elements of f32, f16 or bf16 as f32.
+pub(super) fn in_f32<'a>(x: &View<'a>) -> Cow<'a, [f32]> {
+    match x.dtype {
+        DType::F16 => Cow::Owned(x.as_slice::<f16>().iter().map(|x| x.to_f32()).collect()),
+        DType::Bf16 => Cow::Owned(x.as_slice::<bf16>().iter().map(|x| x.to_f32()).collect()),
+        _ => Cow::Borrowed(x.f32()),
+    }
+}
+
+/// The elements of f64, f32, f16 or bf16 as f64 or f32.
+pub(super) fn in_real<R: Real>(x: &View<'_>) -> Vec<R> {
+    match x.dtype {
+        DType::F64 => x.as_slice::<f64>().iter().map(|&x| R::of(x)).collect(),
+        _ => in_f32(x).iter().map(|&x| R::of(x.into())).collect(),
+    }
+}
+
+/// Rounds to the output's type, f32, f64, f16 or bf16.
+pub(super) fn from_f32(x: &[f32], y: &mut ViewMut<'_>) {
+    match y.dtype {
+        DType::F16 => y.as_mut_slice::<f16>().iter_mut().zip(x).for_each(|(y, &x)| *y = f16::from_f32(x)),
+        DType::Bf16 => y.as_mut_slice::<bf16>().iter_mut().zip(x).for_each(|(y, &x)| *y = bf16::from_f32(x)),
+        DType::F64 => y.as_mut_slice::<f64>().iter_mut().zip(x).for_each(|(y, &x)| *y = x.into()),
+        _ => y.f32().copy_from_slice(x),
+    }
+}
 
 /// f32, f64, f16 or bf16.
 pub(super) fn is_float(dtype: DType) -> bool {
@@ -232,7 +263,37 @@ macro_rules! with_integer {
             I64(i64) I32(i32) I16(i16) I8(i8) U64(u64) U32(u32) U16(u16) U8(u8))
     };
 }
-pub(super) use {with_integer, with_number};
+
+/// Runs the body on the elements of a view and of an output as `$real`: f64 for f64, f32 for all else, where 16-bit floats are
+/// widened before and rounded after.
+macro_rules! in_reals {
+    ($x:expr, $y:expr, |$xs:ident, $ys:ident: $real:ident| $body:expr) => {
+        match $x.dtype {
+            $crate::tensor::DType::F64 => {
+                type $real = f64;
+                let ($xs, $ys): (&[f64], &mut [f64]) = ($x.as_slice(), $y.as_mut_slice());
+                $body
+            }
+            $crate::tensor::DType::F32 => {
+                type $real = f32;
+                let ($xs, $ys): (&[f32], &mut [f32]) = ($x.f32(), $y.f32());
+                $body
+            }
+            _ => {
+                type $real = f32;
+                let wide = $crate::nn::operator::numbers::in_f32(&$x);
+                let mut result = vec![0f32; $y.bytes.len() / $y.dtype.bytes()];
+                let done = {
+                    let ($xs, $ys): (&[f32], &mut [f32]) = (&wide, &mut result);
+                    $body
+                };
+                $crate::nn::operator::numbers::from_f32(&result, &mut $y);
+                done
+            }
+        }
+    };
+}
+pub(super) use {in_reals, with_integer, with_number};
 
 /// What an operator says of a type that its inference let through and its run doesn't know: none, as both read one list.
 pub(super) fn unexpected(operator: &str, dtype: DType) -> Error {
