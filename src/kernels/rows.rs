@@ -11,6 +11,7 @@ pub(crate) trait Real: num_traits::Float + bytemuck::Pod + Default + std::ops::A
     /// `ln x`.
     fn natural_log(self) -> Self;
     fn of(x: f64) -> Self;
+    fn wide(self) -> f64;
 }
 
 impl Real for f32 {
@@ -28,6 +29,11 @@ impl Real for f32 {
     fn of(x: f64) -> f32 {
         x as f32
     }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self.into()
+    }
 }
 
 impl Real for f64 {
@@ -41,6 +47,10 @@ impl Real for f64 {
 
     fn of(x: f64) -> f64 {
         x
+    }
+
+    fn wide(self) -> f64 {
+        self
     }
 }
 
@@ -135,7 +145,7 @@ fn softmax_columns<T: Real>(x: &[T], columns: usize, log: bool, y: &mut [T]) {
 }
 
 /// How rows are normalized: `(x - mean) / √(mean of (x - mean)² + epsilon)`, or without the mean.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Norm {
     pub epsilon: f64,
     /// Whether the mean is taken away first.

@@ -3,6 +3,7 @@
 //! One file a family. An operator knows its output types from its input types, its output shapes from its input shapes
 //! (and, where the standard has it so, from their values), and writes into memory that the planner found for it.
 
+mod batch_norm;
 mod binary;
 mod broadcast;
 mod constant;
@@ -11,6 +12,9 @@ mod gemm;
 mod global_pool;
 mod pool;
 mod window;
+mod group_norm;
+mod layer_norm;
+mod line_norm;
 mod logic;
 mod matmul;
 mod numbers;
@@ -23,11 +27,15 @@ mod variadic;
 
 use std::fmt;
 
+pub use batch_norm::BatchNormalization;
 pub use binary::Binary;
 pub use gemm::Gemm;
 pub use global_pool::{GlobalPool, MaxUnpool};
 pub use pool::Pool;
 pub use window::{AutoPad, Windows};
+pub use group_norm::GroupNormalization;
+pub use layer_norm::LayerNormalization;
+pub use line_norm::{LpNormalization, MeanVarianceNormalization};
 pub use logic::Logic;
 pub use matmul::MatMul;
 pub use power::Pow;
@@ -215,6 +223,16 @@ operators! {
     TopK(TopK),
     /// Softmax and its logarithm.
     Softmax(Softmax),
+    /// Rows of mean 0 and variance 1.
+    LayerNormalization(LayerNormalization),
+    /// Groups of channels of mean 0 and variance 1.
+    GroupNormalization(GroupNormalization),
+    /// Channels of mean 0 and variance 1 over the batch.
+    BatchNormalization(BatchNormalization),
+    /// Lines of length 1.
+    LpNormalization(LpNormalization),
+    /// Mean 0 and variance 1 over any axes.
+    MeanVarianceNormalization(MeanVarianceNormalization),
 }
 
 impl Operator {

@@ -55,20 +55,26 @@ pub(super) fn in_f32<'a>(x: &View<'a>) -> Cow<'a, [f32]> {
 }
 
 /// The elements of f64, f32, f16 or bf16 as f64 or f32.
-pub(super) fn in_real<R: Real>(x: &View<'_>) -> Vec<R> {
+pub(super) fn in_real<'a, R: Real>(x: &View<'a>) -> Cow<'a, [R]> {
     match x.dtype {
-        DType::F64 => x.as_slice::<f64>().iter().map(|&x| R::of(x)).collect(),
-        _ => in_f32(x).iter().map(|&x| R::of(x.into())).collect(),
+        DType::F64 | DType::F32 if x.dtype.bytes() == size_of::<R>() => Cow::Borrowed(x.as_slice()),
+        DType::F64 => Cow::Owned(x.as_slice::<f64>().iter().map(|&x| R::of(x)).collect()),
+        _ => Cow::Owned(in_f32(x).iter().map(|&x| R::of(x.into())).collect()),
     }
 }
 
 /// Rounds to the output's type, f32, f64, f16 or bf16.
 pub(super) fn from_f32(x: &[f32], y: &mut ViewMut<'_>) {
+    from_reals(x.iter().map(|&x| x.into()), y);
+}
+
+/// [`from_f32`] of any numbers; to 16 bits by way of f32.
+pub(super) fn from_reals(x: impl Iterator<Item = f64>, y: &mut ViewMut<'_>) {
     match y.dtype {
-        DType::F16 => y.as_mut_slice::<f16>().iter_mut().zip(x).for_each(|(y, &x)| *y = f16::from_f32(x)),
-        DType::Bf16 => y.as_mut_slice::<bf16>().iter_mut().zip(x).for_each(|(y, &x)| *y = bf16::from_f32(x)),
-        DType::F64 => y.as_mut_slice::<f64>().iter_mut().zip(x).for_each(|(y, &x)| *y = x.into()),
-        _ => y.f32().copy_from_slice(x),
+        DType::F16 => y.as_mut_slice::<f16>().iter_mut().zip(x).for_each(|(y, x)| *y = f16::from_f32(x as f32)),
+        DType::Bf16 => y.as_mut_slice::<bf16>().iter_mut().zip(x).for_each(|(y, x)| *y = bf16::from_f32(x as f32)),
+        DType::F64 => y.as_mut_slice::<f64>().iter_mut().zip(x).for_each(|(y, x)| *y = x),
+        _ => y.f32().iter_mut().zip(x).for_each(|(y, x)| *y = x as f32),
     }
 }
 
