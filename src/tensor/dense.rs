@@ -35,10 +35,15 @@ impl<T: Element> Tensor<T> {
     /// # Errors
     /// [`Error::Length`] when `data` has not as many elements as the shape.
     pub fn from_shape(shape: Shape, data: Vec<T>) -> Result<Self> {
+        Tensor::from_shared(shape, Arc::new(data))
+    }
+
+    /// As [`Tensor::from_shape`], over data that may be shared.
+    pub(crate) fn from_shared(shape: Shape, data: Arc<Vec<T>>) -> Result<Self> {
         if data.len() != shape.elements() {
             return Err(Error::length(format!("data for a tensor of shape {shape:?}"), shape.elements(), data.len()));
         }
-        Ok(Tensor { shape, data: Arc::new(data) })
+        Ok(Tensor { shape, data })
     }
 
     /// A tensor whose elements are all `value`.

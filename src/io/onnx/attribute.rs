@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::io::onnx::external::External;
 use crate::io::onnx::format_error;
 use crate::io::onnx::schema::{AttributeProto, attribute_type};
-use crate::io::onnx::tensor::value;
+use crate::io::onnx::tensor::{Places, value};
 use crate::tensor::Value;
 
 /// The value of an attribute.
@@ -53,7 +52,7 @@ impl Attributes {
     /// # Errors
     /// [`Error::Format`] for an attribute without a name, one that is there twice, and one whose value is not of the kind
     /// that it says.
-    pub fn new(node: &str, operator: &str, list: Vec<AttributeProto>, external: &mut External) -> Result<Self> {
+    pub fn new(node: &str, operator: &str, list: Vec<AttributeProto>, places: &mut Places) -> Result<Self> {
         let mut left = BTreeMap::new();
         for mut proto in list {
             let name = proto.name.take().unwrap_or_default();
@@ -81,7 +80,7 @@ impl Attributes {
                     Ok(texts) => Some(Attribute::Texts(texts)),
                     Err(_) => return failed("it is not UTF-8"),
                 },
-                attribute_type::TENSOR => proto.t.map(|t| Attribute::Tensor(Box::new(value(*t, &what, external)))),
+                attribute_type::TENSOR => proto.t.map(|t| Attribute::Tensor(Box::new(value(*t, &what, places)))),
                 attribute_type::GRAPH if proto.g.is_none() => None,
                 other => {
                     let name = usize::try_from(other).ok().and_then(|other| attribute_type::NAMES.get(other));
@@ -261,7 +260,7 @@ mod tests {
     }
 
     fn attributes(list: Vec<AttributeProto>) -> Result<Attributes> {
-        Attributes::new("conv1", "Conv", list, &mut External::default())
+        Attributes::new("conv1", "Conv", list, &mut Places::default())
     }
 
     fn several() -> Attributes {

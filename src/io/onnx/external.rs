@@ -107,7 +107,7 @@ impl External {
 mod tests {
     use super::*;
     use crate::io::onnx::schema::{EXTERNAL, TensorProto};
-    use crate::io::onnx::tensor::value;
+    use crate::io::onnx::tensor::{Places, value};
 
     fn external(entries: &[(&str, &str)]) -> TensorProto {
         let entry = |&(key, value): &(&str, &str)| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
@@ -129,7 +129,7 @@ mod tests {
         std::fs::write(directory.join("weights/data"), (0..16).collect::<Vec<u8>>()).unwrap();
         #[cfg(unix)]
         std::os::unix::fs::symlink("../secret", directory.join("link")).unwrap();
-        let beside = || External::beside(&directory.join("model.onnx"));
+        let beside = || Places { external: External::beside(&directory.join("model.onnx")), ..Default::default() };
         let read = |entries: &[(&str, &str)]| value(external(entries), "`t`", &mut beside());
 
         let whole = read(&[("location", "weights/data"), ("offset", "4"), ("length", "8"), ("checksum", "?")]).unwrap();
@@ -156,12 +156,12 @@ mod tests {
             assert!(matches!(read(&case), Err(Error::Format { .. })), "{case:?}: {:?}", read(&case));
         }
         assert!(matches!(read(&[("location", "weights/none")]), Err(Error::File { .. })));
-        let bytes = value(external(&[("location", "weights/data")]), "`t`", &mut External::default());
+        let bytes = value(external(&[("location", "weights/data")]), "`t`", &mut Places::default());
         assert!(matches!(bytes, Err(Error::Unsupported { .. })));
 
         // Eight of sixteen bytes, eight times; then memory counts more than sharing.
         let mut shared = beside();
-        let again = |shared: &mut External, place| value(external(&[("location", place)]), "`t`", shared);
+        let again = |shared: &mut Places, place| value(external(&[("location", place)]), "`t`", shared);
         (0..8).for_each(|_| drop(again(&mut shared, "weights/data").unwrap()));
         assert!(matches!(again(&mut shared, "./weights/data"), Err(Error::Format { .. })));
         std::fs::remove_dir_all(&root).unwrap();

@@ -5,11 +5,10 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use crate::error::{Error, Result};
 use crate::io::onnx::attribute::Attributes;
-use crate::io::onnx::external::External;
 use crate::io::onnx::format_error;
 use crate::io::onnx::opset::opset;
 use crate::io::onnx::schema::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
-use crate::io::onnx::tensor::{element_type, value};
+use crate::io::onnx::tensor::{Places, element_type, value};
 use crate::nn::Dim;
 use crate::tensor::{DType, Value};
 
@@ -63,7 +62,7 @@ pub struct Node {
 /// # Errors
 /// [`Error::Unsupported`] for opsets, inputs and initializers of kinds that are not spoken, [`Error::Duplicate`] for a value
 /// with two sources, [`Error::Format`] for everything that is not valid ONNX, within [`Error::Layer`] where a node is concerned.
-pub fn graph(model: ModelProto, what: &str, external: &mut External) -> Result<Graph> {
+pub fn graph(model: ModelProto, what: &str, places: &mut Places) -> Result<Graph> {
     let graph = model.graph.ok_or_else(|| format_error(what, "there is no graph in it"))?;
     let opset = opset(&model.opset_import, graph.node.iter().filter_map(|node| node.op_type.as_deref()), what)?;
     let GraphProto { node, initializer, sparse_initializer, input, output, .. } = graph;
@@ -82,7 +81,7 @@ pub fn graph(model: ModelProto, what: &str, external: &mut External) -> Result<G
         let name = tensor.name.take().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| format_error(what, "it has an initializer without a name"))?;
         define(&name)?;
-        let value = value(tensor, &format!("initializer `{name}`"), external)?;
+        let value = value(tensor, &format!("initializer `{name}`"), places)?;
         initializers.push((name, value));
     }
     let constant: HashSet<&str> = initializers.iter().map(|(name, _)| name.as_str()).collect();
@@ -99,7 +98,7 @@ pub fn graph(model: ModelProto, what: &str, external: &mut External) -> Result<G
     let mut nodes = Vec::with_capacity(node.len());
     let mut names = NodeNames::new(&node);
     for (index, proto) in node.into_iter().enumerate() {
-        let node = named(names.pick(index, &proto), proto, what, external)?;
+        let node = named(names.pick(index, &proto), proto, what, places)?;
         node.outputs.iter().filter(|name| !name.is_empty()).try_for_each(|name| define(name))?;
         nodes.push(node);
     }
@@ -171,14 +170,14 @@ impl NodeNames {
     }
 }
 
-fn named(name: String, proto: NodeProto, what: &str, external: &mut External) -> Result<Node> {
+fn named(name: String, proto: NodeProto, what: &str, places: &mut Places) -> Result<Node> {
     let NodeProto { mut input, mut output, op_type, domain, attribute, .. } = proto;
     let operator = op_type.filter(|operator| !operator.is_empty());
     let operator = operator.ok_or_else(|| format_error(what, "a node has no operator").in_layer(&name))?;
     for list in [&mut input, &mut output] {
         while list.pop_if(|name| name.is_empty()).is_some() {}
     }
-    let attributes = Attributes::new(&name, &operator, attribute, external)?;
+    let attributes = Attributes::new(&name, &operator, attribute, places)?;
     Ok(Node { name, operator, domain: spoken_domain(domain), inputs: input, outputs: output, attributes })
 }
 
@@ -253,7 +252,7 @@ mod tests {
     }
 
     fn read(model: ModelProto) -> Result<Graph> {
-        graph(model, "input", &mut External::default())
+        graph(model, "input", &mut Places::default())
     }
 
     fn names(graph: &Graph) -> Vec<&str> {

@@ -35,6 +35,7 @@ use external::External;
 use graph::Graph;
 use schema::ModelProto;
 use source::Source;
+use tensor::Places;
 
 /// The model in a file.
 ///
@@ -69,11 +70,11 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Model> {
 /// [`Error::File`] when it can't be read, else those of [`read`].
 pub(crate) fn read_file(path: &Path) -> Result<Graph> {
     let failed = |source| Error::File { path: path.display().to_string(), source };
-    let (what, mut external) = (format!("`{}`", path.display()), External::beside(path));
+    let (what, mut places) = (format!("`{}`", path.display()), Places { external: External::beside(path), ..Places::default() });
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         // A pipe has no length, and gives its bytes once.
-        return decode(std::fs::read(path).map_err(failed)?.as_slice(), &what, &mut external);
+        return decode(std::fs::read(path).map_err(failed)?.as_slice(), &what, &mut places);
     }
     let length = usize::try_from(metadata.len()).map_err(|error| failed(std::io::Error::other(error)))?;
     let open = || File::open(path).map(|file| Source::new(file, length)).map_err(failed);
@@ -81,9 +82,10 @@ pub(crate) fn read_file(path: &Path) -> Result<Graph> {
     check_size(&mut source, &what)?;
     source = open()?;
     let model = ModelProto::decode(&mut source);
+    places.blocks = source.blocks;
     match source.failure {
         Some(error) => Err(failed(error)),
-        None => graph::graph(model.map_err(|e| format_error(&what, e))?, &what, &mut external),
+        None => graph::graph(model.map_err(|e| format_error(&what, e))?, &what, &mut places),
     }
 }
 
@@ -92,12 +94,12 @@ pub(crate) fn read_file(path: &Path) -> Result<Graph> {
 /// # Errors
 /// [`Error::Format`], [`Error::Unsupported`] and [`Error::Duplicate`], as said at [`graph::graph`].
 pub(crate) fn read(bytes: &[u8]) -> Result<Graph> {
-    decode(bytes, "input", &mut External::default())
+    decode(bytes, "input", &mut Places::default())
 }
 
-fn decode(bytes: &[u8], what: &str, external: &mut External) -> Result<Graph> {
+fn decode(bytes: &[u8], what: &str, places: &mut Places) -> Result<Graph> {
     check_size(bytes, what)?;
-    graph::graph(ModelProto::decode(bytes).map_err(|e| format_error(what, e))?, what, external)
+    graph::graph(ModelProto::decode(bytes).map_err(|e| format_error(what, e))?, what, places)
 }
 
 fn check_size(source: impl Buf, what: &str) -> Result<()> {

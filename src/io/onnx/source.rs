@@ -1,8 +1,10 @@
 //! A file as the decoder wants its bytes: large fields go from the file into memory of their own, and the file is never in
 //! memory as a whole, so that tensors can be taken over one by one, each giving its bytes back.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Seek, SeekFrom};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
@@ -14,14 +16,40 @@ pub struct Source {
     // Bytes of the file behind the window.
     left: usize,
     pub failure: Option<Error>,
+    pub blocks: Blocks,
 }
 
 const WINDOW: usize = 1 << 16;
 
+/// Fields of at least a window, in memory that a tensor of `f32` can take over as it is: touching memory for the first time
+/// costs as much as filling it.
+#[derive(Debug, Default)]
+pub struct Blocks(HashMap<usize, Arc<Vec<f32>>>);
+
+impl Blocks {
+    /// The numbers that these bytes are, if they are a whole field and numbers of this machine.
+    pub fn take(&mut self, bytes: &Bytes) -> Option<Arc<Vec<f32>>> {
+        let whole = |block: &Arc<Vec<f32>>| size_of_val(block.as_slice()) == bytes.len() && cfg!(target_endian = "little");
+        self.0.remove(&bytes.as_ptr().addr()).filter(whole)
+    }
+}
+
+/// The first `length` bytes of a block.
+struct Block {
+    data: Arc<Vec<f32>>,
+    length: usize,
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.data)[..self.length]
+    }
+}
+
 impl Source {
     /// The first `length` bytes of a file, from where it stands.
     pub fn new(file: File, length: usize) -> Self {
-        let mut source = Source { file, window: Vec::new(), start: 0, left: length, failure: None };
+        let mut source = Source { file, window: Vec::new(), start: 0, left: length, failure: None, blocks: Blocks::default() };
         source.refill();
         source
     }
@@ -51,6 +79,25 @@ impl Source {
         }
         self.left -= length;
         Ok(())
+    }
+
+    /// The next `length` bytes, of which the window holds the first ones.
+    fn block(&mut self, length: usize, held: usize) -> Result<Bytes, Error> {
+        if length - held > self.left {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let zeroed = bytemuck::try_zeroed_vec(length.div_ceil(size_of::<f32>()));
+        let mut data: Vec<f32> = zeroed.map_err(|()| Error::from(ErrorKind::OutOfMemory))?;
+        let bytes = &mut bytemuck::cast_slice_mut(&mut data)[..length];
+        bytes[..held].copy_from_slice(self.chunk());
+        self.file.read_exact(&mut bytes[held..])?;
+        self.left -= length - held;
+        let data = Arc::new(data);
+        let bytes = Bytes::from_owner(Block { data: data.clone(), length });
+        if length >= WINDOW {
+            self.blocks.0.insert(bytes.as_ptr().addr(), data);
+        }
+        Ok(bytes)
     }
 }
 
@@ -85,17 +132,16 @@ impl Buf for Source {
             self.start += length;
             return bytes;
         }
-        let mut bytes = Vec::new();
-        let beyond = (length - held).min(self.left);
-        let read = bytes.try_reserve_exact(length).map_err(Error::from).and_then(|()| {
-            bytes.extend_from_slice(self.chunk());
-            self.append(&mut bytes, beyond)
-        });
-        match read {
-            Ok(()) => self.refill(),
-            Err(error) => self.fail(error),
+        match self.block(length, held) {
+            Ok(bytes) => {
+                self.refill();
+                bytes
+            }
+            Err(error) => {
+                self.fail(error);
+                Bytes::new()
+            }
         }
-        bytes.into()
     }
 }
 
@@ -120,6 +166,14 @@ mod tests {
         }
         assert_eq!(source.copy_to_bytes(bytes.len() - at), bytes[at..]);
         assert!(source.chunk().is_empty() && source.remaining() == 0 && source.failure.is_none());
+
+        // Only what was a whole field of numbers can be taken over, once.
+        let mut source = Source::new(File::open(&path).unwrap(), bytes.len());
+        let (odd, whole) = (source.copy_to_bytes(WINDOW + 1), source.copy_to_bytes(WINDOW * 4));
+        assert!(source.blocks.take(&odd).is_none() && source.blocks.take(&whole.slice(4..)).is_none());
+        let (taken, expected) = (source.blocks.take(&whole).unwrap(), &bytes[WINDOW + 1..WINDOW * 5 + 1]);
+        assert_eq!(bytemuck::cast_slice::<f32, u8>(&taken), expected);
+        assert!(source.blocks.take(&whole).is_none());
 
         // A file that has become shorter.
         let mut source = Source::new(File::open(&path).unwrap(), bytes.len() + 1);

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::io::onnx::external::External;
 use crate::io::onnx::format_error;
 use crate::io::onnx::schema::{EXTERNAL, TensorProto};
+use crate::io::onnx::source::Blocks;
 use crate::tensor::{DType, Element, Shape, Tensor, Value};
 
 /// The element type of that number in ONNX's `TensorProto.DataType`; `what` has it.
@@ -50,12 +51,19 @@ pub fn element_type(code: i64, what: &str) -> Result<DType> {
     })
 }
 
+/// Where the data of tensors are that are not in their messages: in files of their own, or taken from the file already.
+#[derive(Debug, Default)]
+pub struct Places {
+    pub external: External,
+    pub blocks: Blocks,
+}
+
 /// The tensor in a message; `what` names it in errors.
 ///
 /// # Errors
 /// [`Error::Format`] for data that don't fit its shape or its type, [`Error::Unsupported`] for strings, complex numbers and
 /// tensors in pieces, [`Error::File`] for external data that can't be read.
-pub fn value(tensor: TensorProto, what: &str, external: &mut External) -> Result<Value> {
+pub fn value(tensor: TensorProto, what: &str, places: &mut Places) -> Result<Value> {
     let dtype = element_type(tensor.data_type.unwrap_or(0).into(), what)?;
     if tensor.segment.is_some() {
         return Err(Error::Unsupported { what: format!("{what}, which is stored in pieces,"), way_out: "store it as a whole".into() });
@@ -64,21 +72,27 @@ pub fn value(tensor: TensorProto, what: &str, external: &mut External) -> Result
     let dims = dims.map_err(|_| format_error(what, format!("its shape is {:?}, and no length is negative", tensor.dims)))?;
     let shape = Shape::new(dims).map_err(|e| format_error(what, e))?;
     if tensor.data_location == Some(EXTERNAL) {
-        let bytes = external.read(dtype, &shape, &tensor.external_data, what)?;
+        let bytes = places.external.read(dtype, &shape, &tensor.external_data, what)?;
         return Value::from_packed(dtype, shape, &bytes).map_err(|e| format_error(what, e));
     }
-    inside(tensor, dtype, shape).map_err(|e| format_error(what, e))
+    inside(tensor, dtype, shape, &mut places.blocks).map_err(|e| format_error(what, e))
 }
 
 /// The tensor whose data are in the message itself.
-fn inside(tensor: TensorProto, dtype: DType, shape: Shape) -> Result<Value> {
+fn inside(tensor: TensorProto, dtype: DType, shape: Shape, blocks: &mut Blocks) -> Result<Value> {
     let TensorProto { raw_data, float_data, int32_data, int64_data, double_data, uint64_data, .. } = tensor;
     let filled = [!float_data.is_empty(), !int32_data.is_empty(), !int64_data.is_empty(), !double_data.is_empty(), !uint64_data.is_empty()];
     let filled = filled.into_iter().filter(|filled| *filled).count();
     match raw_data {
         // Empty beside data in another field, it says nothing.
         Some(raw) if filled == 0 || !raw.is_empty() => match filled {
-            0 => return Value::from_packed(dtype, shape, &raw),
+            0 => {
+                let taken = if dtype == DType::F32 { blocks.take(&raw) } else { None };
+                return match taken {
+                    Some(numbers) => Tensor::from_shared(shape, numbers).map(Element::into_value),
+                    None => Value::from_packed(dtype, shape, &raw),
+                };
+            }
             _ => return Err(Error::parameter("number of fields with data", filled + 1, "must be one")),
         },
         _ if filled > 1 => return Err(Error::parameter("number of fields with data", filled, "must be one")),
@@ -122,7 +136,7 @@ mod tests {
     use super::*;
 
     fn read(tensor: TensorProto) -> Result<Value> {
-        value(tensor, "`t`", &mut External::default())
+        value(tensor, "`t`", &mut Places::default())
     }
 
     fn tensor(code: i32, dims: &[i64]) -> TensorProto {
