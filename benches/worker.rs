@@ -26,7 +26,7 @@ use lowprec::kernels::{
     conv2d_f32, gemm, gemm_dynamic, sgemm,
 };
 use lowprec::nn::Executor;
-use lowprec::{LayerKind, Tensor};
+use lowprec::{DType, LayerKind, Tensor};
 use serde_json::{Value, json};
 
 type Fail = Box<dyn std::error::Error>;

@@ -4,13 +4,14 @@ use super::call::{Built, Call};
 use crate::error::{Error, Result};
 use crate::io::onnx::attribute::Attributes;
 use crate::kernels::Conv2dGeometry;
+use crate::nn::operator::{AutoPad, Windows};
 use crate::nn::reorder::nchw_to_nhwc;
 use crate::nn::{BatchNorm2d, Conv2d, Direction, GateActivation, Gru, Linear, Lstm, RecurrentOptions};
 use crate::tensor::Tensor;
 
 /// The attributes of a convolution, and of a pooling.
 #[derive(Debug, Clone)]
-pub(super) struct Windows {
+pub(super) struct WindowAttributes {
     pub kernel: Option<Vec<i64>>,
     pub strides: Option<Vec<i64>>,
     pub pads: Option<Vec<i64>>,
@@ -18,18 +19,9 @@ pub(super) struct Windows {
     pub auto_pad: AutoPad,
 }
 
-/// How padding follows from the input's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AutoPad {
-    NotSet,
-    Valid,
-    SameUpper,
-    SameLower,
-}
-
-impl Windows {
+impl WindowAttributes {
     pub fn take(attributes: &mut Attributes) -> Result<Self> {
-        Ok(Windows {
+        Ok(WindowAttributes {
             kernel: attributes.ints("kernel_shape")?,
             strides: attributes.ints("strides")?,
             pads: attributes.ints("pads")?,
@@ -46,6 +38,15 @@ impl Windows {
         })
     }
 
+    /// The windows of an operator over `axes` spatial axes.
+    pub fn windows(&self, axes: usize, ceil_mode: bool) -> Result<Windows> {
+        let strides = WindowAttributes::numbers("strides", self.strides.as_ref(), axes, 1)?;
+        let dilations = WindowAttributes::numbers("dilations", self.dilations.as_ref(), axes, 1)?;
+        let pads = WindowAttributes::numbers("pads", self.pads.as_ref(), 2 * axes, 0)?;
+        let windows = Windows::new().with_strides(strides).with_dilations(dilations).with_ceil_mode(ceil_mode);
+        Ok(if self.auto_pad == AutoPad::NotSet { windows.with_pads(pads) } else { windows.with_auto_pad(self.auto_pad) })
+    }
+
     /// A list of `count` numbers from 0 up.
     pub fn numbers(what: &'static str, list: Option<&Vec<i64>>, count: usize, default: usize) -> Result<Vec<usize>> {
         let Some(list) = list else { return Ok(vec![default; count]) };
@@ -60,7 +61,7 @@ impl Windows {
         let axes = kernel.len();
         Ok(match self.auto_pad {
             AutoPad::NotSet if self.pads.iter().flatten().any(|&pad| pad < 0) => None,
-            AutoPad::NotSet => Some(Windows::numbers("pads", self.pads.as_ref(), 2 * axes, 0)?),
+            AutoPad::NotSet => Some(WindowAttributes::numbers("pads", self.pads.as_ref(), 2 * axes, 0)?),
             AutoPad::Valid => Some(vec![0; 2 * axes]),
             // With a stride of 1 the padding that keeps the size is the same for all sizes.
             mode if strides.iter().all(|&stride| stride == 1) => {
@@ -74,7 +75,7 @@ impl Windows {
 }
 
 /// A convolution with constant weights over one or two spatial axes and padding that does not depend on the input's size.
-pub(super) fn conv(call: &Call<'_>, windows: &Windows, groups: i64) -> Result<Option<Built>> {
+pub(super) fn conv(call: &Call<'_>, windows: &WindowAttributes, groups: i64) -> Result<Option<Built>> {
     let (Some(weight), Some(bias)) = (call.constant::<f32>(1), call.optional_constant::<f32>(2)) else {
         return Ok(None);
     };
@@ -83,12 +84,12 @@ pub(super) fn conv(call: &Call<'_>, windows: &Windows, groups: i64) -> Result<Op
         return Ok(None);
     }
     let kernel = &weight.dims()[2..];
-    let said = Windows::numbers("kernel_shape", windows.kernel.as_ref(), spatial, 0)?;
+    let said = WindowAttributes::numbers("kernel_shape", windows.kernel.as_ref(), spatial, 0)?;
     if windows.kernel.is_some() && said != kernel {
         return Err(Error::shape("weight", format!("a kernel of {said:?}, as `kernel_shape` says"), weight.dims()));
     }
-    let strides = Windows::numbers("strides", windows.strides.as_ref(), spatial, 1)?;
-    let dilations = Windows::numbers("dilations", windows.dilations.as_ref(), spatial, 1)?;
+    let strides = WindowAttributes::numbers("strides", windows.strides.as_ref(), spatial, 1)?;
+    let dilations = WindowAttributes::numbers("dilations", windows.dilations.as_ref(), spatial, 1)?;
     let Some(pads) = windows.fixed_pads(kernel, &strides, &dilations)? else { return Ok(None) };
     let groups = usize::try_from(groups).map_err(|_| Error::parameter("attribute `group`", groups, "must not be negative"))?;
     let (out, inner) = (weight.dims()[0], weight.dims()[1]);

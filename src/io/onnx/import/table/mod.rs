@@ -2,6 +2,7 @@
 
 mod elementwise;
 mod movement;
+mod normalization;
 mod products;
 mod spatial;
 
@@ -83,8 +84,16 @@ fn find(domain: &str, operator: &str) -> Option<Builder> {
         "Conv" => products::conv,
         "MaxPool" => spatial::max_pool,
         "AveragePool" => spatial::average_pool,
-        "GlobalAveragePool" => spatial::global_average_pool,
-        "BatchNormalization" => spatial::batch_normalization,
+        "LpPool" => spatial::lp_pool,
+        "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => spatial::global_pool,
+        "MaxUnpool" => spatial::max_unpool,
+        "Softmax" | "LogSoftmax" => normalization::softmax,
+        "LayerNormalization" | "RMSNormalization" => normalization::layer_normalization,
+        "GroupNormalization" => normalization::group_normalization,
+        "InstanceNormalization" => normalization::instance_normalization,
+        "BatchNormalization" => normalization::batch_normalization,
+        "LpNormalization" => normalization::lp_normalization,
+        "MeanVarianceNormalization" => normalization::mean_variance_normalization,
         _ => return None,
     })
 }

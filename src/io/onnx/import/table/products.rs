@@ -1,6 +1,6 @@
 //! Operators that multiply matrices: layers where their weights are constant.
 
-use super::layers::{self, Windows};
+use super::layers::{self, WindowAttributes};
 use super::{Built, Call, all};
 use crate::error::Result;
 use crate::nn::operator::{Gemm, MatMul, Recurrent, RecurrentKind};
@@ -43,7 +43,7 @@ pub(super) fn gru(call: &mut Call<'_>) -> Result<Built> {
 }
 
 pub(super) fn conv(call: &mut Call<'_>) -> Result<Built> {
-    let windows = Windows::take(&mut call.attributes)?;
+    let windows = WindowAttributes::take(&mut call.attributes)?;
     let groups = call.attributes.int_or("group", 1)?;
     if call.dtype(0) == Some(DType::F32)
         && let Some(built) = layers::conv(call, &windows, groups)?
