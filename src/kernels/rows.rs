@@ -8,6 +8,8 @@ use crate::num::reduce::{LANES, join, lanes};
 pub(crate) trait Real: num_traits::Float + bytemuck::Pod + Default + std::ops::AddAssign + Send + Sync {
     /// `e^x` of what is not above 0.
     fn exp_of_negative(self) -> Self;
+    /// `e^x`.
+    fn power(self) -> Self;
     /// `ln x`.
     fn natural_log(self) -> Self;
     fn of(x: f64) -> Self;
@@ -18,6 +20,11 @@ impl Real for f32 {
     #[inline(always)]
     fn exp_of_negative(self) -> f32 {
         math::exp_of_negative(self)
+    }
+
+    #[inline(always)]
+    fn power(self) -> f32 {
+        math::exp(self)
     }
 
     #[inline(always)]
@@ -38,6 +45,10 @@ impl Real for f32 {
 
 impl Real for f64 {
     fn exp_of_negative(self) -> f64 {
+        self.exp()
+    }
+
+    fn power(self) -> f64 {
         self.exp()
     }
 

@@ -3,13 +3,16 @@
 //! One file a family. An operator knows its output types from its input types, its output shapes from its input shapes
 //! (and, where the standard has it so, from their values), and writes into memory that the planner found for it.
 
+mod along;
 mod batch_norm;
 mod binary;
 mod broadcast;
+mod cast;
 mod constant;
 mod facts;
 mod gemm;
 mod global_pool;
+mod fold;
 mod group_norm;
 mod layer_norm;
 mod line_norm;
@@ -19,6 +22,7 @@ mod numbers;
 mod pool;
 mod power;
 mod recurrent;
+mod reduce;
 mod select;
 mod softmax;
 mod unary;
@@ -27,10 +31,12 @@ mod window;
 
 use std::fmt;
 
+pub use along::{Arg, Cumulative};
 pub use batch_norm::BatchNormalization;
 pub use binary::Binary;
 pub use gemm::Gemm;
 pub use global_pool::{GlobalPool, MaxUnpool};
+pub use cast::Cast;
 pub use group_norm::GroupNormalization;
 pub use layer_norm::LayerNormalization;
 pub use line_norm::{LpNormalization, MeanVarianceNormalization};
@@ -39,6 +45,7 @@ pub use matmul::MatMul;
 pub use pool::Pool;
 pub use power::Pow;
 pub use recurrent::{Recurrent, RecurrentKind};
+pub use reduce::{Reduce, Reduction};
 pub use select::{Clip, Where};
 pub use softmax::Softmax;
 pub use unary::Unary;
@@ -231,6 +238,14 @@ operators! {
     BatchNormalization(BatchNormalization),
     /// Lines of length 1.
     LpNormalization(LpNormalization),
+    /// Sums, means and their like over axes.
+    Reduce(Reduce),
+    /// Where the largest or the least stands.
+    Arg(Arg),
+    /// Running sums and products.
+    Cumulative(Cumulative),
+    /// Another element type.
+    Cast(Cast),
     /// Mean 0 and variance 1 over any axes.
     MeanVarianceNormalization(MeanVarianceNormalization),
 }
