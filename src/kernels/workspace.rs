@@ -79,6 +79,8 @@ pub struct Workspace {
     /// Sums over a run of k, and over all of them, where they may be beyond i32.
     pub(super) sums: Vec<i32>,
     pub(super) totals: Vec<i64>,
+    /// Products on their way to where they are added.
+    pub(crate) columns: Aligned,
 }
 
 impl Workspace {
@@ -91,6 +93,7 @@ impl Workspace {
     pub fn bytes(&self) -> usize {
         self.codes.bytes()
             + self.panels.bytes()
+            + self.columns.bytes()
             + self.zero_points.capacity() * size_of::<i32>()
             + self.scales.capacity() * size_of::<f32>()
             + self.segments.capacity() * size_of::<Segment>()

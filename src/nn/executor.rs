@@ -345,6 +345,11 @@ impl Given<'_> {
 /// Runs one layer of floats on values whose types and shapes the planner worked out.
 fn run(layer: &Layer, inputs: Inputs<'_>, mut output: ViewMut<'_>, fused: Fused, workspace: &mut Workspace, threads: usize) -> Result<()> {
     let view = inputs.need(0)?;
+    match layer {
+        Layer::Embedding(table) => return table.run(&view, &mut output),
+        Layer::QuantizedEmbedding(table) => return table.run(&view, &mut output),
+        _ => {}
+    }
     let (x, y) = (view.f32(), output.f32());
     if fused.residual
         && let Some(residual) = inputs.get(inputs.count() - 1)
@@ -357,10 +362,13 @@ fn run(layer: &Layer, inputs: Inputs<'_>, mut output: ViewMut<'_>, fused: Fused,
         _ => Err(Error::shape("input", "[n, c, h, w]", view.dims)),
     };
     let nhwc = || <[usize; 4]>::try_from(view.dims).map_err(|_| Error::shape("input", "[n, c, h, w]", view.dims));
+    let pixels = || nhwc().map(|[n, h, w, _]| [n, h, w]);
     let rows = || view.dims.iter().rev().skip(1).product();
     match layer {
         Layer::Conv2d(conv) => conv.run(x, image()?, fused.activation, y, workspace, threads),
         Layer::QuantizedConv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
+        Layer::ConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
+        Layer::QuantizedConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::Linear(linear) => linear.run(x, rows(), fused.activation, y, threads),
         Layer::QuantizedLinear(linear) => linear.run(x, rows(), fused, y, workspace, threads),
         Layer::BatchNorm2d(norm) => norm.forward(x, y),
@@ -371,8 +379,11 @@ fn run(layer: &Layer, inputs: Inputs<'_>, mut output: ViewMut<'_>, fused: Fused,
         Layer::GlobalAvgPool2d(pool) => pool.forward(x, nhwc()?, y),
         Layer::Add => add(x, inputs.need(1)?.f32(), y),
         Layer::Softmax { axis } => softmax(x, around(view.dims, *axis), y),
-        Layer::Flatten { .. } | Layer::Lstm(_) | Layer::Gru(_) | Layer::Operator(_) => {
-            unreachable!("the planner renames the value, and the others have several outputs")
+        Layer::Flatten { .. } | Layer::Embedding(_) | Layer::QuantizedEmbedding(_) => {
+            unreachable!("the planner renames the value, and tables ran above")
+        }
+        Layer::Lstm(_) | Layer::Gru(_) | Layer::Operator(_) => {
+            unreachable!("these have several outputs")
         }
     }
 }

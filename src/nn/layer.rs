@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::nn::operator::{Facts, Operator, check_arity};
-use crate::nn::{AvgPool2d, BatchNorm2d, Conv2d, GlobalAvgPool2d, Gru, Linear, Lstm, MaxPool2d};
+use crate::nn::conv_transpose::Transposed;
+use crate::nn::operator::{Facts, Operator, check_arity, check_ints};
+use crate::nn::{AvgPool2d, BatchNorm2d, Conv2d, ConvTranspose2d, Embedding, GlobalAvgPool2d, Gru, Linear, Lstm, MaxPool2d};
 use crate::nn::{quantized, recurrent};
 use crate::tensor::{DType, Shape};
 
@@ -14,16 +15,24 @@ use crate::tensor::{DType, Shape};
 pub enum Layer {
     /// Convolution in float.
     Conv2d(Conv2d),
+    /// Transposed convolution in float.
+    ConvTranspose2d(ConvTranspose2d),
     /// Fully connected layer in float.
     Linear(Linear),
+    /// Rows of a float table.
+    Embedding(Embedding),
     /// Convolution in int8, its input quantized at run time.
     QuantizedConv2d(quantized::Conv2d),
+    /// Transposed convolution in int8, its input quantized at run time.
+    QuantizedConvTranspose2d(quantized::ConvTranspose2d),
     /// Fully connected layer in int8, its input quantized at run time.
     QuantizedLinear(quantized::Linear),
     /// Long short-term memory, in float or in int8.
     Lstm(Lstm),
     /// Gated recurrent unit, in float or in int8.
     Gru(Gru),
+    /// Rows of an int8 table, as floats.
+    QuantizedEmbedding(quantized::Embedding),
     /// Batch norm with running statistics.
     BatchNorm2d(BatchNorm2d),
     /// `max(x, 0)`.
@@ -58,12 +67,16 @@ pub enum Layer {
 pub enum LayerKind {
     /// [`Layer::Conv2d`] and its quantized twin.
     Conv2d,
+    /// [`Layer::ConvTranspose2d`] and its quantized twin.
+    ConvTranspose2d,
     /// [`Layer::Linear`] and its quantized twin.
     Linear,
     /// [`Layer::Lstm`].
     Lstm,
     /// [`Layer::Gru`].
     Gru,
+    /// [`Layer::Embedding`] and its quantized twin.
+    Embedding,
     /// [`Layer::BatchNorm2d`].
     BatchNorm2d,
     /// [`Layer::Relu`].
@@ -141,9 +154,11 @@ impl Layer {
     pub fn kind(&self) -> LayerKind {
         match self {
             Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => LayerKind::Conv2d,
+            Layer::ConvTranspose2d(_) | Layer::QuantizedConvTranspose2d(_) => LayerKind::ConvTranspose2d,
             Layer::Linear(_) | Layer::QuantizedLinear(_) => LayerKind::Linear,
             Layer::Lstm(_) => LayerKind::Lstm,
             Layer::Gru(_) => LayerKind::Gru,
+            Layer::Embedding(_) | Layer::QuantizedEmbedding(_) => LayerKind::Embedding,
             Layer::BatchNorm2d(_) => LayerKind::BatchNorm2d,
             Layer::Relu => LayerKind::Relu,
             Layer::Relu6 => LayerKind::Relu6,
@@ -160,17 +175,20 @@ impl Layer {
     /// What it computes in.
     pub fn precision(&self) -> Precision {
         match self {
-            Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_) => Precision::Int8,
             Layer::Lstm(layer) => layer.precision(),
             Layer::Gru(layer) => layer.precision(),
+            Layer::QuantizedConv2d(_) | Layer::QuantizedConvTranspose2d(_) | Layer::QuantizedLinear(_) | Layer::QuantizedEmbedding(_) => {
+                Precision::Int8
+            }
             _ => Precision::F32,
         }
     }
 
-    /// Name of the integer kernel that a quantized layer runs on.
+    /// Name of the integer kernel that a quantized layer runs on; none for one that only looks up weights.
     pub fn kernel_name(&self) -> Option<&'static str> {
         match self {
             Layer::QuantizedConv2d(conv) => Some(conv.kernel_name()),
+            Layer::QuantizedConvTranspose2d(conv) => Some(conv.kernel_name()),
             Layer::QuantizedLinear(linear) => Some(linear.kernel_name()),
             Layer::Lstm(layer) => layer.kernel_name(),
             Layer::Gru(layer) => layer.kernel_name(),
@@ -182,6 +200,7 @@ impl Layer {
         match self {
             Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => Order::AnyToChannelsLast,
             Layer::Relu | Layer::Relu6 | Layer::Add => Order::Any,
+            Layer::ConvTranspose2d(_) | Layer::QuantizedConvTranspose2d(_) => Order::ChannelsLast,
             Layer::BatchNorm2d(_) | Layer::MaxPool2d(_) | Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d(_) => Order::ChannelsLast,
             Layer::Linear(_)
             | Layer::QuantizedLinear(_)
@@ -189,6 +208,7 @@ impl Layer {
             | Layer::Gru(_)
             | Layer::Flatten { .. }
             | Layer::Softmax { .. } => Order::RowMajor,
+            Layer::Embedding(_) | Layer::QuantizedEmbedding(_) => Order::RowMajor,
             Layer::Operator(operator) => operator.operation().order(),
         }
     }
@@ -215,6 +235,9 @@ impl Layer {
             return Err(Error::length(format!("list of inputs of a {}", self.kind()), arity, inputs.len()));
         }
         check_arity(inputs, arity, arity)?;
+        if self.kind() == LayerKind::Embedding {
+            return check_ints("indices", inputs, 0).map(|()| vec![DType::F32]);
+        }
         match (self, inputs.iter().flatten().find(|&&dtype| dtype != DType::F32)) {
             (Layer::Flatten { .. }, other) => Ok(vec![other.copied().unwrap_or(DType::F32)]),
             (_, None) => Ok(vec![DType::F32]),
@@ -250,6 +273,11 @@ impl Layer {
             let dims @ [.., h, w] = image(Some(geometry.in_channels))?;
             pooled([dims[0], geometry.out_channels, h, w], geometry.output_size(h, w)?)
         };
+        let transposed = |layer: &Transposed| {
+            let dims @ [.., h, w] = image(Some(layer.geometry.in_channels))?;
+            pooled([dims[0], layer.geometry.out_channels, h, w], layer.output_size(h, w)?)
+        };
+        let looked_up = |width: usize| Shape::new([input.dims(), &[width]].concat());
         let linear = |in_features: usize, out_features: usize| match input.dims().last() {
             Some(&last) if last == in_features => input.with_axis(input.rank() - 1, out_features),
             _ => Err(Error::shape("input", format!("[.., {in_features}]"), input.dims())),
@@ -257,6 +285,10 @@ impl Layer {
         match self {
             Layer::Conv2d(layer) => conv(layer.geometry()),
             Layer::QuantizedConv2d(layer) => conv(layer.geometry()),
+            Layer::ConvTranspose2d(layer) => transposed(layer.shape()),
+            Layer::QuantizedConvTranspose2d(layer) => transposed(layer.shape()),
+            Layer::Embedding(layer) => looked_up(layer.width()),
+            Layer::QuantizedEmbedding(layer) => looked_up(layer.width()),
             Layer::Linear(layer) => linear(layer.in_features(), layer.out_features()),
             Layer::QuantizedLinear(layer) => linear(layer.in_features(), layer.out_features()),
             Layer::BatchNorm2d(norm) => image(Some(norm.channels())).map(|_| input.clone()),
@@ -285,11 +317,15 @@ impl Layer {
     pub fn weight_bytes(&self) -> usize {
         match self {
             Layer::Conv2d(layer) => 4 * layer.weight().len(),
+            Layer::ConvTranspose2d(layer) => 4 * layer.weight().len(),
             Layer::Linear(layer) => 4 * layer.weight().len(),
+            Layer::Embedding(layer) => 4 * layer.weight().len(),
             Layer::QuantizedConv2d(layer) => layer.weight_bytes(),
+            Layer::QuantizedConvTranspose2d(layer) => layer.weight_bytes(),
             Layer::QuantizedLinear(layer) => layer.weight_bytes(),
             Layer::Lstm(layer) => layer.bytes()[0],
             Layer::Gru(layer) => layer.bytes()[0],
+            Layer::QuantizedEmbedding(layer) => layer.weight_bytes(),
             _ => 0,
         }
     }
@@ -299,8 +335,10 @@ impl Layer {
     pub fn bytes(&self) -> usize {
         let bias = match self {
             Layer::Conv2d(layer) => layer.bias().map_or(0, |bias| bias.len()),
+            Layer::ConvTranspose2d(layer) => layer.bias().map_or(0, |bias| bias.len()),
             Layer::Linear(layer) => layer.bias().map_or(0, |bias| bias.len()),
             Layer::QuantizedConv2d(layer) => layer.bias().map_or(0, <[f32]>::len),
+            Layer::QuantizedConvTranspose2d(layer) => layer.bias().map_or(0, <[f32]>::len),
             Layer::QuantizedLinear(layer) => layer.bias().map_or(0, <[f32]>::len),
             Layer::BatchNorm2d(norm) => 2 * norm.channels(),
             Layer::Lstm(layer) => layer.bytes()[1] / 4,
@@ -319,7 +357,13 @@ impl Layer {
         let rows = |output: &Shape, options: &recurrent::RecurrentOptions| {
             (output.elements() / (options.hidden * options.direction.count())) as u64
         };
+        let transposed = |layer: &Transposed| match *output.dims() {
+            [n, _, h, w] => (n as u64).saturating_mul(layer.macs(h, w)),
+            _ => 0,
+        };
         match self {
+            Layer::ConvTranspose2d(layer) => transposed(layer.shape()),
+            Layer::QuantizedConvTranspose2d(layer) => transposed(layer.shape()),
             Layer::Conv2d(layer) => images(layer.geometry()),
             Layer::QuantizedConv2d(layer) => images(layer.geometry()),
             Layer::Linear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
@@ -343,11 +387,15 @@ macro_rules! wraps {
 }
 wraps! {
     Conv2d => Conv2d,
+    ConvTranspose2d => ConvTranspose2d,
     Linear => Linear,
+    Embedding => Embedding,
     quantized::Conv2d => QuantizedConv2d,
+    quantized::ConvTranspose2d => QuantizedConvTranspose2d,
     quantized::Linear => QuantizedLinear,
     Lstm => Lstm,
     Gru => Gru,
+    quantized::Embedding => QuantizedEmbedding,
     BatchNorm2d => BatchNorm2d,
     MaxPool2d => MaxPool2d,
     AvgPool2d => AvgPool2d,

@@ -32,7 +32,9 @@
 pub mod activation;
 mod builder;
 mod conv;
+mod conv_transpose;
 mod conversion;
+mod embedding;
 mod executor;
 mod layer;
 mod linear;
@@ -51,7 +53,9 @@ mod view;
 
 pub use builder::{Dim, Edge, ModelBuilder};
 pub use conv::Conv2d;
+pub use conv_transpose::ConvTranspose2d;
 pub use conversion::{Conversion, SkipReason, Skipped};
+pub use embedding::Embedding;
 pub use executor::{Executor, Tap};
 pub use layer::{Layer, LayerKind, Precision};
 pub use linear::Linear;

@@ -13,14 +13,16 @@ use crate::quant::Scheme;
 use crate::tensor::Tensor;
 
 /// The kinds that have a dynamic int8 twin.
-const KINDS: [LayerKind; 4] = [LayerKind::Conv2d, LayerKind::Linear, LayerKind::Lstm, LayerKind::Gru];
+const KINDS: [LayerKind; 6] =
+    [LayerKind::Conv2d, LayerKind::ConvTranspose2d, LayerKind::Linear, LayerKind::Lstm, LayerKind::Gru, LayerKind::Embedding];
 
 /// Quantizes every layer of the given kinds to int8; `model` is untouched.
 ///
-/// Batch norms are folded first, into the convolutions that are quantized and no others. Weights become int8, symmetric, one scale per output channel. Activations are measured
-/// and quantized when the model runs, asymmetric in 8 bits: per image for [`LayerKind::Conv2d`], per row for
-/// [`LayerKind::Linear`], so a result never depends on the batch it came in. Products are integer with i32 sums; the
-/// bias stays in f32; the result is dequantized where the sums are, so the layers around need no change.
+/// Batch norms are folded first, into the convolutions that are quantized and no others. Weights become int8, symmetric, one
+/// scale per output channel. Activations are measured and quantized when the model runs, asymmetric in 8 bits: per image for
+/// [`LayerKind::Conv2d`] and [`LayerKind::ConvTranspose2d`], per row for [`LayerKind::Linear`], so a result never depends on the
+/// batch it came in. Products are integer with i32 sums; the bias stays in f32; the result is dequantized where the sums are, so
+/// the layers around need no change. Of [`LayerKind::Embedding`] the table alone is quantized, one scale per row.
 ///
 /// What was quantized, and what was passed over and why, is in [`Model::conversion`].
 ///
@@ -222,7 +224,11 @@ impl<'p> DynamicQuantization<'p> {
                 Err(error @ Error::Accumulator { .. }) => Some(SkipReason::Unsupported(error.to_string())),
                 _ => None,
             },
-            Layer::Linear(_) | Layer::Lstm(_) | Layer::Gru(_) => None,
+            Layer::ConvTranspose2d(conv) => match quantized::check_sums(conv.shape()) {
+                Err(error) => Some(SkipReason::Unsupported(error.to_string())),
+                Ok(()) => None,
+            },
+            Layer::Linear(_) | Layer::Lstm(_) | Layer::Gru(_) | Layer::Embedding(_) => None,
             other => Some(SkipReason::Unsupported(format!("{} has no int8 twin", other.kind()))),
         }
     }
@@ -234,6 +240,12 @@ impl<'p> DynamicQuantization<'p> {
                 let (weight, bias) = (conv.weight().as_slice(), conv.bias().map(Tensor::as_slice));
                 quantized::Conv2d::from_float(conv.geometry(), weight, bias, &self.scheme, self.isa).map(Layer::from)
             }
+            Layer::ConvTranspose2d(conv) => {
+                let (weight, bias) = (conv.weight().as_slice(), conv.bias().map(Tensor::as_slice));
+                let padding = conv.output_padding();
+                quantized::ConvTranspose2d::from_float(conv.geometry(), padding, weight, bias, &self.scheme, self.isa).map(Layer::from)
+            }
+            Layer::Embedding(table) => quantized::Embedding::from_float(table.weight(), &self.scheme).map(Layer::from),
             Layer::Linear(linear) => {
                 let (weight, bias) = (linear.weight().as_slice(), linear.bias().map(Tensor::as_slice));
                 let (k, n) = (linear.in_features(), linear.out_features());

@@ -8,7 +8,7 @@ use crate::tensor::{DType, Value};
 ///
 /// # Errors
 /// [`Error::Type`].
-pub(super) fn check_ints(what: &'static str, inputs: &[Option<DType>], i: usize) -> Result<()> {
+pub(crate) fn check_ints(what: &'static str, inputs: &[Option<DType>], i: usize) -> Result<()> {
     match inputs.get(i).copied().flatten() {
         Some(dtype) if !matches!(dtype, DType::I64 | DType::I32) => {
             Err(Error::Type { what: what.into(), expected: "i64 or i32", got: dtype.name() })

@@ -4,26 +4,30 @@
 //! (and, where the standard has it so, from their values), and writes into memory that the planner found for it.
 
 mod along;
+mod arguments;
 mod batch_norm;
 mod binary;
 mod broadcast;
 mod cast;
 mod constant;
 mod facts;
-mod gemm;
-mod global_pool;
 mod fold;
+mod gemm;
+mod generate;
+mod global_pool;
 mod group_norm;
 mod layer_norm;
 mod line_norm;
 mod logic;
 mod matmul;
+mod movement;
 mod numbers;
 mod pool;
 mod power;
 mod recurrent;
 mod reduce;
 mod select;
+mod shape;
 mod softmax;
 mod unary;
 mod variadic;
@@ -34,37 +38,34 @@ use std::fmt;
 pub use along::{Arg, Cumulative};
 pub use batch_norm::BatchNormalization;
 pub use binary::Binary;
-pub use gemm::Gemm;
-pub use global_pool::{GlobalPool, MaxUnpool};
 pub use cast::Cast;
+pub use constant::{ShapeOf, SizeOf};
+pub use gemm::Gemm;
+pub use generate::{ConstantOfShape, EyeLike, Range, Trilu};
+pub use global_pool::{GlobalPool, MaxUnpool};
 pub use group_norm::GroupNormalization;
 pub use layer_norm::LayerNormalization;
 pub use line_norm::{LpNormalization, MeanVarianceNormalization};
 pub use logic::Logic;
 pub use matmul::MatMul;
+pub use movement::{
+    Combine, Concat, DepthOrder, DepthToSpace, Expand, Gather, GatherElements, GatherNd, OneHot, Pad, PadMode, ReverseSequence,
+    ScatterElements, ScatterNd, Slice, SpaceToDepth, Split, Tile, TopK, Transpose,
+};
 pub use pool::Pool;
 pub use power::Pow;
 pub use recurrent::{Recurrent, RecurrentKind};
 pub use reduce::{Reduce, Reduction};
 pub use select::{Clip, Where};
+pub use shape::{Dropout, Flatten, Identity, Reshape, Squeeze, Unsqueeze};
 pub use softmax::Softmax;
 pub use unary::Unary;
 pub use variadic::Variadic;
 pub use window::{AutoPad, Windows};
 
+pub(crate) use arguments::check_ints;
 pub(crate) use facts::{Facts, broadcast_dims, check_arity, resolve_axis};
-mod arguments;
-mod generate;
-mod movement;
-mod shape;
-
-pub use constant::{ShapeOf, SizeOf};
-pub use generate::{ConstantOfShape, EyeLike, Range, Trilu};
-pub use movement::{
-    Concat, DepthOrder, DepthToSpace, Expand, Gather, GatherElements, GatherNd, OneHot, Pad, PadMode, Reduction, ReverseSequence,
-    ScatterElements, ScatterNd, Slice, SpaceToDepth, Split, Tile, TopK, Transpose,
-};
-pub use shape::{Dropout, Flatten, Identity, Reshape, Squeeze, Unsqueeze};
+pub(crate) use movement::resolve_index;
 
 use crate::error::Result;
 use crate::kernels::Workspace;

@@ -68,7 +68,15 @@ pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group
 }
 
 fn has_output_stage(layer: &Layer) -> bool {
-    matches!(layer, Layer::Conv2d(_) | Layer::Linear(_) | Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_))
+    matches!(
+        layer,
+        Layer::Conv2d(_)
+            | Layer::ConvTranspose2d(_)
+            | Layer::Linear(_)
+            | Layer::QuantizedConv2d(_)
+            | Layer::QuantizedConvTranspose2d(_)
+            | Layer::QuantizedLinear(_)
+    )
 }
 
 /// Whether the layer's kernel adds to what is in its output.

@@ -12,9 +12,14 @@
 //! Weights are held once, in the panels of the kernel that runs them; the codes can be read back from there.
 
 mod conv;
+mod conv_transpose;
+mod embedding;
 mod linear;
 
 pub use conv::Conv2d;
+pub use conv_transpose::ConvTranspose2d;
+pub(crate) use conv_transpose::check_sums;
+pub use embedding::Embedding;
 pub use linear::Linear;
 
 use crate::error::{Error, Result};

@@ -12,7 +12,7 @@ use crate::tensor::{DType, Shape};
 ///
 /// # Errors
 /// [`Error::Parameter`] when it lies beyond.
-pub(in crate::nn::operator) fn resolve_index(index: i64, length: usize) -> Result<usize> {
+pub(crate) fn resolve_index(index: i64, length: usize) -> Result<usize> {
     let at = if index < 0 { index.wrapping_add(length as i64) } else { index };
     match usize::try_from(at) {
         Ok(at) if at < length => Ok(at),

@@ -14,10 +14,11 @@ pub(super) mod walk;
 
 pub use concat::{Concat, Split};
 pub use expand::{Expand, Tile};
+pub(crate) use gather::resolve_index;
 pub use gather::{Gather, GatherElements, GatherNd};
 pub use one_hot::OneHot;
 pub use pad::{Pad, PadMode};
-pub use scatter::{Reduction, ScatterElements, ScatterNd};
+pub use scatter::{Combine, ScatterElements, ScatterNd};
 pub use slice::Slice;
 pub use space::{DepthOrder, DepthToSpace, ReverseSequence, SpaceToDepth};
 pub use top_k::TopK;

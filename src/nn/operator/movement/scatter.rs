@@ -12,7 +12,7 @@ use crate::tensor::{DType, Shape};
 
 /// What becomes of an update and of what was there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Reduction {
+pub enum Combine {
     /// The update.
     #[default]
     None,
@@ -26,7 +26,7 @@ pub enum Reduction {
     Min,
 }
 
-fn check_types(inputs: &[Option<DType>], reduction: Reduction) -> Result<Vec<DType>> {
+fn check_types(inputs: &[Option<DType>], reduction: Combine) -> Result<Vec<DType>> {
     check_arity(inputs, 3, 3)?;
     check_ints("indices", inputs, 1)?;
     if let (Some(data), Some(updates)) = (inputs[0], inputs[2])
@@ -35,7 +35,7 @@ fn check_types(inputs: &[Option<DType>], reduction: Reduction) -> Result<Vec<DTy
         return Err(Error::Type { what: "updates".into(), expected: data.name(), got: updates.name() });
     }
     match inputs[0] {
-        Some(dtype) if reduction != Reduction::None && !reduces(dtype) => Err(Error::Type {
+        Some(dtype) if reduction != Combine::None && !reduces(dtype) => Err(Error::Type {
             what: "data to reduce into".into(),
             expected: "f16, bf16, f32, f64 or an integer of 8 bits or more",
             got: dtype.name(),
@@ -50,7 +50,7 @@ fn reduces(dtype: DType) -> bool {
 
 /// Combines elements of the updates (by index) with elements of the output, as `each` calls for.
 fn update(
-    reduction: Reduction,
+    reduction: Combine,
     updates: &View<'_>,
     y: &mut ViewMut<'_>,
     each: impl FnOnce(&mut dyn FnMut(usize, usize)) -> Result<()>,
@@ -64,9 +64,9 @@ fn update(
     macro_rules! ints {
         ($type:ty) => {
             match reduction {
-                Reduction::Add => with!($type, <$type>::wrapping_add),
-                Reduction::Mul => with!($type, <$type>::wrapping_mul),
-                Reduction::Max => with!($type, Ord::max),
+                Combine::Add => with!($type, <$type>::wrapping_add),
+                Combine::Mul => with!($type, <$type>::wrapping_mul),
+                Combine::Max => with!($type, Ord::max),
                 _ => with!($type, Ord::min),
             }
         };
@@ -74,15 +74,15 @@ fn update(
     macro_rules! floats {
         ($type:ty, $wide:ty, $to:expr, $from:expr) => {
             match reduction {
-                Reduction::Add => with!($type, |a, b| $from($to(a) + $to(b))),
-                Reduction::Mul => with!($type, |a, b| $from($to(a) * $to(b))),
+                Combine::Add => with!($type, |a, b| $from($to(a) + $to(b))),
+                Combine::Mul => with!($type, |a, b| $from($to(a) * $to(b))),
                 // NaN stays, and wins.
-                Reduction::Max => with!($type, |a: $type, b: $type| if b > a || $to(b).is_nan() { b } else { a }),
+                Combine::Max => with!($type, |a: $type, b: $type| if b > a || $to(b).is_nan() { b } else { a }),
                 _ => with!($type, |a: $type, b: $type| if b < a || $to(b).is_nan() { b } else { a }),
             }
         };
     }
-    if reduction == Reduction::None {
+    if reduction == Combine::None {
         return with_word!(y.dtype.bytes(), Word => with!(Word, |_, update| update));
     }
     match y.dtype {
@@ -106,18 +106,18 @@ fn update(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScatterElements {
     axis: i64,
-    reduction: Reduction,
+    reduction: Combine,
 }
 
 impl ScatterElements {
     /// Along this axis, counted from the end when negative, overwriting.
     pub fn new(axis: i64) -> Self {
-        ScatterElements { axis, reduction: Reduction::None }
+        ScatterElements { axis, reduction: Combine::None }
     }
 
     /// With another way to combine.
     #[must_use]
-    pub fn with_reduction(self, reduction: Reduction) -> Self {
+    pub fn with_reduction(self, reduction: Combine) -> Self {
         ScatterElements { reduction, ..self }
     }
 }
@@ -151,7 +151,7 @@ impl Operation for ScatterElements {
 /// ONNX ScatterND: the data with slices changed, each at the index that one row of the indices spells out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScatterNd {
-    reduction: Reduction,
+    reduction: Combine,
 }
 
 impl ScatterNd {
@@ -162,7 +162,7 @@ impl ScatterNd {
 
     /// With another way to combine.
     #[must_use]
-    pub fn with_reduction(self, reduction: Reduction) -> Self {
+    pub fn with_reduction(self, reduction: Combine) -> Self {
         ScatterNd { reduction }
     }
 }

@@ -229,7 +229,8 @@ mod tests {
             let walk = Walk::new(axes).unwrap();
             for size in [1, 2, 4, 8] {
                 let count = 3 * 17 * 21;
-                let words: Vec<u64> = (0..usize::div_ceil(count * size, 8) as u64).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+                let words: Vec<u64> =
+                    (0..usize::div_ceil(count * size, 8) as u64).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
                 let from = &bytemuck::cast_slice::<u64, u8>(&words)[..count * size];
                 let mut result = vec![0u64; words.len()];
                 let to = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut result)[..count * size];

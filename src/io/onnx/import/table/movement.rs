@@ -3,8 +3,8 @@
 use super::{Built, Call, all};
 use crate::error::{Error, Result};
 use crate::nn::operator::{
-    Concat, ConstantOfShape, DepthOrder, DepthToSpace, Dropout, Expand, EyeLike, Flatten, Gather, GatherElements, GatherNd, Identity,
-    OneHot, Pad, PadMode, Range, Reduction, Reshape, ReverseSequence, ScatterElements, ScatterNd, ShapeOf, SizeOf, Slice, SpaceToDepth,
+    Combine, Concat, ConstantOfShape, DepthOrder, DepthToSpace, Dropout, Expand, EyeLike, Flatten, Gather, GatherElements, GatherNd,
+    Identity, OneHot, Pad, PadMode, Range, Reshape, ReverseSequence, ScatterElements, ScatterNd, ShapeOf, SizeOf, Slice, SpaceToDepth,
     Split, Squeeze, Tile, TopK, Transpose, Trilu, Unsqueeze,
 };
 use crate::tensor::{Tensor, Value};
@@ -126,10 +126,10 @@ pub(super) fn gather_nd(call: &mut Call<'_>) -> Result<Built> {
     all(GatherNd::new(call.attributes.int_or("batch_dims", 0)?))
 }
 
-fn reduction(call: &mut Call<'_>) -> Result<Reduction> {
+fn reduction(call: &mut Call<'_>) -> Result<Combine> {
     call.attributes.choice(
         "reduction",
-        &[("none", Reduction::None), ("add", Reduction::Add), ("mul", Reduction::Mul), ("max", Reduction::Max), ("min", Reduction::Min)],
+        &[("none", Combine::None), ("add", Combine::Add), ("mul", Combine::Mul), ("max", Combine::Max), ("min", Combine::Min)],
     )
 }
 
