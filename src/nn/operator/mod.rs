@@ -26,6 +26,7 @@ mod pool;
 mod power;
 mod recurrent;
 mod reduce;
+mod resize;
 mod select;
 mod shape;
 mod softmax;
@@ -56,6 +57,7 @@ pub use pool::Pool;
 pub use power::Pow;
 pub use recurrent::{Recurrent, RecurrentKind};
 pub use reduce::{Reduce, Reduction};
+pub use resize::{AspectPolicy, Coordinates, NearestMode, Resize, ResizeMode};
 pub use select::{Clip, Where};
 pub use shape::{Dropout, Flatten, Identity, Reshape, Squeeze, Unsqueeze};
 pub use softmax::Softmax;
@@ -249,6 +251,8 @@ operators! {
     Cast(Cast),
     /// Mean 0 and variance 1 over any axes.
     MeanVarianceNormalization(MeanVarianceNormalization),
+    /// A tensor stretched or shrunk.
+    Resize(Resize),
 }
 
 impl Operator {
