@@ -6,7 +6,7 @@ use crate::io::onnx::attribute::Attributes;
 use crate::kernels::Conv2dGeometry;
 use crate::nn::operator::{AutoPad, Windows};
 use crate::nn::reorder::nchw_to_nhwc;
-use crate::nn::{BatchNorm2d, Conv2d, Direction, GateActivation, Gru, Linear, Lstm, RecurrentOptions};
+use crate::nn::{BatchNorm2d, Conv2d, ConvTranspose2d, Direction, Embedding, GateActivation, Gru, Linear, Lstm, RecurrentOptions};
 use crate::tensor::Tensor;
 
 /// The attributes of a convolution, and of a pooling.
@@ -105,6 +105,40 @@ pub(super) fn conv(call: &Call<'_>, windows: &WindowAttributes, groups: i64) -> 
         .with_groups(groups);
     let conv = Conv2d::new(geometry, weight.reshape([out, inner, kernel[0], kernel[1]])?, bias.cloned())?;
     Ok(Some(if spatial == 1 { Built::in_row(conv.into()) } else { Built::of(conv, &[0]) }))
+}
+
+/// A transposed convolution with constant weights over two spatial axes and padding that does not depend on the input's size.
+pub(super) fn conv_transpose(call: &Call<'_>, windows: &WindowAttributes, groups: i64, output_padding: &[usize]) -> Result<Option<Built>> {
+    let (Some(weight), Some(bias)) = (call.constant::<f32>(1), call.optional_constant::<f32>(2)) else {
+        return Ok(None);
+    };
+    let &[in_channels, per_group, kh, kw] = weight.dims() else { return Ok(None) };
+    if weight.is_empty() || !matches!(windows.auto_pad, AutoPad::NotSet | AutoPad::Valid) {
+        return Ok(None);
+    }
+    let numbers = WindowAttributes::numbers;
+    let strides = numbers("strides", windows.strides.as_ref(), 2, 1)?;
+    let dilations = numbers("dilations", windows.dilations.as_ref(), 2, 1)?;
+    let Some(pads) = windows.fixed_pads(&[kh, kw], &strides, &dilations)? else { return Ok(None) };
+    let groups = usize::try_from(groups).map_err(|_| Error::parameter("attribute `group`", groups, "must not be negative"))?;
+    let out = per_group.checked_mul(groups).ok_or_else(|| Error::parameter("attribute `group`", groups, "is too large to address"))?;
+    let geometry = Conv2dGeometry::new(in_channels, out, [kh, kw])
+        .with_stride([strides[0], strides[1]])
+        .with_dilation([dilations[0], dilations[1]])
+        .with_padding([pads[0], pads[1], pads[2], pads[3]])
+        .with_groups(groups);
+    let conv = ConvTranspose2d::new(geometry, weight.clone(), bias.cloned())?.with_output_padding([output_padding[0], output_padding[1]]);
+    Ok(Some(Built::of(conv, &[0])))
+}
+
+/// Rows of a constant table.
+pub(super) fn embedding(call: &Call<'_>, axis: i64) -> Result<Option<Built>> {
+    match call.constant::<f32>(0) {
+        Some(table) if axis == 0 && table.dims().len() == 2 && call.value(1).is_none() => {
+            Ok(Some(Built::of(Embedding::new(table.clone())?, &[1])))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// `alpha A B + beta C` with constant `B`, and `C` a constant row or left out.

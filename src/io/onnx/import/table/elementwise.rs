@@ -3,7 +3,8 @@
 use super::{Built, Call, all};
 use crate::error::Result;
 use crate::nn::Layer;
-use crate::nn::operator::{Binary, Clip, Logic, Pow, Unary, Variadic, Where};
+use crate::nn::operator::{Binary, Cast, Clip, Logic, Pow, Unary, Variadic, Where};
+use crate::num::ScaleRounding;
 use crate::tensor::DType;
 
 pub(super) fn unary(call: &mut Call<'_>) -> Result<Built> {
@@ -122,4 +123,16 @@ pub(super) fn clip(call: &mut Call<'_>) -> Result<Built> {
         }
     }
     all(Clip::new().with_bounds(min, max))
+}
+
+pub(super) fn cast(call: &mut Call<'_>) -> Result<Built> {
+    let attributes = &mut call.attributes;
+    let cast = match attributes.int("to")? {
+        Some(code) => Cast::new(super::element_type(attributes, "to", code)?),
+        None if call.operator == "CastLike" => Cast::like(),
+        None => return Err(attributes.error("to", "it must be there")),
+    };
+    let rounding = [("up", ScaleRounding::Up), ("down", ScaleRounding::Down), ("nearest", ScaleRounding::Nearest)];
+    let cast = cast.with_scale_rounding(attributes.choice("round_mode", &rounding)?);
+    all(cast.with_saturation(attributes.flag_or("saturate", true)?))
 }

@@ -4,6 +4,7 @@ mod elementwise;
 mod movement;
 mod normalization;
 mod products;
+mod reduction;
 mod spatial;
 
 use super::call::{Built, Call, all};
@@ -94,6 +95,14 @@ fn find(domain: &str, operator: &str) -> Option<Builder> {
         "BatchNormalization" => normalization::batch_normalization,
         "LpNormalization" => normalization::lp_normalization,
         "MeanVarianceNormalization" => normalization::mean_variance_normalization,
+        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2" => reduction::reduce,
+        "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" => reduction::reduce,
+        "ArgMax" | "ArgMin" => reduction::arg,
+        "CumSum" | "CumProd" => reduction::cumulative,
+        "Cast" | "CastLike" => elementwise::cast,
+        "Resize" => spatial::resize,
+        "Upsample" => spatial::upsample,
+        "ConvTranspose" => products::conv_transpose,
         _ => return None,
     })
 }

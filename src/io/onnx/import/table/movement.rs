@@ -115,7 +115,10 @@ pub(super) fn slice(call: &mut Call<'_>) -> Result<Built> {
 
 pub(super) fn gather(call: &mut Call<'_>) -> Result<Built> {
     let axis = call.attributes.int_or("axis", 0)?;
-    all(Gather::new(axis))
+    match super::layers::embedding(call, axis)? {
+        Some(built) => Ok(built),
+        None => all(Gather::new(axis)),
+    }
 }
 
 pub(super) fn gather_elements(call: &mut Call<'_>) -> Result<Built> {

@@ -52,3 +52,17 @@ pub(super) fn conv(call: &mut Call<'_>) -> Result<Built> {
     }
     Err(crate::Error::Unsupported { what: "Conv".into(), way_out: "".into() })
 }
+
+pub(super) fn conv_transpose(call: &mut Call<'_>) -> Result<Built> {
+    let windows = WindowAttributes::take(&mut call.attributes)?;
+    let groups = call.attributes.int_or("group", 1)?;
+    let (padding, shape) = (call.attributes.ints("output_padding")?, call.attributes.ints("output_shape")?);
+    if call.dtype(0) == Some(DType::F32)
+        && shape.is_none()
+        && let Ok(more) = WindowAttributes::numbers("output_padding", padding.as_ref(), 2, 0)
+        && let Some(built) = layers::conv_transpose(call, &windows, groups, &more)?
+    {
+        return Ok(built);
+    }
+    Err(crate::Error::Unsupported { what: "ConvTranspose".into(), way_out: "".into() })
+}

@@ -3,7 +3,7 @@
 use super::layers::WindowAttributes;
 use super::{Built, Call, all};
 use crate::error::Result;
-use crate::nn::operator::{GlobalPool, MaxUnpool, Pool};
+use crate::nn::operator::{AspectPolicy, Coordinates, GlobalPool, MaxUnpool, NearestMode, Pool, Resize, ResizeMode};
 use crate::nn::{AvgPool2d, GlobalAvgPool2d, MaxPool2d};
 use crate::tensor::DType;
 
@@ -82,4 +82,65 @@ pub(super) fn max_unpool(call: &mut Call<'_>) -> Result<Built> {
     let windows = WindowAttributes::take(&mut call.attributes)?;
     let kernel = kernel(call, &windows)?;
     all(MaxUnpool::new(&kernel[..]).with_windows(windows.windows(kernel.len(), false)?))
+}
+
+/// How elements between others come about. Until opset 10 the nearest one was the one before.
+fn resize_mode(call: &mut Call<'_>) -> Result<ResizeMode> {
+    let old = call.opset < 11 || call.operator == "Upsample";
+    let mut nearest = call.attributes.choice(
+        "nearest_mode",
+        &[
+            ("round_prefer_floor", NearestMode::RoundPreferFloor),
+            ("round_prefer_ceil", NearestMode::RoundPreferCeil),
+            ("floor", NearestMode::Floor),
+            ("ceil", NearestMode::Ceil),
+        ],
+    )?;
+    if old {
+        nearest = NearestMode::Floor;
+    }
+    let cubic = call.attributes.float_or("cubic_coeff_a", -0.75)?;
+    let modes = [("nearest", ResizeMode::Nearest(nearest)), ("linear", ResizeMode::Linear), ("cubic", ResizeMode::Cubic(cubic))];
+    call.attributes.choice("mode", &modes)
+}
+
+pub(super) fn upsample(call: &mut Call<'_>) -> Result<Built> {
+    let resize = Resize::upsample(resize_mode(call)?);
+    all(match call.attributes.floats("scales")? {
+        Some(scales) => resize.with_scales(scales),
+        None => resize,
+    })
+}
+
+pub(super) fn resize(call: &mut Call<'_>) -> Result<Built> {
+    if call.opset < 11 {
+        return upsample(call);
+    }
+    let mode = resize_mode(call)?;
+    let attributes = &mut call.attributes;
+    let coordinates = attributes.choice(
+        "coordinate_transformation_mode",
+        &[
+            ("half_pixel", Coordinates::HalfPixel),
+            ("half_pixel_symmetric", Coordinates::HalfPixelSymmetric),
+            ("pytorch_half_pixel", Coordinates::PytorchHalfPixel),
+            ("align_corners", Coordinates::AlignCorners),
+            ("asymmetric", Coordinates::Asymmetric),
+            ("tf_crop_and_resize", Coordinates::TfCropAndResize),
+        ],
+    )?;
+    let policy = attributes.choice(
+        "keep_aspect_ratio_policy",
+        &[("stretch", AspectPolicy::Stretch), ("not_larger", AspectPolicy::NotLarger), ("not_smaller", AspectPolicy::NotSmaller)],
+    )?;
+    let resize = Resize::new(mode)
+        .with_coordinates(coordinates)
+        .with_policy(policy)
+        .with_exclude_outside(attributes.flag_or("exclude_outside", false)?)
+        .with_antialias(attributes.flag_or("antialias", false)?)
+        .with_extrapolation_value(attributes.float_or("extrapolation_value", 0.0)?);
+    all(match attributes.ints("axes")? {
+        Some(axes) => resize.with_axes(axes),
+        None => resize,
+    })
 }
