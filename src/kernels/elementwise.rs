@@ -27,7 +27,7 @@ impl Range {
     }
 
     /// The range as callers see it: 0 and 0 without a finite value, and no negative zero, whichever lane it came from.
-    pub(super) fn closed(self) -> Range {
+    pub(crate) fn closed(self) -> Range {
         if self.min <= self.max { Range { min: self.min + 0.0, max: self.max + 0.0, ..self } } else { Range { min: 0.0, max: 0.0, ..self } }
     }
 }

@@ -16,6 +16,7 @@ mod gemm;
 mod generate;
 mod global_pool;
 mod group_norm;
+mod integer;
 mod layer_norm;
 mod line_norm;
 mod logic;
@@ -24,6 +25,7 @@ mod movement;
 mod numbers;
 mod pool;
 mod power;
+mod quantize;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -45,6 +47,7 @@ pub use gemm::Gemm;
 pub use generate::{ConstantOfShape, EyeLike, Range, Trilu};
 pub use global_pool::{GlobalPool, MaxUnpool};
 pub use group_norm::GroupNormalization;
+pub use integer::{ConvInteger, MatMulInteger};
 pub use layer_norm::LayerNormalization;
 pub use line_norm::{LpNormalization, MeanVarianceNormalization};
 pub use logic::Logic;
@@ -55,6 +58,7 @@ pub use movement::{
 };
 pub use pool::Pool;
 pub use power::Pow;
+pub use quantize::{DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear};
 pub use recurrent::{Recurrent, RecurrentKind};
 pub use reduce::{Reduce, Reduction};
 pub use resize::{AspectPolicy, Coordinates, NearestMode, Resize, ResizeMode};
@@ -147,6 +151,16 @@ macro_rules! operators {
 }
 
 operators! {
+    /// Floats to codes.
+    QuantizeLinear(QuantizeLinear),
+    /// Codes to floats.
+    DequantizeLinear(DequantizeLinear),
+    /// Floats to codes by their own range.
+    DynamicQuantizeLinear(DynamicQuantizeLinear),
+    /// Products of matrices of codes.
+    MatMulInteger(MatMulInteger),
+    /// Convolutions of codes.
+    ConvInteger(ConvInteger),
     /// One value for each window.
     Pool(Pool),
     /// One value for each channel.

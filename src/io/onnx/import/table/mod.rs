@@ -4,6 +4,7 @@ mod elementwise;
 mod movement;
 mod normalization;
 mod products;
+mod quantized;
 mod reduction;
 mod spatial;
 
@@ -103,6 +104,11 @@ fn find(domain: &str, operator: &str) -> Option<Builder> {
         "Resize" => spatial::resize,
         "Upsample" => spatial::upsample,
         "ConvTranspose" => products::conv_transpose,
+        "QuantizeLinear" => quantized::quantize_linear,
+        "DequantizeLinear" => quantized::dequantize_linear,
+        "DynamicQuantizeLinear" => quantized::dynamic_quantize_linear,
+        "MatMulInteger" | "QLinearMatMul" => quantized::matmul_integer,
+        "ConvInteger" | "QLinearConv" => quantized::conv_integer,
         _ => return None,
     })
 }
