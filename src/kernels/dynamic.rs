@@ -5,7 +5,7 @@ use super::dequantize::Dequantize;
 use super::elementwise::{Extremes, Range};
 use super::gemm::{Destination, Lhs, multiply, stage_shape, workspace_row};
 use super::geometry::{ImageShape, Padded};
-use super::ingest::{self, Quantizer, WithinRange};
+use super::ingest::{self, Numbers, Quantizer};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
@@ -196,7 +196,7 @@ impl Visitor for GemmVisit<'_> {
         let shape = (m, k, lhs.stride());
         let quantizer = |m: usize| rule.quantizer(lhs_scale.get(m), zero.get(m));
         let codes = if ranges.iter().all(|range| range.finite) {
-            ingest::rows(simd, lhs.data(), shape, memory, row, threads, |m| WithinRange(quantizer(m)))
+            ingest::rows(simd, lhs.data(), shape, memory, row, threads, |m| Numbers(quantizer(m)))
         } else {
             ingest::rows(simd, lhs.data(), shape, memory, row, threads, quantizer)
         };
@@ -307,7 +307,7 @@ impl Visitor for ConvVisit<'_> {
         let lhs = if finite {
             ingest::images(simd, input, &padded, memory, threads, |image| {
                 let (quantizer, pad) = quantizer(image);
-                (WithinRange(quantizer), pad)
+                (Numbers(quantizer), pad)
             })
         } else {
             ingest::images(simd, input, &padded, memory, threads, quantizer)

@@ -161,11 +161,17 @@ struct Quantize<'a, T> {
 impl<T: ActivationCode> Visitor for Quantize<'_, T> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
+        // In blocks that stay in the cache while they are asked for NaN.
+        const BLOCK: usize = 2048;
         simd.vectorize(
             #[inline(always)]
             || {
-                for (code, &x) in self.dst.iter_mut().zip(self.x) {
-                    *code = T::from_unsigned(self.quantizer.code(x));
+                for (x, codes) in self.x.chunks(BLOCK).zip(self.dst.chunks_mut(BLOCK)) {
+                    if extremes(simd, x).finite {
+                        self.quantizer.codes(simd, x, codes);
+                    } else {
+                        self.quantizer.divide(x, codes);
+                    }
                 }
             },
         )

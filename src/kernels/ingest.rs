@@ -86,45 +86,63 @@ impl Quantizer {
         unsafe { x.round_ties_even().to_int_unchecked::<i32>() + self.zero_point }
     }
 
-    /// The codes of finite values that lie within the range which the scale was made of, or not far beyond: `|x / scale| < 2^24`.
+    /// [`Quantizer::code`] of each value, for values that are not NaN.
     ///
-    /// Where multiplication and addition fuse, the division is a product with the reciprocal and two corrections. The first brings
-    /// the quotient within one unit in the last place; from there, `q + (x - q * scale) * (1 / scale)` is the correctly rounded
-    /// quotient, since the reciprocal is (Markstein, IBM Journal of Research and Development 34, 1990). The remainders are exact
-    /// away from the ends of the exponent range.
+    /// Where multiplication and addition fuse, there is no division: adding 1.5 * 2^23 rounds a product to an integer, ties to even,
+    /// and the products with two reciprocals, one a little below 1 / scale and one a little above, enclose the rounded quotient. Where
+    /// both round to the same integer, so does what lies between. One group in some hundreds of values has one closer to a tie than
+    /// that, and is divided.
     #[inline(always)]
     pub fn codes<S: Simd, L: Element>(self, simd: S, src: &[f32], dst: &mut [L]) {
         let len = src.len().min(dst.len());
         let mut done = 0;
         if let (Some(flip), true) = (L::BYTE_FLIP, (1e-18..1e18).contains(&self.scale) && S::FUSED) {
             let grid = CodeGrid { zero_point: self.zero_point as u8, lo: self.qmin as u8, hi: self.qmax as u8, flip };
-            let (inverse, minus) = (simd.splat_f32(1.0 / self.scale), simd.splat_f32(-self.scale));
+            let inverse = 1.0 / self.scale;
+            // The reciprocal is right to 2^-24 of itself, and so is the quotient: 2^-22 is beyond both.
+            let below = simd.splat_f32(inverse * (1.0 - 1.0 / 4194304.0));
+            let above = simd.splat_f32(inverse * (1.0 + 1.0 / 4194304.0));
+            let (shift, none) = (simd.splat_f32(ROUNDING), simd.splat_i32(0));
+            let unshift = simd.splat_i32(-(ROUNDING.to_bits() as i32));
             while done + 4 * S::LANES <= len {
                 for at in (0..4 * S::LANES).step_by(16) {
                     simd.prefetch(src.as_ptr().wrapping_add(done + at + AHEAD).cast());
                 }
-                let mut codes = [[simd.splat_i32(0); 2]; 2];
+                let mut codes = [[none; 2]; 2];
+                let mut differ = none;
                 for r in 0..2 {
                     for v in 0..2 {
                         // SAFETY: four vectors are left in `src`.
                         let x = unsafe { simd.load_f32(src.as_ptr().add(done + (2 * r + v) * S::LANES), S::LANES) };
-                        let mut q = simd.mul_f32(x, inverse);
-                        for _ in 0..2 {
-                            q = simd.mul_add_f32(simd.mul_add_f32(q, minus, x), inverse, q);
-                        }
-                        codes[r][v] = simd.round_i32(q);
+                        let q = simd.bits_of_f32(simd.mul_add_f32(x, below, shift));
+                        differ = simd.or_i32(differ, simd.xor_i32(q, simd.bits_of_f32(simd.mul_add_f32(x, above, shift))));
+                        // Far below the grid the sum is negative, and its bits are no longer in order.
+                        codes[r][v] = simd.add_i32(simd.max_i32(q, none), unshift);
                     }
                 }
-                // SAFETY: four vectors are left in `dst`, whose elements are bytes, as two rows next to each other.
-                unsafe { simd.store_codes::<2, 2>(&codes, grid, dst.as_mut_ptr().add(done).cast(), 2 * S::LANES, 2 * S::LANES) }
+                if simd.is_zero(differ) {
+                    // SAFETY: four vectors are left in `dst`, whose elements are bytes, as two rows next to each other.
+                    unsafe { simd.store_codes::<2, 2>(&codes, grid, dst.as_mut_ptr().add(done).cast(), 2 * S::LANES, 2 * S::LANES) }
+                } else {
+                    self.divide(&src[done..done + 4 * S::LANES], &mut dst[done..]);
+                }
                 done += 4 * S::LANES;
             }
         }
-        for (code, &x) in dst[done..len].iter_mut().zip(&src[done..len]) {
+        self.divide(&src[done..len], &mut dst[done..len]);
+    }
+
+    /// [`Quantizer::code`] of each value, whatever it is.
+    #[inline(always)]
+    pub fn divide<L: Element>(self, src: &[f32], dst: &mut [L]) {
+        for (code, &x) in dst.iter_mut().zip(src) {
             *code = L::from_unsigned(self.code(x));
         }
     }
 }
+
+/// Added to a float between -2^22 and 2^22, it leaves the nearest integer in the low bits of the sum.
+const ROUNDING: f32 = 12582912.0;
 
 impl<L: Element> Convert<L> for Quantizer {
     type In = f32;
@@ -134,11 +152,11 @@ impl<L: Element> Convert<L> for Quantizer {
     }
 }
 
-/// A [`Quantizer`] for values that are all finite and within the range which its scale was made of.
+/// A [`Quantizer`] for values none of which is NaN.
 #[derive(Debug, Clone, Copy)]
-pub struct WithinRange(pub Quantizer);
+pub struct Numbers(pub Quantizer);
 
-impl<L: Element> Convert<L> for WithinRange {
+impl<L: Element> Convert<L> for Numbers {
     type In = f32;
     #[inline(always)]
     fn convert(self, x: f32) -> L {

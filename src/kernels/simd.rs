@@ -45,10 +45,15 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn xor_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn or_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Whether every lane is 0.
+    fn is_zero(self, a: Self::I32) -> bool;
     fn max_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn min_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Nearest float, ties to even.
     fn to_f32(self, a: Self::I32) -> Self::F32;
+    /// The bits of floats, as they are.
+    fn bits_of_f32(self, a: Self::F32) -> Self::I32;
     fn splat_f32(self, x: f32) -> Self::F32;
     fn add_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;

@@ -124,9 +124,12 @@ macro_rules! simd_of_128_bits {
                 fn add_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vaddq_s32(a, b);
                 fn mul_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmulq_s32(a, b);
                 fn xor_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = veorq_s32(a, b);
+                fn or_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vorrq_s32(a, b);
+                fn is_zero(a: int32x4_t) -> bool = vmaxvq_u32(vreinterpretq_u32_s32(a)) == 0;
                 fn max_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmaxq_s32(a, b);
                 fn min_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vminq_s32(a, b);
                 fn to_f32(a: int32x4_t) -> float32x4_t = vcvtq_f32_s32(a);
+                fn bits_of_f32(a: float32x4_t) -> int32x4_t = vreinterpretq_s32_f32(a);
                 fn splat_f32(x: f32) -> float32x4_t = vdupq_n_f32(x);
                 fn add_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32(a, b);
                 fn mul_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);

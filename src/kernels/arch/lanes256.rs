@@ -108,9 +108,12 @@ macro_rules! simd_of_256_bits {
                 fn add_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
                 fn mul_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
                 fn xor_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
+                fn or_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
+                fn is_zero(a: __m256i) -> bool = _mm256_testz_si256(a, a) == 1;
                 fn max_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32(a, b);
                 fn min_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epi32(a, b);
                 fn to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
+                fn bits_of_f32(a: __m256) -> __m256i = _mm256_castps_si256(a);
                 fn splat_f32(x: f32) -> __m256 = _mm256_set1_ps(x);
                 fn add_f32(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
                 fn mul_f32(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);

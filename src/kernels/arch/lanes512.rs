@@ -79,9 +79,12 @@ macro_rules! simd_of_512_bits {
                 fn add_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
                 fn mul_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
                 fn xor_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+                fn or_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+                fn is_zero(a: __m512i) -> bool = _mm512_test_epi32_mask(a, a) == 0;
                 fn max_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
                 fn min_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epi32(a, b);
                 fn to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
+                fn bits_of_f32(a: __m512) -> __m512i = _mm512_castps_si512(a);
                 fn splat_f32(x: f32) -> __m512 = _mm512_set1_ps(x);
                 fn add_f32(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
                 fn mul_f32(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);

@@ -93,6 +93,21 @@ unsafe impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn or_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        map(a, b, |a, b| a | b)
+    }
+
+    #[inline(always)]
+    fn is_zero(self, a: Self::I32) -> bool {
+        a.into_iter().fold(0, |bits, x| bits | x) == 0
+    }
+
+    #[inline(always)]
+    fn bits_of_f32(self, a: Self::F32) -> Self::I32 {
+        a.map(|x| x.to_bits() as i32)
+    }
+
+    #[inline(always)]
     fn max_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         map(a, b, i32::max)
     }
