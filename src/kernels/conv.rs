@@ -1,17 +1,17 @@
 //! Convolution: products over a padded NHWC workspace, without im2col.
 
-use super::depthwise::{DepthwiseProduct, Lanes};
+use super::depthwise::Lanes;
 use super::dot::Dot;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
-use super::grouped::{GroupedLanes, GroupedProduct};
+use super::grouped::GroupedLanes;
 use super::ingest;
 use super::isa::{Isa, Visitor};
 use super::operand::{ActivationCode, Codes, Per, check_threads, check_zero_points};
-use super::output::{IntegerStage, Integers, OutputStage, StageShape, Store};
+use super::output::{IntegerStage, Integers, OutputStage, StageShape};
 use super::pack::{Columns, PanelLayout, Panels, elements};
-use super::product::{Product, Rows};
 use super::simd::{Element, Simd};
-use super::tile::{Segment, Start};
+use super::strips::{Activations, Convolution};
+use super::tile::Start;
 use super::weights::Bound;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
@@ -21,11 +21,11 @@ use crate::error::{Error, Result};
 pub(super) struct ConvWeights<W> {
     pub geometry: Conv2dGeometry,
     pub isa: Isa,
-    packed: Packed<W>,
+    pub(super) packed: Packed<W>,
 }
 
 #[derive(Debug, Clone)]
-enum Packed<W> {
+pub(super) enum Packed<W> {
     Panels(Panels<W>),
     Depthwise(Lanes<W>),
     Grouped(GroupedLanes<W>),
@@ -103,53 +103,6 @@ impl<W: Element> Columns<W> for Channels<'_, W> {
                 for (weight, from) in weights.iter_mut().zip(from[tap..].iter().step_by(taps)) {
                     *weight = *from;
                 }
-            }
-        }
-    }
-}
-
-/// A convolution whose images are in memory as the tiles read them.
-pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
-    pub simd: S,
-    pub weights: &'a ConvWeights<D::Weight>,
-    pub padded: &'a Padded,
-    pub out: [usize; 2],
-    pub lhs: &'a [D::Lhs],
-    pub start: Start<'a>,
-    pub store: T,
-    pub dst: *mut T::Element,
-}
-
-impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
-    /// # Safety
-    /// `lhs` holds the padded images, with 64 bytes more unless every run of k is a whole number of words of a dense
-    /// convolution; `start` and the stage fit the images and the output channels; `dst` has all pixels of all channels,
-    /// and nobody else uses it.
-    pub unsafe fn run(self, segments: &mut Vec<Segment>, threads: usize) {
-        let Convolution { simd, weights, padded, out, lhs, start, store, dst } = self;
-        let geometry = &weights.geometry;
-        assert!(lhs.len() >= padded.len(), "the workspace holds the padded images");
-        geometry.segments(padded, D::KU, segments);
-        let rows = Rows::Pixels(padded.pixels(geometry, out));
-        let (m, lhs) = (padded.images * out[0] * out[1], lhs.as_ptr());
-        match &weights.packed {
-            Packed::Panels(panels) => {
-                let group_step = geometry.in_channels / geometry.groups;
-                let dst_stride = geometry.out_channels;
-                let product = Product::<S, D, T> { simd, lhs, rows, m, segments, group_step, panels, start, store, dst, dst_stride };
-                // SAFETY: `output_size` keeps every window inside the padded image; the rest is the caller's promise.
-                unsafe { product.run(threads) }
-            }
-            Packed::Grouped(lanes) => {
-                let product = GroupedProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
-                // SAFETY: as above; weights of groups are packed only where `QUADS`.
-                unsafe { product.run(threads) }
-            }
-            Packed::Depthwise(lanes) => {
-                let (pixels, images) = (padded.pixels(geometry, out), padded.images);
-                let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps: segments, weights: lanes, start, store, dst };
-                // SAFETY: as above.
-                unsafe { product.run(threads) }
             }
         }
     }
@@ -306,13 +259,14 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
         let ConvCall { codes, shape, padded, out, zero_point, weights, dst, workspace, threads } = self.call;
         let Workspace { codes: memory, zero_points, segments, .. } = workspace;
         let zero = codes.zero(zero_point, zero_points);
+        let fill = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_codes(simd, codes, zero.get(image), &padded, (image, y), dst);
         let lhs = match Element::in_place(codes) {
-            Some(lhs) if weights.reads_in_place(shape, S::Int8::KU) => lhs,
-            _ => ingest::images_of_codes(simd, codes, &padded, memory.grow(padded.len()), threads, |image| zero.get(image)),
+            Some(lhs) if weights.reads_in_place(shape, S::Int8::KU) => Activations::InPlace(lhs),
+            _ => Activations::Lines { fill: &fill, memory },
         };
         let (start, store) = (Start { bias: self.stage.bias(), ..Start::new(zero) }, Integers(self.stage));
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, start, store, dst };
-        // SAFETY: `conv2d` checked input, output, zero points and stage; the workspace has slack behind its last element.
-        unsafe { convolution.run(segments, threads) }
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
+        // SAFETY: `conv2d` checked input, output, zero points and stage.
+        unsafe { convolution.run(lhs, segments, threads) }
     }
 }

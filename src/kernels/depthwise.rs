@@ -119,14 +119,23 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     /// # Safety
     /// As for [`DepthwiseProduct::run`]; nobody else writes these lines.
     unsafe fn lines(&self, lines: Range<usize>) {
-        let Pixels { out_h, out_w, step_x, step_y, image } = self.pixels;
+        let Pixels { out_h, out_w, step_x, step_y, image, first_row, first_image } = self.pixels;
         let (channels, block) = (self.weights.channels, 4 * S::LANES);
         for line in lines {
             let (i, y) = (line / out_h, line % out_h);
             let lhs = self.lhs.wrapping_add(i * image + y * step_y);
             let dst = self.dst.wrapping_add(line * out_w * channels);
             let run = |first: usize, columns: usize, count: usize, step: usize, dst_step: usize| {
-                let line = Line { lhs: lhs.wrapping_add(first), image: i, row: line * out_w, first, columns, count, step, dst_step };
+                let line = Line {
+                    lhs: lhs.wrapping_add(first),
+                    image: first_image + i,
+                    row: first_row + line * out_w,
+                    first,
+                    columns,
+                    count,
+                    step,
+                    dst_step,
+                };
                 // SAFETY: the caller's promise on this line and these channels.
                 unsafe { self.line(&line, dst.wrapping_add(first)) }
             };
@@ -138,8 +147,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                     let (rest, at) = (len % block, whole * block);
                     let line = Line {
                         lhs: lhs.wrapping_add(at),
-                        image: i,
-                        row: line * out_w,
+                        image: first_image + i,
+                        row: first_row + line * out_w,
                         first: at,
                         columns: rest,
                         count: 1,
@@ -285,7 +294,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                     start: self.start,
                     col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[n..].as_ptr() },
                     store: self.store,
-                    m,
+                    m: self.pixels.first_row + m,
                     n,
                     columns,
                     dst: self.dst.wrapping_add(m * channels + n),

@@ -82,9 +82,13 @@ pub struct DequantizeColumns<F> {
     hi: F,
 }
 
-impl IntegerStage for &Dequantize<'_> {
+impl IntegerStage for Dequantize<'_> {
     type Element = f32;
     type Columns<S: Simd> = DequantizeColumns<S::F32>;
+
+    fn only(self, param: usize) -> Self {
+        Dequantize { lhs_scale: Per::Tensor(self.lhs_scale.get(param)), ..self }
+    }
 
     fn finish(&self, sum: i64, row: usize, column: usize, before: f32) -> f32 {
         self.value(sum as f32, row, column, before)

@@ -1,6 +1,6 @@
 //! Float in, float out, 8 bits in between: activations get their scale and zero point from their own range, inside the call.
 
-use super::conv::{ConvWeights, Convolution, PackedConv2d, check_conv, check_stage};
+use super::conv::{ConvWeights, PackedConv2d, check_conv, check_stage};
 use super::dequantize::Dequantize;
 use super::elementwise::{Extremes, Range};
 use super::gemm::{Destination, Lhs, multiply, stage_shape, workspace_row};
@@ -10,6 +10,7 @@ use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
 use super::simd::{Element, Simd};
+use super::strips::{Activations, Convolution};
 use super::threads;
 use super::tile::{Start, Zero};
 use super::weights::PackedWeights;
@@ -204,7 +205,7 @@ impl Visitor for GemmVisit<'_> {
         let stage = epilogue.stage(lhs_scale);
         // SAFETY: matrices and stage were checked against the weights; the workspace has whole words in each row, and there
         // is one scale and zero point, or one for each row.
-        unsafe { multiply(simd, lhs, weights, &stage, dst, row_terms, (sums, totals)) }
+        unsafe { multiply(simd, lhs, weights, stage, dst, row_terms, (sums, totals)) }
         Ok(())
     }
 }
@@ -302,21 +303,18 @@ impl Visitor for ConvVisit<'_> {
         let ConvVisit { input, padded, out, rule, finite, weights, epilogue, dst, workspace, threads } = self;
         let Workspace { codes: memory, scales, zero_points, segments, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
-        let memory = memory.grow(padded.len());
-        let quantizer = |image: usize| (rule.quantizer(scales[image], zero_points[image]), Element::from_unsigned(zero_points[image]));
-        let lhs = if finite {
-            ingest::images(simd, input, &padded, memory, threads, |image| {
-                let (quantizer, pad) = quantizer(image);
-                (Numbers(quantizer), pad)
-            })
-        } else {
-            ingest::images(simd, input, &padded, memory, threads, quantizer)
+        let fill = |image: usize, y: usize, dst: &mut [_]| {
+            let quantizer = rule.quantizer(scales[image], zero_points[image]);
+            let (pad, at) = (Element::from_unsigned(zero_points[image]), (image, y));
+            if finite {
+                ingest::line(simd, (Numbers(quantizer), pad), input, &padded, at, dst)
+            } else {
+                ingest::line(simd, (quantizer, pad), input, &padded, at, dst)
+            }
         };
-        let stage = epilogue.stage(Per::Row(scales));
-        let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(&stage));
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, lhs, start, store, dst };
-        // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image, and
-        // the workspace has slack behind its last element.
-        unsafe { convolution.run(segments, threads) }
+        let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales))));
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
+        // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
+        unsafe { convolution.run(Activations::Lines { fill: &fill, memory }, segments, threads) }
     }
 }

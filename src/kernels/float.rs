@@ -1,6 +1,6 @@
 //! Float products and convolutions by the same tiles: sums run over k in order, one accumulator for each output.
 
-use super::conv::{ConvWeights, Convolution, check_conv};
+use super::conv::{ConvWeights, check_conv};
 use super::dequantize::FloatStage;
 use super::dot::Float;
 use super::geometry::{Conv2dGeometry, ImageShape, Padded};
@@ -11,6 +11,7 @@ use super::output::Activation;
 use super::pack::PanelLayout;
 use super::product::{Product, Rows};
 use super::simd::Simd;
+use super::strips::{Activations, Convolution};
 use super::tile::{Segment, Start, Zero};
 use super::weights::PackedFloatWeights;
 use super::workspace::Workspace;
@@ -162,14 +163,14 @@ impl Visitor for ConvVisit<'_> {
     fn visit<S: Simd>(self, simd: S) {
         let ConvVisit { input, shape, padded, out, weights, stage: store, dst, workspace, threads } = self;
         let Workspace { codes: memory, segments, .. } = workspace;
-        let lhs = if weights.reads_in_place(shape, 1) {
-            input
-        } else {
-            ingest::images(simd, input, &padded, memory.grow(padded.len()), threads, |_| (Same, 0.0))
+        let fill = |image: usize, y: usize, dst: &mut [f32]| ingest::line(simd, (Same, 0.0), input, &padded, (image, y), dst);
+        let lhs = match weights.reads_in_place(shape, 1) {
+            true => Activations::InPlace(input),
+            false => Activations::Lines { fill: &fill, memory },
         };
         let start = Start::new(Zero::Tensor(0));
-        let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, lhs, start, store, dst };
-        // SAFETY: `conv2d_f32` checked input, output and stage; the workspace has slack behind its last element.
-        unsafe { convolution.run(segments, threads) }
+        let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, start, store, dst };
+        // SAFETY: `conv2d_f32` checked input, output and stage.
+        unsafe { convolution.run(lhs, segments, threads) }
     }
 }

@@ -87,6 +87,11 @@ impl Conv2dGeometry {
         self.extent(0).and(self.extent(1)).map(|_| ()).ok_or_else(|| Error::ShapeOverflow { shape: self.weight_shape().to_vec() })
     }
 
+    /// Lines under a window.
+    pub(super) fn height(&self) -> usize {
+        self.extent(0).expect("validated when the weights were packed")
+    }
+
     /// Pixels that a dilated kernel spans along axis `axis`.
     fn extent(&self, axis: usize) -> Option<usize> {
         (self.kernel[axis] - 1).checked_mul(self.dilation[axis])?.checked_add(1)
@@ -245,8 +250,9 @@ impl Padded {
         self.images * self.height * self.row()
     }
 
-    /// Where the windows of the output's pixels start.
-    pub fn pixels(&self, geometry: &Conv2dGeometry, [out_h, out_w]: [usize; 2]) -> Pixels {
+    /// Where the windows of `images` images start, and of as many of their lines as `out_h` says, of which the first is pixel
+    /// `first_row` of image `first_image`.
+    pub fn pixels(&self, geometry: &Conv2dGeometry, [out_h, out_w]: [usize; 2], first_row: usize, first_image: usize) -> Pixels {
         Pixels {
             out_h,
             out_w,
@@ -254,6 +260,8 @@ impl Padded {
             step_x: geometry.stride[1].wrapping_mul(self.channels * self.repeat),
             step_y: geometry.stride[0].wrapping_mul(self.row()),
             image: self.height * self.row(),
+            first_row,
+            first_image,
         }
     }
 }

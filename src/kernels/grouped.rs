@@ -170,7 +170,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
             // SAFETY: these columns exist; each pixel is readable for a vector of words from the group's first channel on, and the
             // weights and indices are those of this vector.
             unsafe {
-                let mut acc = D::start::<MR, 1>(simd, &self.start, (m, &rows), w.col_sums.as_ptr().add(n), (n, columns));
+                let mut acc =
+                    D::start::<MR, 1>(simd, &self.start, (self.rows.first() + m, &rows), w.col_sums.as_ptr().add(n), (n, columns));
                 let mut weights = w.data.as_slice::<D::Weight>().as_ptr().add(v * w.taps * w.words * S::LANES * KU);
                 for tap in self.taps {
                     for word in 0..w.words {
@@ -187,7 +188,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
                 let dst = self.dst.add(m * w.channels + n);
                 unroll!(M < MR, {
                     if M < mr {
-                        let place = Place { row: m + M, column: n, columns };
+                        let place = Place { row: self.rows.first() + m + M, column: n, columns };
                         self.store.store(simd, &stage, [rows[M % MR]], [acc[M % MR]], place, dst.add(M * w.channels), 0);
                     }
                 });

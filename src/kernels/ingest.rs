@@ -57,6 +57,11 @@ impl Convert<f32> for Same {
     fn convert(self, x: f32) -> f32 {
         x
     }
+
+    #[inline(always)]
+    fn slice<S: Simd>(self, _: S, src: &[f32], dst: &mut [f32]) {
+        dst.copy_from_slice(src);
+    }
 }
 
 /// [`num::quantize`](crate::num::quantize) to unsigned codes, in forms that become vectors.
@@ -213,49 +218,47 @@ pub fn rows_of_codes<'d, S: Simd, L: Element>(
     }
 }
 
-/// Images into a padded NHWC workspace; each channel `padded.repeat` times.
-pub fn images<'d, S: Simd, L: Element, C: Convert<L>>(
-    simd: S,
-    src: &[C::In],
-    padded: &Padded,
-    dst: &'d mut [L],
-    threads: usize,
-    with: impl Fn(usize) -> (C, L) + Sync,
-) -> &'d [L] {
+/// Makes a line of a padded image: which image, which line, and where.
+pub type Fill<'a, L> = &'a (dyn Fn(usize, usize, &mut [L]) + Sync);
+
+/// Every line of padded images.
+pub fn images<'d, L: Element>(padded: &Padded, dst: &'d mut [L], threads: usize, fill: Fill<'_, L>) -> &'d [L] {
     let to = Disjoint::new(dst);
     let row = padded.row();
     if row > 0 {
         let lines = padded.images * padded.height;
         threads::split(lines, threads::parts(threads, lines * row, GRAIN), |lines| {
-            // SAFETY: ranges of image rows are disjoint.
+            // SAFETY: ranges of lines are disjoint.
             let part = unsafe { to.part(lines.start * row..lines.end * row) };
-            simd.vectorize(
-                #[inline(always)]
-                || {
-                    for (line, dst) in lines.zip(part.chunks_exact_mut(row)) {
-                        let (image, y) = (line / padded.height, line % padded.height);
-                        let (with, pad) = with(image);
-                        image_row(simd, (with, pad), src, padded, (image, y), dst);
-                    }
-                },
-            );
+            for (line, dst) in lines.zip(part.chunks_exact_mut(row)) {
+                fill(line / padded.height, line % padded.height, dst);
+            }
         });
     }
     dst
 }
 
-/// [`images`] of codes; padding is the zero point.
-pub fn images_of_codes<'d, S: Simd, L: Element>(
+/// A line of a padded NHWC image, each channel `padded.repeat` times, from images in either layout.
+pub fn line<S: Simd, L: Element, C: Convert<L>>(
     simd: S,
-    codes: Codes<'_>,
+    (with, pad): (C, L),
+    src: &[C::In],
     padded: &Padded,
-    dst: &'d mut [L],
-    threads: usize,
-    pad: impl Fn(usize) -> i32 + Sync,
-) -> &'d [L] {
+    at: (usize, usize),
+    dst: &mut [L],
+) {
+    simd.vectorize(
+        #[inline(always)]
+        || image_row(simd, (with, pad), src, padded, at, dst),
+    )
+}
+
+/// [`line`] of codes; padding is the zero point `pad`.
+pub fn line_of_codes<S: Simd, L: Element>(simd: S, codes: Codes<'_>, pad: i32, padded: &Padded, at: (usize, usize), dst: &mut [L]) {
+    let pad = L::from_unsigned(pad);
     match codes {
-        Codes::U8(codes) => images(simd, codes, padded, dst, threads, |image| (Unsigned, L::from_unsigned(pad(image)))),
-        Codes::I8(codes) => images(simd, codes, padded, dst, threads, |image| (Signed, L::from_unsigned(pad(image)))),
+        Codes::U8(codes) => line(simd, (Unsigned, pad), codes, padded, at, dst),
+        Codes::I8(codes) => line(simd, (Signed, pad), codes, padded, at, dst),
     }
 }
 

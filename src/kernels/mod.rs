@@ -27,7 +27,7 @@
 //!
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers),
 //! `arch` (instruction sets), `isa` (which one runs), `pack` and `weights`, `ingest` (activations), `product`, `depthwise` and `grouped`
-//! (loops), `gemm`, `conv`, `dynamic` and `float` (the doors).
+//! (loops), `strips` (those of a convolution around them), `gemm`, `conv`, `dynamic` and `float` (the doors).
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
@@ -57,6 +57,7 @@ mod requantize;
 pub(crate) mod rows;
 mod scatter;
 mod simd;
+mod strips;
 mod threads;
 mod tile;
 mod weights;

@@ -110,6 +110,11 @@ pub trait IntegerStage: Copy + Send + Sync {
     /// The stage of one sum without its bias, which may be beyond i32, for row `row` and column `column`, where `before` is now: the
     /// meaning of [`Store::store`] for sums that were taken apart.
     fn finish(&self, sum: i64, row: usize, column: usize, before: Self::Element) -> Self::Element;
+    /// See [`Store::only`].
+    fn only(self, param: usize) -> Self {
+        let _ = param;
+        self
+    }
     /// See [`Store::columns`].
     ///
     /// # Safety
@@ -168,6 +173,10 @@ pub struct Integers<T>(pub T);
 impl<S: Simd, T: IntegerStage> Store<S, S::I32> for Integers<T> {
     type Element = T::Element;
     type Columns = T::Columns<S>;
+
+    fn only(self, param: usize) -> Self {
+        Integers(self.0.only(param))
+    }
 
     #[inline(always)]
     unsafe fn columns(self, simd: S, n: usize, lanes: usize) -> Self::Columns {
@@ -241,6 +250,12 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
     type Element: Copy + Send + Sync;
     /// Its parameters for `LANES` columns.
     type Columns: Copy;
+
+    /// The same stage where there is no other row (or image) than `param`.
+    fn only(self, param: usize) -> Self {
+        let _ = param;
+        self
+    }
 
     /// The parameters of columns `n..n + lanes`.
     ///
@@ -320,7 +335,7 @@ macro_rules! stage {
 }
 
 stage!([] Accumulate => i32, |stage, call| call.run(stage));
-stage!(['a] Dequantize<'a> => f32, |stage, call| call.run(stage));
+stage!(['a] Dequantize<'a> => f32, |stage, call| call.run(*stage));
 stage!(['a] Requantize<'a, u8> => u8, |stage, call| call.run(stage.bytes()));
 stage!(['a] Requantize<'a, i8> => i8, |stage, call| call.into_bytes().run(stage.bytes()));
 

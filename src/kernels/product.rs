@@ -36,9 +36,20 @@ pub struct Pixels {
     pub step_x: usize,
     pub step_y: usize,
     pub image: usize,
+    /// The first pixel, of all images, and the first image.
+    pub first_row: usize,
+    pub first_image: usize,
 }
 
 impl Rows {
+    /// Which row of the output the first one is.
+    pub fn first(&self) -> usize {
+        match self {
+            Rows::Strided { .. } => 0,
+            Rows::Pixels(pixels) => pixels.first_row,
+        }
+    }
+
     /// Where rows `m..m + mr` start, and which zero point and scale they have.
     pub fn fill(&self, m: usize, mr: usize, offsets: &mut [usize; ROWS], params: &mut [usize; ROWS]) {
         match *self {
@@ -51,7 +62,7 @@ impl Rows {
                 let (mut x, y) = (m % p.out_w, m / p.out_w);
                 let (mut y, mut image) = (y % p.out_h, y / p.out_h);
                 for i in 0..mr {
-                    (offsets[i], params[i]) = (image * p.image + y * p.step_y + x * p.step_x, image);
+                    (offsets[i], params[i]) = (image * p.image + y * p.step_y + x * p.step_x, p.first_image + image);
                     x += 1;
                     if x == p.out_w {
                         (x, y) = (0, y + 1);
@@ -91,7 +102,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// - row `m` of `rows`, plus `group * group_step`, is readable at every word of every segment;
     /// - the segments have as many words as the panels;
     /// - `start` and the stage have an element for each parameter that `rows` names, and one for each column;
-    /// - nobody else reads or writes `dst`, which has `m` rows of `groups * n` elements, `dst_stride` apart.
+    /// - nobody else reads or writes `dst`, where the first row goes: `m` rows of `groups * n` elements, `dst_stride` apart.
     pub unsafe fn run(&self, threads: usize) {
         let panels = self.panels.groups() * self.panels.panels();
         let tiles = self.tiles();
@@ -152,7 +163,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             start: self.start,
             col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[n..].as_ptr() },
             store: self.store,
-            m,
+            m: self.rows.first() + m,
             n,
             columns: (self.panels.n() - column).min(self.panels.nr()),
             dst: self.dst.wrapping_add(m * self.dst_stride + n),

@@ -43,13 +43,18 @@ pub enum Zero<'a> {
     Row(&'a [i32]),
 }
 
-impl Zero<'_> {
+impl<'a> Zero<'a> {
     /// The zero point of row (or image) `row`.
     pub fn get(&self, row: usize) -> i32 {
         match self {
             Zero::Tensor(z) => *z,
             Zero::Row(zero_points) => zero_points[row],
         }
+    }
+
+    /// The same where there is no other row than `row`.
+    pub fn only(&self, row: usize) -> Zero<'a> {
+        Zero::Tensor(self.get(row))
     }
 }
 

@@ -1,0 +1,243 @@
+//! The loops of a convolution: strips of output lines, whose input lines are made just before they are read and stay in the cache.
+
+use std::ops::Range;
+
+use super::conv::{ConvWeights, Packed};
+use super::depthwise::DepthwiseProduct;
+use super::dot::Dot;
+use super::geometry::{Conv2dGeometry, Padded};
+use super::grouped::GroupedProduct;
+use super::ingest::{self, Fill};
+use super::output::Store;
+use super::product::{GRAIN, Product, Rows};
+use super::simd::Simd;
+use super::threads::{self, Disjoint};
+use super::tile::{Segment, Start};
+use super::workspace::Aligned;
+
+/// Bytes of input lines under a strip. A dense convolution reads each of them many times and its weights as often as there are strips:
+/// a quarter of a common second-level cache. A depthwise one hardly reads them twice: about a first-level cache.
+const DENSE_BYTES: usize = 256 * 1024;
+const LANE_BYTES: usize = 40 * 1024;
+
+/// Elements between the lines of two threads, which tiles may read past the last.
+const SLACK: usize = 64;
+
+/// Where the activations of a convolution are.
+pub(super) enum Activations<'a, L> {
+    /// Padded images, as the tiles read them.
+    InPlace(&'a [L]),
+    /// Nowhere yet: lines are made when they are needed.
+    Lines { fill: Fill<'a, L>, memory: &'a mut Aligned },
+}
+
+/// A convolution of images that tiles can read, or whose lines can be made so.
+pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
+    pub simd: S,
+    pub weights: &'a ConvWeights<D::Weight>,
+    pub padded: &'a Padded,
+    pub out: [usize; 2],
+    pub start: Start<'a>,
+    pub store: T,
+    pub dst: *mut T::Element,
+}
+
+// SAFETY: threads write disjoint lines of `dst`, which outlives the call that borrows it.
+unsafe impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Sync for Convolution<'_, S, D, T> {}
+
+/// Output lines of an image, or whole images, whose input lines lie in memory from `lhs` on.
+struct Strip<L> {
+    lhs: *const L,
+    images: Range<usize>,
+    lines: Range<usize>,
+}
+
+impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
+    /// All images.
+    ///
+    /// # Safety
+    /// Images in place are the padded ones, with 64 bytes more unless every run of k is a whole number of words of a dense
+    /// convolution; `start` and the stage fit the images and the output channels; `dst` has all pixels of all channels, and nobody
+    /// else uses it.
+    pub unsafe fn run(&self, lhs: Activations<'_, D::Lhs>, segments: &mut Vec<Segment>, threads: usize) {
+        let padded = self.padded;
+        self.weights.geometry.segments(padded, D::KU, segments);
+        let (fill, memory) = match lhs {
+            Activations::InPlace(lhs) => {
+                assert!(lhs.len() >= padded.len(), "the padded images are there");
+                // SAFETY: the caller's promise.
+                return unsafe { self.whole(lhs.as_ptr(), segments, threads) };
+            }
+            Activations::Lines { fill, memory } => (fill, memory),
+        };
+        let strips = Strips::new(&self.weights.geometry, padded, self.out, self.budget() / size_of::<D::Lhs>(), threads, self.work());
+        if strips.count <= 1 {
+            let lhs = ingest::images(padded, memory.grow(padded.len()), threads, fill);
+            // SAFETY: the caller's promise; the memory has slack behind its last element.
+            return unsafe { self.whole(lhs.as_ptr(), segments, threads) };
+        }
+        let (parts, size) = (strips.parts, (strips.elements + SLACK).next_multiple_of(64));
+        let memory = Disjoint::new(memory.grow(parts * size));
+        threads::split(parts, parts, |range| {
+            for part in range {
+                // SAFETY: each part of the work has its own part of the memory.
+                let lines = unsafe { memory.part(part * size..(part + 1) * size) };
+                let range = strips.count * part / parts..strips.count * (part + 1) / parts;
+                // SAFETY: the caller's promise; ranges of strips are disjoint lines of `dst`.
+                unsafe { self.part(&strips, range, lines, fill, segments) }
+            }
+        });
+    }
+
+    fn budget(&self) -> usize {
+        if let Packed::Panels(_) = self.weights.packed { DENSE_BYTES } else { LANE_BYTES }
+    }
+
+    /// About how many products of a dense convolution would take as long.
+    fn work(&self) -> usize {
+        let geometry = &self.weights.geometry;
+        let [_, channels, kh, kw] = geometry.weight_shape();
+        let products = (self.padded.images * self.out[0] * self.out[1] * geometry.out_channels).saturating_mul(channels * kh * kw);
+        match self.weights.packed {
+            Packed::Panels(_) => products,
+            Packed::Depthwise(_) => products.saturating_mul(8),
+            Packed::Grouped(_) => products.saturating_mul(2),
+        }
+    }
+
+    /// Strips one after the other.
+    ///
+    /// # Safety
+    /// As for [`Convolution::run`]; nobody else writes the lines of these strips.
+    unsafe fn part(&self, strips: &Strips, range: Range<usize>, memory: &mut [D::Lhs], fill: Fill<'_, D::Lhs>, segments: &[Segment]) {
+        let (row, geometry) = (self.padded.row(), &self.weights.geometry);
+        let (height, step) = (geometry.height(), geometry.stride[0]);
+        // The lines that are there, of which image.
+        let mut there = (usize::MAX, 0..0);
+        for strip in range {
+            let (images, lines) = strips.strip(strip);
+            let first = lines.start * step;
+            let needed = first..(lines.end - 1) * step + height;
+            for image in images.clone() {
+                let memory = &mut memory[(image - images.start) * self.padded.height * row..];
+                let mut from = needed.start;
+                if there.0 == image && there.1.contains(&first) {
+                    memory.copy_within((first - there.1.start) * row..there.1.len() * row, 0);
+                    from = there.1.end;
+                }
+                for y in (from..needed.end).filter(|y| (y - first) % step < height) {
+                    fill(image, y, &mut memory[(y - first) * row..][..row]);
+                }
+            }
+            there = (images.end - 1, needed);
+            if images.len() > 1 {
+                there.0 = usize::MAX;
+            }
+            // SAFETY: the lines under the strip are there, and slack behind them; the rest is the caller's promise.
+            unsafe { self.strip(Strip { lhs: memory.as_ptr(), images, lines }, segments, 1) }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Convolution::run`], with the padded images at `lhs`.
+    unsafe fn whole(&self, lhs: *const D::Lhs, segments: &[Segment], threads: usize) {
+        let strip = Strip { lhs, images: 0..self.padded.images, lines: 0..self.out[0] };
+        // SAFETY: the caller's promise.
+        unsafe { self.strip(strip, segments, threads) }
+    }
+
+    /// # Safety
+    /// As for [`Convolution::run`], for the images and lines of the strip: whole images where there are several.
+    unsafe fn strip(&self, strip: Strip<D::Lhs>, segments: &[Segment], threads: usize) {
+        let Strip { lhs, images, lines } = strip;
+        if images.is_empty() || lines.is_empty() {
+            return;
+        }
+        let (simd, geometry) = (self.simd, &self.weights.geometry);
+        let [out_h, out_w] = self.out;
+        let first_row = (images.start * out_h + lines.start) * out_w;
+        let pixels = self.padded.pixels(geometry, [lines.len(), out_w], first_row, images.start);
+        let m = images.len() * lines.len() * out_w;
+        let dst = self.dst.wrapping_add(first_row * geometry.out_channels);
+        // One image has one zero point and one scale, which then need not be asked for in each row.
+        let (start, store) = match images.len() {
+            1 => (Start { zero: self.start.zero.only(images.start), ..self.start }, self.store.only(images.start)),
+            _ => (self.start, self.store),
+        };
+        let rows = Rows::Pixels(pixels);
+        match &self.weights.packed {
+            Packed::Panels(panels) => {
+                let group_step = geometry.in_channels / geometry.groups;
+                let dst_stride = geometry.out_channels;
+                let product = Product::<S, D, T> { simd, lhs, rows, m, segments, group_step, panels, start, store, dst, dst_stride };
+                // SAFETY: `output_size` keeps every window inside the padded image; the rest is the caller's promise.
+                unsafe { product.run(threads) }
+            }
+            Packed::Grouped(lanes) => {
+                let product = GroupedProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
+                // SAFETY: as above; weights of groups are packed only where `QUADS`.
+                unsafe { product.run(threads) }
+            }
+            Packed::Depthwise(lanes) => {
+                let images = images.len();
+                let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps: segments, weights: lanes, start, store, dst };
+                // SAFETY: as above.
+                unsafe { product.run(threads) }
+            }
+        }
+    }
+}
+
+/// How images are cut into strips.
+struct Strips {
+    /// Images of a strip; 1 where images are cut.
+    images: usize,
+    /// All images.
+    of: usize,
+    /// Strips of an image, or of each group of images.
+    cuts: usize,
+    /// Output lines of an image.
+    lines: usize,
+    /// Strips in all.
+    count: usize,
+    /// Elements of the input lines of the largest strip.
+    elements: usize,
+    /// Threads.
+    parts: usize,
+}
+
+impl Strips {
+    /// Strips whose input lines are at most `budget` elements where a window allows it.
+    fn new(geometry: &Conv2dGeometry, padded: &Padded, [out_h, out_w]: [usize; 2], budget: usize, threads: usize, work: usize) -> Strips {
+        let row = padded.row();
+        let image = padded.height * row;
+        let whole =
+            Strips { images: padded.images.max(1), of: padded.images, cuts: 1, lines: out_h, count: 1, elements: padded.len(), parts: 1 };
+        if padded.len() <= budget || out_h * out_w == 0 || row == 0 {
+            return whole;
+        }
+        let parts = threads::parts(threads, work, GRAIN);
+        if 2 * image <= budget {
+            let images = (budget / image).min(padded.images.div_ceil(parts));
+            let count = padded.images.div_ceil(images);
+            return Strips { images, count, elements: images * image, parts: parts.min(count), ..whole };
+        }
+        let (height, step) = (geometry.height(), geometry.stride[0]);
+        // Not fewer pixels than fill some tiles.
+        let lines = ((budget / row).saturating_sub(height) / step + 1).max(48usize.div_ceil(out_w)).min(out_h);
+        let mut cuts = out_h.div_ceil(lines);
+        if !padded.images.is_multiple_of(parts) {
+            cuts = cuts.next_multiple_of(parts).min(out_h);
+        }
+        let lines = out_h.div_ceil(cuts);
+        let count = cuts * padded.images;
+        Strips { images: 1, cuts, count, elements: ((lines - 1) * step + height) * row, parts: parts.min(count), ..whole }
+    }
+
+    /// The images and lines of strip `strip`.
+    fn strip(&self, strip: usize) -> (Range<usize>, Range<usize>) {
+        let (group, cut) = (strip / self.cuts, strip % self.cuts);
+        let images = group * self.images..((group + 1) * self.images).min(self.of);
+        (images, self.lines * cut / self.cuts..self.lines * (cut + 1) / self.cuts)
+    }
+}
