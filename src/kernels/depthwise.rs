@@ -26,6 +26,8 @@ pub struct Lanes<W> {
     copies: usize,
     /// Lanes of a vector where taps go in fours, else 0.
     lanes: usize,
+    /// Whether the fours are columns of a kernel of three rows and columns, whose words serve all windows that they are in.
+    by_column: bool,
     /// Sum of each channel's weights. Empty for floats.
     col_sums: Box<[i32]>,
     weight: std::marker::PhantomData<W>,
@@ -40,10 +42,11 @@ impl<W: Element> Lanes<W> {
         let copies = if layout.quads && side_by_side { block / channels } else { 1 };
         // Less than half a block is better off tap by tap.
         let lanes = if layout.quads && 2 * channels * copies >= block { layout.lanes } else { 0 };
+        let by_column = geometry.kernel == [3, 3] && geometry.dilation[1] == 1;
         let len = if lanes > 0 { (channels * copies).next_multiple_of(block) * taps.next_multiple_of(4) } else { channels * taps };
         let col_sums = if W::SUMMED { weights.chunks_exact(taps).map(W::sum).collect() } else { Box::default() };
         let mut packed =
-            Lanes { data: Aligned::zeroed::<W>(len), taps, channels, copies, lanes, col_sums, weight: std::marker::PhantomData };
+            Lanes { data: Aligned::zeroed::<W>(len), taps, channels, copies, lanes, by_column, col_sums, weight: std::marker::PhantomData };
         let mut data = std::mem::take(&mut packed.data);
         let memory = data.grow::<W>(len);
         for (i, &weight) in weights.iter().enumerate() {
@@ -64,7 +67,8 @@ impl<W: Element> Lanes<W> {
         let block = 4 * self.lanes;
         let (first, c) = (channel / block * self.taps.div_ceil(4), channel % block);
         let (vector, lane) = (c % 16 / 4, c / 16 * 4 + c % 4);
-        (((first + tap / 4) * 4 + vector) * self.lanes + lane) * 4 + tap % 4
+        let (four, at) = if self.by_column { (tap % 3, tap / 3) } else { (tap / 4, tap % 4) };
+        (((first + four) * 4 + vector) * self.lanes + lane) * 4 + at
     }
 
     pub fn at(&self, channel: usize, tap: usize) -> W {
@@ -215,55 +219,148 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
             let interleaved = if NV == 4 { self.store.interleaved(simd, &all) } else { None };
             let first_block = if w.copies > 1 { 0 } else { line.first / block };
             let weights = w.data.as_slice::<D::Weight>().as_ptr().add(first_block * w.taps.div_ceil(4) * 4 * block);
-            let mut place = Place { row: line.row, column: line.first, columns: line.columns };
-            for x in 0..line.count {
-                let mut acc = start;
-                let (lhs, at) = (line.lhs.wrapping_add(x * line.step), dst.wrapping_add(x * line.dst_step));
-                if self.taps.len() == 9 {
-                    self.sum::<2, 1>(lhs, weights, &mut acc);
-                } else {
-                    self.sum::<ANY, ANY>(lhs, weights, &mut acc);
+            let stage = Finish { columns: &columns, interleaved: &interleaved, start, params };
+            if !w.by_column {
+                return self.any_taps(line, &stage, weights, dst);
+            }
+            let column = self.taps[1].offset - self.taps[0].offset;
+            if line.step == column {
+                self.columns::<NV, 2>(line, &stage, weights, dst)
+            } else if line.step == 2 * column {
+                self.columns::<NV, 1>(line, &stage, weights, dst)
+            } else {
+                self.columns::<NV, 0>(line, &stage, weights, dst)
+            }
+        }
+    }
+
+    /// Blocks along a line, taps in fours as they come.
+    ///
+    /// # Safety
+    /// As for [`DepthwiseProduct::line`]; `weights` are those of the block, packed so.
+    #[inline(always)]
+    unsafe fn any_taps<const NV: usize>(
+        &self,
+        line: &Line<D::Lhs>,
+        stage: &Finish<'_, D::Acc, T::Columns, NV>,
+        weights: *const D::Weight,
+        dst: *mut T::Element,
+    ) {
+        let step = 16 * S::LANES;
+        let taps = self.taps;
+        let full = taps.len() / 4;
+        for x in 0..line.count {
+            let lhs = line.lhs.wrapping_add(x * line.step);
+            let mut acc = stage.start;
+            // SAFETY: the caller's promise; `taps` has `4 * full + rest` elements.
+            unsafe {
+                let tap = |t: usize| lhs.add(taps.get_unchecked(t).offset);
+                for q in 0..full {
+                    D::quad::<4>(self.simd, &mut acc, [tap(4 * q), tap(4 * q + 1), tap(4 * q + 2), tap(4 * q + 3)], weights.add(q * step));
                 }
-                match &interleaved {
-                    Some(columns) => self.store.store_interleaved(simd, columns, acc, place, at),
-                    None => {
-                        let acc = T::natural(simd, acc);
-                        let mut row = [acc[0]; NV];
-                        row[1..].copy_from_slice(&acc[1..NV]);
-                        self.store.store(simd, &columns, params, [row], place, at, 0);
+                let (t, weights) = (4 * full, weights.add(full * step));
+                match taps.len() % 4 {
+                    1 => D::quad::<1>(self.simd, &mut acc, [tap(t)], weights),
+                    2 => D::quad::<2>(self.simd, &mut acc, [tap(t), tap(t + 1)], weights),
+                    3 => D::quad::<3>(self.simd, &mut acc, [tap(t), tap(t + 1), tap(t + 2)], weights),
+                    _ => {}
+                }
+                self.finish(line, stage, x, acc, dst);
+            }
+        }
+    }
+
+    /// Blocks along a line, three columns of three taps; the last `REUSE` columns of a window are the first of the next.
+    ///
+    /// Unpacking is what bounds a depthwise kernel: a column is unpacked once, not in each of the windows that it is in.
+    ///
+    /// # Safety
+    /// As for [`DepthwiseProduct::line`]; `weights` are those of the block, packed by column.
+    #[inline(always)]
+    unsafe fn columns<const NV: usize, const REUSE: usize>(
+        &self,
+        line: &Line<D::Lhs>,
+        stage: &Finish<'_, D::Acc, T::Columns, NV>,
+        weights: *const D::Weight,
+        dst: *mut T::Element,
+    ) {
+        if line.count == 0 {
+            return;
+        }
+        let simd = self.simd;
+        // SAFETY: the caller's promise: nine taps are readable for a block after each window's start, and there are twelve vectors of
+        // weights.
+        unsafe {
+            let mut w = [[D::weights(simd, weights); 4]; 3];
+            for c in 0..3 {
+                for j in 0..4 {
+                    w[c][j] = D::weights(simd, weights.add((4 * c + j) * S::LANES * D::KU));
+                }
+            }
+            let mut words = [D::interleave(simd, self.column(line.lhs, 0)); 3];
+            if REUSE == 2 {
+                words[1] = D::interleave(simd, self.column(line.lhs, 1));
+            }
+            for x in 0..line.count {
+                let lhs = line.lhs.wrapping_add(x * line.step);
+                let mut acc = stage.start;
+                for c in 0..3 {
+                    if c >= REUSE {
+                        words[c] = D::interleave(simd, self.column(lhs, c));
+                    }
+                    for j in 0..4 {
+                        acc[j] = D::dot(simd, acc[j], words[c][j], w[c][j]);
                     }
                 }
-                if line.dst_step == w.channels {
-                    place.row += 1;
-                } else {
-                    place.column += line.dst_step;
+                self.finish(line, stage, x, acc, dst);
+                for c in 0..REUSE {
+                    words[c] = words[c + 3 - REUSE];
                 }
             }
         }
     }
 
-    /// The taps, `FULL` fours and `REST` more (or any number of both).
+    /// The taps of column `c` in the window at `lhs`.
     ///
     /// # Safety
-    /// As for [`DepthwiseProduct::run`]: every tap is readable after `lhs` for a block, `weights` has all their fours.
+    /// There are nine taps, readable after `lhs`.
     #[inline(always)]
-    unsafe fn sum<const FULL: usize, const REST: usize>(&self, lhs: *const D::Lhs, weights: *const D::Weight, acc: &mut [D::Acc; 4]) {
-        let simd = self.simd;
-        let step = 16 * S::LANES;
-        let taps = self.taps;
-        let full = if FULL == ANY { taps.len() / 4 } else { FULL };
-        // SAFETY: the caller's promise; `taps` has `4 * full + rest` elements.
+    unsafe fn column(&self, lhs: *const D::Lhs, c: usize) -> [*const D::Lhs; 3] {
+        // SAFETY: the caller's promise.
         unsafe {
-            let tap = |t: usize| lhs.add(taps.get_unchecked(t).offset);
-            for q in 0..full {
-                D::quad::<4>(simd, acc, [tap(4 * q), tap(4 * q + 1), tap(4 * q + 2), tap(4 * q + 3)], weights.add(q * step));
-            }
-            let (t, weights) = (4 * full, weights.add(full * step));
-            match if REST == ANY { taps.len() % 4 } else { REST } {
-                1 => D::quad::<1>(simd, acc, [tap(t)], weights),
-                2 => D::quad::<2>(simd, acc, [tap(t), tap(t + 1)], weights),
-                3 => D::quad::<3>(simd, acc, [tap(t), tap(t + 1), tap(t + 2)], weights),
-                _ => {}
+            let tap = |t: usize| lhs.add(self.taps.get_unchecked(t).offset);
+            [tap(c), tap(3 + c), tap(6 + c)]
+        }
+    }
+
+    /// Hands the sums of block `x` of a line to the output stage.
+    ///
+    /// # Safety
+    /// As for [`DepthwiseProduct::line`].
+    #[inline(always)]
+    unsafe fn finish<const NV: usize>(
+        &self,
+        line: &Line<D::Lhs>,
+        stage: &Finish<'_, D::Acc, T::Columns, NV>,
+        x: usize,
+        acc: [D::Acc; 4],
+        dst: *mut T::Element,
+    ) {
+        let at = dst.wrapping_add(x * line.dst_step);
+        let place = match line.dst_step == self.weights.channels {
+            true => Place { row: line.row + x, column: line.first, columns: line.columns },
+            false => Place { row: line.row, column: line.first + x * line.dst_step, columns: line.columns },
+        };
+        // SAFETY: the caller's promise on the stage and `dst`.
+        unsafe {
+            match stage.interleaved {
+                Some(columns) => self.store.store_interleaved(self.simd, columns, acc, place, at),
+                None => {
+                    let acc = T::natural(self.simd, acc);
+                    let mut row = [acc[0]; NV];
+                    row[1..].copy_from_slice(&acc[1..NV]);
+                    self.store.store(self.simd, stage.columns, stage.params, [row], place, at, 0);
+                }
             }
         }
     }
@@ -308,8 +405,13 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     }
 }
 
-/// A number of taps that is not known when compiling.
-const ANY: usize = usize::MAX;
+/// What the blocks of a line have in common: what their sums start from, and the parameters of the stage.
+struct Finish<'a, A, C, const NV: usize> {
+    columns: &'a [C; NV],
+    interleaved: &'a Option<[C; 4]>,
+    start: [A; 4],
+    params: [usize; 1],
+}
 
 /// A block of channels along a line of output pixels.
 struct Line<L> {

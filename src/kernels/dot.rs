@@ -68,18 +68,34 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
         unsafe { accumulate_by_word::<S, Self, MR, NV>(simd, acc, rows, words, weights) }
     }
 
-    /// Whether [`Dot::quad`] and [`Dot::group_words`] are there.
+    /// Whether [`Dot::interleave`] and [`Dot::group_words`] are there.
     const QUADS: bool = false;
 
-    /// Four taps of a depthwise convolution over `4 * LANES` channels, of which the first `N` exist: `acc` holds the channels in the
-    /// order of [`Simd::interleave`], `weights` four bytes for each, in the same order.
+    /// The words of four taps of a depthwise convolution over `4 * LANES` channels, of which the first `N` taps exist, in the order of
+    /// [`Simd::interleave`].
     ///
     /// # Safety
-    /// [`Dot::QUADS`]; the first `N` taps are readable for `4 * LANES` channels, and so are as many words of weights.
+    /// [`Dot::QUADS`]; the first `N` taps are readable for `4 * LANES` channels.
+    #[inline(always)]
+    unsafe fn interleave<const N: usize>(simd: S, taps: [*const Self::Lhs; N]) -> [Self::Word; 4] {
+        let _ = (simd, taps);
+        unreachable!("only where QUADS says so")
+    }
+
+    /// Adds four taps, of which the first `N` exist: `acc` holds the channels in the order of [`Simd::interleave`], `weights` four bytes
+    /// for each, in the same order.
+    ///
+    /// # Safety
+    /// As for [`Dot::interleave`]; there are as many words of weights as channels.
     #[inline(always)]
     unsafe fn quad<const N: usize>(simd: S, acc: &mut [Self::Acc; 4], taps: [*const Self::Lhs; N], weights: *const Self::Weight) {
-        let _ = (simd, acc, taps, weights);
-        unreachable!("only where QUADS says so")
+        // SAFETY: the caller's promise.
+        unsafe {
+            let words = Self::interleave(simd, taps);
+            for j in 0..4 {
+                acc[j] = Self::dot(simd, acc[j], words[j], Self::weights(simd, weights.add(j * S::LANES * Self::KU)));
+            }
+        }
     }
 
     /// For each lane the word `index[lane]` of the `LANES` words at `p`.

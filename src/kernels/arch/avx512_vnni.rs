@@ -54,24 +54,22 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
     const QUADS: bool = true;
 
     #[inline(always)]
-    unsafe fn quad<const N: usize>(_: Avx512Vnni, acc: &mut [__m512i; 4], taps: [*const u8; N], weights: *const i8) {
-        // SAFETY: 64 activations at each tap and 256 weights, by the caller's promise.
+    unsafe fn interleave<const N: usize>(_: Avx512Vnni, taps: [*const u8; N]) -> [__m512i; 4] {
+        // SAFETY: 64 activations at each tap, by the caller's promise.
         unsafe {
-            let mut t = [_mm512_setzero_si512(); 4];
+            let none = _mm512_setzero_si512();
+            let mut t = [none; 4];
             for i in 0..N {
                 t[i] = _mm512_loadu_si512(taps[i].cast());
             }
             let (low01, high01) = (_mm512_unpacklo_epi8(t[0], t[1]), _mm512_unpackhi_epi8(t[0], t[1]));
-            let (low23, high23) = if N > 2 {
-                (_mm512_unpacklo_epi8(t[2], t[3]), _mm512_unpackhi_epi8(t[2], t[3]))
-            } else {
-                (_mm512_setzero_si512(), _mm512_setzero_si512())
-            };
-            let weights = |j: usize| _mm512_loadu_si512(weights.add(64 * j).cast());
-            acc[0] = _mm512_dpbusd_epi32(acc[0], _mm512_unpacklo_epi16(low01, low23), weights(0));
-            acc[1] = _mm512_dpbusd_epi32(acc[1], _mm512_unpackhi_epi16(low01, low23), weights(1));
-            acc[2] = _mm512_dpbusd_epi32(acc[2], _mm512_unpacklo_epi16(high01, high23), weights(2));
-            acc[3] = _mm512_dpbusd_epi32(acc[3], _mm512_unpackhi_epi16(high01, high23), weights(3));
+            let (low23, high23) = if N > 2 { (_mm512_unpacklo_epi8(t[2], t[3]), _mm512_unpackhi_epi8(t[2], t[3])) } else { (none, none) };
+            [
+                _mm512_unpacklo_epi16(low01, low23),
+                _mm512_unpackhi_epi16(low01, low23),
+                _mm512_unpacklo_epi16(high01, high23),
+                _mm512_unpackhi_epi16(high01, high23),
+            ]
         }
     }
 
