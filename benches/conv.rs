@@ -2,8 +2,8 @@
 //! The item throughput is operations per second: two for each multiply-accumulate.
 use divan::{Bencher, counter::ItemsCount};
 use lowprec::kernels::{
-    Activation, ActivationRule, Conv2dGeometry, Epilogue, ImageLayout, ImageShape, Isa, PackedConv2d, PackedFloatConv2d, Per, Requantize,
-    Workspace, conv2d, conv2d_dynamic, conv2d_f32,
+    Activation, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, ImageLayout, ImageShape, Isa, PackedConv2d, PackedFloatConv2d,
+    Per, Requantize, Workspace, conv2d, conv2d_dynamic, conv2d_f32,
 };
 
 fn main() {
@@ -77,7 +77,8 @@ fn floats(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 31 % 251) as f32 * 0.01 - 1.0).collect()
 }
 
-const EPILOGUE: Epilogue<'static> = Epilogue { weight_scale: &[0.01], bias: None, accumulate: false, activation: Activation::Relu };
+const EPILOGUE: Epilogue<'static> =
+    Epilogue { weight_scale: &[0.01], bias: None, accumulate: false, activation: Activation::Relu, ranges: None };
 
 #[divan::bench(args = cases())]
 fn conv2d_u8(bencher: Bencher, On(case, isa): &On) {
@@ -107,6 +108,7 @@ fn conv2d_float(bencher: Bencher, On(case, isa): &On) {
     let (input, (len, operations)) = (floats(case.inputs()), case.outputs());
     let (mut dst, mut workspace) = (vec![0f32; len], Workspace::new());
     bencher.counter(operations).bench_local(|| {
-        conv2d_f32(&input, case.shape(), &packed, None, Activation::Relu, &mut dst, &mut workspace, 1).expect("shapes fit")
+        conv2d_f32(&input, case.shape(), &packed, &FloatEpilogue::new().with_activation(Activation::Relu), &mut dst, &mut workspace, 1)
+            .expect("shapes fit")
     });
 }

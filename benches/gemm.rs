@@ -2,8 +2,8 @@
 //! The item throughput is operations per second: two for each multiply-accumulate.
 use divan::{Bencher, counter::ItemsCount};
 use lowprec::kernels::{
-    Accumulate, Activation, ActivationRule, Epilogue, Isa, Matrix, MatrixMut, PackedFloatWeights, PackedWeights, Per, RangeOf, Requantize,
-    WeightLayout, Workspace, gemm, gemm_dynamic, sgemm,
+    Accumulate, Activation, ActivationRule, Epilogue, FloatEpilogue, Isa, Matrix, MatrixMut, PackedFloatWeights, PackedWeights, Per,
+    RangeOf, Requantize, WeightLayout, Workspace, gemm, gemm_dynamic, sgemm,
 };
 
 fn main() {
@@ -51,7 +51,8 @@ fn floats(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 31 % 251) as f32 * 0.01 - 1.0).collect()
 }
 
-const EPILOGUE: Epilogue<'static> = Epilogue { weight_scale: &[0.01], bias: None, accumulate: false, activation: Activation::Relu };
+const EPILOGUE: Epilogue<'static> =
+    Epilogue { weight_scale: &[0.01], bias: None, accumulate: false, activation: Activation::Relu, ranges: None };
 
 #[divan::bench(args = cases())]
 fn gemm_i32(bencher: Bencher, On(Case(_, m, n, k), isa): &On) {
@@ -91,7 +92,7 @@ fn gemm_float(bencher: Bencher, On(Case(_, m, n, k), isa): &On) {
     let (lhs, mut dst) = (floats(m * k), vec![0f32; m * n]);
     bencher.counter(ItemsCount::new(2 * m * n * k)).bench_local(|| {
         let (a, c) = (Matrix::new(&lhs, *m, *k).expect("fits"), MatrixMut::new(&mut dst, *m, *n).expect("fits"));
-        sgemm(a, &packed, None, Activation::Relu, c, 1).expect("shapes fit")
+        sgemm(a, &packed, &FloatEpilogue::new().with_activation(Activation::Relu), c, 1).expect("shapes fit")
     });
 }
 

@@ -17,11 +17,12 @@
 
 use std::hint::black_box;
 use std::io::{BufRead, Write};
+use std::ops::{Deref, DerefMut};
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
 use lowprec::kernels::{
-    Accumulate, Activation, ActivationRule, Conv2dGeometry, Epilogue, ImageLayout, ImageShape, Isa, Matrix, MatrixMut, PackedConv2d,
+    Accumulate, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, ImageLayout, ImageShape, Isa, Matrix, MatrixMut, PackedConv2d,
     PackedFloatConv2d, PackedFloatWeights, PackedWeights, Per, RangeOf, Requantize, WeightLayout, Workspace, conv2d, conv2d_dynamic,
     conv2d_f32, gemm, gemm_dynamic, sgemm,
 };
@@ -69,6 +70,36 @@ fn codes(len: usize) -> Vec<u8> {
 
 fn weight_codes(len: usize) -> Vec<i8> {
     floats(len, 42.0).into_iter().map(|x| x as i8).collect()
+}
+
+/// Numbers in memory that starts a cache line, as an allocator for tensors gives it: a vector that lies across two lines costs two
+/// accesses.
+struct Buffer<T> {
+    memory: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default> From<Vec<T>> for Buffer<T> {
+    fn from(values: Vec<T>) -> Self {
+        let mut memory = vec![T::default(); values.len() + 64 / size_of::<T>()];
+        let (start, len) = (memory.as_ptr().align_offset(64), values.len());
+        memory[start..start + len].copy_from_slice(&values);
+        Buffer { memory, start, len }
+    }
+}
+
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
 }
 
 struct Request(Value);
@@ -131,16 +162,16 @@ impl Request {
         let mut workspace = Workspace::new();
         if op == "linear_f32" {
             let packed = PackedFloatWeights::pack_for(isa, &floats(n * k, 0.05), n, k, WeightLayout::Nk)?;
-            let (x, mut y) = (floats(m * k, 1.0), vec![0f32; m * n]);
+            let (x, mut y) = (Buffer::from(floats(m * k, 1.0)), Buffer::from(vec![0f32; m * n]));
             return timed(seconds, || {
                 let dst = MatrixMut::new(&mut y, m, n)?;
-                sgemm(black_box(Matrix::new(&x, m, k)?), &packed, Some(&bias), Activation::None, dst, threads)
+                sgemm(black_box(Matrix::new(&x, m, k)?), &packed, &FloatEpilogue::new().with_bias(Some(&bias)), dst, threads)
             });
         }
         let packed = PackedWeights::pack_for(isa, &weight_codes(n * k), n, k, WeightLayout::Nk)?;
         match op {
             "linear_dynamic" => {
-                let (x, mut y, rule) = (floats(m * k, 1.0), vec![0f32; m * n], ActivationRule::default());
+                let (x, mut y, rule) = (Buffer::from(floats(m * k, 1.0)), Buffer::from(vec![0f32; m * n]), ActivationRule::default());
                 let epilogue = Epilogue::new(&scales).with_bias(Some(&bias));
                 timed(seconds, || {
                     let (lhs, dst) = (black_box(Matrix::new(&x, m, k)?), MatrixMut::new(&mut y, m, n)?);
@@ -148,7 +179,7 @@ impl Request {
                 })
             }
             "linear_static" => {
-                let (x, mut y, bias) = (codes(m * k), vec![0u8; m * n], vec![100; n]);
+                let (x, mut y, bias) = (Buffer::from(codes(m * k)), Buffer::from(vec![0u8; m * n]), vec![100; n]);
                 let stage = Requantize::<u8>::new(&scales).with_bias(Some(&bias)).with_zero_point(128);
                 timed(seconds, || {
                     let (lhs, dst) = (black_box(Matrix::new(&x, m, k)?), MatrixMut::new(&mut y, m, n)?);
@@ -156,7 +187,7 @@ impl Request {
                 })
             }
             _ => {
-                let (x, mut y) = (codes(m * k), vec![0i32; m * n]);
+                let (x, mut y) = (Buffer::from(codes(m * k)), Buffer::from(vec![0i32; m * n]));
                 timed(seconds, || {
                     let (lhs, dst) = (black_box(Matrix::new(&x, m, k)?), MatrixMut::new(&mut y, m, n)?);
                     gemm(lhs, Per::Tensor(128), &packed, &Accumulate, dst, &mut workspace, threads)
@@ -181,18 +212,18 @@ impl Request {
         let mut workspace = Workspace::new();
         if op == "conv_f32" {
             let packed = PackedFloatConv2d::pack_for(isa, &geometry, &floats(weights, 0.05))?;
-            let (x, mut y) = (floats(inputs, 1.0), vec![0f32; outputs]);
+            let (x, mut y) = (Buffer::from(floats(inputs, 1.0)), Buffer::from(vec![0f32; outputs]));
             return timed(seconds, || {
-                conv2d_f32(black_box(&x), shape, &packed, Some(&bias), Activation::None, &mut y, &mut workspace, threads)
+                conv2d_f32(black_box(&x), shape, &packed, &FloatEpilogue::new().with_bias(Some(&bias)), &mut y, &mut workspace, threads)
             });
         }
         let packed = PackedConv2d::pack_for(isa, &geometry, &weight_codes(weights))?;
         if op == "conv_dynamic" {
-            let (x, mut y, rule) = (floats(inputs, 1.0), vec![0f32; outputs], ActivationRule::default());
+            let (x, mut y, rule) = (Buffer::from(floats(inputs, 1.0)), Buffer::from(vec![0f32; outputs]), ActivationRule::default());
             let epilogue = Epilogue::new(&scales).with_bias(Some(&bias));
             return timed(seconds, || conv2d_dynamic(black_box(&x), shape, &rule, &packed, &epilogue, &mut y, &mut workspace, threads));
         }
-        let (x, mut y, bias) = (codes(inputs), vec![0u8; outputs], vec![100; cout]);
+        let (x, mut y, bias) = (Buffer::from(codes(inputs)), Buffer::from(vec![0u8; outputs]), vec![100; cout]);
         let stage = Requantize::<u8>::new(&scales).with_bias(Some(&bias)).with_zero_point(128);
         timed(seconds, || conv2d(black_box(&x), shape, Per::Tensor(128), &packed, &stage, &mut y, &mut workspace, threads))
     }

@@ -3,9 +3,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lowprec::kernels::{
-    Accumulate, Activation, ActivationRule, Conv2dGeometry, Epilogue, ImageLayout, ImageShape, Isa, Matrix, MatrixMut, PackedConv2d,
-    PackedFloatConv2d, PackedFloatWeights, PackedWeights, Per, RangeOf, Requantize, WeightLayout, Workspace, conv2d, conv2d_dynamic,
-    conv2d_f32, gemm, gemm_dynamic, min_max, quantize_u8, sgemm,
+    Accumulate, Activation, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, ImageLayout, ImageShape, Isa, Matrix, MatrixMut,
+    PackedConv2d, PackedFloatConv2d, PackedFloatWeights, PackedWeights, Per, RangeOf, Requantize, WeightLayout, Workspace, conv2d,
+    conv2d_dynamic, conv2d_f32, gemm, gemm_dynamic, min_max, quantize_u8, sgemm,
 };
 
 struct Counting;
@@ -70,14 +70,14 @@ fn a_warm_workspace_allocates_nothing() {
                 let c = MatrixMut::new(&mut result, m, n).unwrap();
                 gemm_dynamic(a, range, &rule, &weights, &epilogue, c, w, 1).unwrap();
             }
-            sgemm(a, &float_weights, None, Activation::None, MatrixMut::new(&mut result, m, n).unwrap(), 1).unwrap();
+            sgemm(a, &float_weights, &FloatEpilogue::new(), MatrixMut::new(&mut result, m, n).unwrap(), 1).unwrap();
             for (conv, float) in &convs {
                 let channels = conv.geometry().out_channels;
                 for shape in [shape, nhwc] {
                     conv2d(&codes, shape, Per::Tensor(3), conv, &Accumulate, &mut sums[..110 * channels], w, 1).unwrap();
                     conv2d(&signed, shape, Per::Row(&[3]), conv, &Accumulate, &mut sums[..110 * channels], w, 1).unwrap();
                     conv2d_dynamic(&floats, shape, &rule, conv, &epilogue, &mut result[..110 * channels], w, 1).unwrap();
-                    conv2d_f32(&floats, shape, float, None, Activation::None, &mut result[..110 * channels], w, 1).unwrap();
+                    conv2d_f32(&floats, shape, float, &FloatEpilogue::new(), &mut result[..110 * channels], w, 1).unwrap();
                 }
             }
             let range = min_max(&floats);

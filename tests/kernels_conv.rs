@@ -96,6 +96,38 @@ fn conv_on_threads() {
     }
 }
 
+/// Images that are cut into strips or go line by line, whose sizes and strides leave rests everywhere.
+#[test]
+fn conv_in_strips() {
+    let conv = Conv2dGeometry::new;
+    let depthwise = |channels, kernel| Conv2dGeometry::new(channels, channels, kernel).with_groups(channels);
+    let cases = [
+        (conv(64, 5, [3, 3]).with_padding([1; 4]), 70, 63),
+        (conv(40, 3, [3, 2]).with_stride([2, 3]).with_padding([0, 1, 2, 0]).with_dilation([3, 1]), 91, 83),
+        // Lines that no window reads.
+        (conv(60, 4, [2, 1]).with_stride([3, 2]), 80, 75),
+        // Whole images to a strip.
+        (conv(24, 4, [3, 3]).with_padding([1; 4]), 40, 41),
+        (depthwise(64, [3, 3]).with_padding([1; 4]), 13, 21),
+        (depthwise(96, [3, 3]).with_stride([2, 2]).with_padding([1, 1, 0, 1]), 23, 18),
+        (depthwise(80, [5, 4]).with_stride([1, 2]).with_dilation([2, 1]).with_padding([3, 2, 1, 0]), 19, 15),
+        (depthwise(32, [3, 3]).with_padding([1; 4]), 33, 31),
+        (depthwise(16, [3, 3]).with_padding([1, 0, 1, 2]), 40, 29),
+        (depthwise(48, [3, 3]).with_dilation([2, 2]).with_padding([2; 4]), 17, 19),
+        (depthwise(70, [2, 2]).with_stride([3, 3]), 25, 26),
+        (depthwise(33, [9, 9]).with_padding([4; 4]), 20, 20),
+        (conv(40, 80, [3, 3]).with_groups(40).with_padding([1; 4]), 15, 17),
+        (conv(128, 128, [3, 3]).with_groups(32).with_padding([1; 4]), 12, 25),
+        (conv(64, 96, [3, 3]).with_groups(4).with_stride([2, 1]).with_padding([1; 4]), 30, 14),
+    ];
+    for (i, (geometry, h, w)) in cases.into_iter().enumerate() {
+        for (threads, layout) in [(1, ImageLayout::Nhwc), (2, ImageLayout::Nchw), (3, ImageLayout::Nhwc)] {
+            let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n: 2 + i % 2, h, w, layout } };
+            if (i + threads) % 2 == 0 { check_conv::<i8>(&case, i as u64, threads) } else { check_conv::<u8>(&case, i as u64, threads) }
+        }
+    }
+}
+
 #[test]
 fn misuse_of_convolutions_is_an_error() {
     let geometry = Conv2dGeometry::new(4, 6, [3, 3]);

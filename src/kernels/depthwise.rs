@@ -75,6 +75,12 @@ impl<W: Element> Lanes<W> {
         self.data.as_slice::<W>()[self.index(channel, tap)]
     }
 
+    /// `[taps][channels]`, and a vector more, where taps do not go in fours.
+    pub fn by_tap(&self) -> &[W] {
+        debug_assert_eq!(self.lanes, 0);
+        self.data.as_slice()
+    }
+
     pub fn bytes(&self) -> usize {
         self.data.bytes() + self.col_sums.len() * size_of::<i32>()
     }
@@ -111,11 +117,17 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         let parts = threads::parts(threads, 8 * m * self.weights.channels * self.taps.len(), GRAIN);
         if D::QUADS && self.weights.lanes > 0 {
             // SAFETY: the caller's promise; ranges of lines are disjoint rows of `dst`.
-            threads::split(self.images * self.pixels.out_h, parts, |lines| unsafe { self.lines(lines) });
+            threads::split(self.images * self.pixels.out_h, parts, |part, lines| unsafe { self.part(part).lines(lines) });
         } else {
             // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
-            threads::split(m.div_ceil(MR), parts, |tiles| unsafe { self.block(tiles, m) });
+            threads::split(m.div_ceil(MR), parts, |part, tiles| unsafe { self.part(part).block(tiles, m) });
         }
+    }
+
+    /// The same for one part of the work.
+    fn part(&self, part: usize) -> Self {
+        let &DepthwiseProduct { simd, lhs, pixels, images, taps, weights, start, store, dst } = self;
+        DepthwiseProduct { simd, lhs, pixels, images, taps, weights, start, store: store.part(part), dst }
     }
 
     /// Lines of output pixels, taps in fours.
@@ -291,12 +303,6 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         // SAFETY: the caller's promise: nine taps are readable for a block after each window's start, and there are twelve vectors of
         // weights.
         unsafe {
-            let mut w = [[D::weights(simd, weights); 4]; 3];
-            for c in 0..3 {
-                for j in 0..4 {
-                    w[c][j] = D::weights(simd, weights.add((4 * c + j) * S::LANES * D::KU));
-                }
-            }
             let mut words = [D::interleave(simd, self.column(line.lhs, 0)); 3];
             if REUSE == 2 {
                 words[1] = D::interleave(simd, self.column(line.lhs, 1));
@@ -308,8 +314,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                     if c >= REUSE {
                         words[c] = D::interleave(simd, self.column(lhs, c));
                     }
+                    // Weights stay in memory: with them the registers would not do, and what is spilled to the stack is not aligned.
                     for j in 0..4 {
-                        acc[j] = D::dot(simd, acc[j], words[c][j], w[c][j]);
+                        acc[j] = D::dot(simd, acc[j], words[c][j], D::weights(simd, weights.add((4 * c + j) * S::LANES * D::KU)));
                     }
                 }
                 self.finish(line, stage, x, acc, dst);

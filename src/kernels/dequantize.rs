@@ -2,6 +2,7 @@
 
 use super::operand::Per;
 use super::output::{Activation, IntegerStage, Place, StageShape, Store, check_bias, check_one_or, load_broadcast, one_or};
+use super::ranges::Measure;
 use super::simd::Simd;
 use crate::error::Result;
 
@@ -49,6 +50,11 @@ impl<'a> Dequantize<'a> {
         Dequantize { accumulate, ..self }
     }
 
+    /// The stage itself, with what it measures.
+    pub(super) fn measured(&self, measure: Option<Measure>) -> DequantizeStage<'a> {
+        DequantizeStage { plain: *self, measure }
+    }
+
     pub(super) fn largest_bias(&self) -> usize {
         0
     }
@@ -73,6 +79,13 @@ impl<'a> Dequantize<'a> {
     }
 }
 
+/// [`Dequantize`] in registers.
+#[derive(Clone, Copy)]
+pub(super) struct DequantizeStage<'a> {
+    plain: Dequantize<'a>,
+    measure: Option<Measure>,
+}
+
 /// Scale of a vector of columns, its bias, and the activation's bounds.
 #[derive(Clone, Copy)]
 pub struct DequantizeColumns<F> {
@@ -82,24 +95,30 @@ pub struct DequantizeColumns<F> {
     hi: F,
 }
 
-impl IntegerStage for Dequantize<'_> {
+impl IntegerStage for DequantizeStage<'_> {
     type Element = f32;
     type Columns<S: Simd> = DequantizeColumns<S::F32>;
 
+    fn part(self, part: usize) -> Self {
+        DequantizeStage { measure: self.measure.map(|measure| measure.part(part)), ..self }
+    }
+
     fn only(self, param: usize) -> Self {
-        Dequantize { lhs_scale: Per::Tensor(self.lhs_scale.get(param)), ..self }
+        let plain = Dequantize { lhs_scale: Per::Tensor(self.plain.lhs_scale.get(param)), ..self.plain };
+        DequantizeStage { plain, measure: self.measure.map(|measure| measure.only(param)) }
     }
 
     fn finish(&self, sum: i64, row: usize, column: usize, before: f32) -> f32 {
-        self.value(sum as f32, row, column, before)
+        self.plain.value(sum as f32, row, column, before)
     }
 
     #[inline(always)]
     unsafe fn columns<S: Simd>(self, simd: S, n: usize, lanes: usize) -> Self::Columns<S> {
-        let (lo, hi) = self.activation.bounds();
+        let Dequantize { lhs_scale, weight_scale, bias, activation, .. } = self.plain;
+        let (lo, hi) = activation.bounds();
         // SAFETY: `check_parameters` saw one element or one for each column, and the caller keeps within the columns.
-        let (scale, bias) = unsafe { (load_broadcast(simd, self.weight_scale, n, lanes), load_bias(simd, self.bias, n, lanes)) };
-        let scale = match self.lhs_scale {
+        let (scale, bias) = unsafe { (load_broadcast(simd, weight_scale, n, lanes), load_bias(simd, bias, n, lanes)) };
+        let scale = match lhs_scale {
             Per::Tensor(lhs) => simd.mul_f32(simd.splat_f32(lhs), scale),
             Per::Row(_) => scale,
         };
@@ -117,29 +136,58 @@ impl IntegerStage for Dequantize<'_> {
         dst: *mut f32,
         stride: usize,
     ) {
+        let Dequantize { lhs_scale, accumulate, activation, .. } = self.plain;
+        let mut x = [[simd.splat_f32(0.0); NV]; R];
         for r in 0..R {
             for v in 0..NV {
-                let (columns, at, lanes) = (&columns[v], dst.wrapping_add(r * stride + v * S::LANES), place.lanes::<S>(v));
-                let scale = match self.lhs_scale {
-                    Per::Tensor(_) => columns.scale,
+                let scale = match lhs_scale {
+                    Per::Tensor(_) => columns[v].scale,
                     // SAFETY: `check_parameters` saw one scale for each row, and the caller keeps within the rows.
-                    Per::Row(scales) => simd.mul_f32(simd.splat_f32(unsafe { *scales.get_unchecked(params[r]) }), columns.scale),
+                    Per::Row(scales) => simd.mul_f32(simd.splat_f32(unsafe { *scales.get_unchecked(params[r]) }), columns[v].scale),
                 };
-                let mut x = simd.mul_f32(simd.to_f32(acc[r][v]), scale);
-                if let Some(bias) = columns.bias {
-                    x = simd.add_f32(x, bias);
-                }
-                if self.accumulate {
-                    // SAFETY: the caller's promise on `dst`.
-                    x = simd.add_f32(x, unsafe { simd.load_f32(at, lanes) });
-                }
-                if self.activation != Activation::None {
-                    x = simd.min_f32(columns.hi, simd.max_f32(columns.lo, x));
-                }
-                // SAFETY: the caller's promise on `dst`.
-                unsafe { simd.store_f32(at, x, lanes) }
+                x[r][v] = simd.mul_f32(simd.to_f32(acc[r][v]), scale);
             }
         }
+        // SAFETY: the caller's promise.
+        unsafe { store_floats(simd, columns, &params, x, place, (dst, stride), (accumulate, activation, self.measure)) }
+    }
+}
+
+/// Adds the bias and what is in `dst`, where asked for, applies the activation, writes, and takes in the ranges.
+///
+/// # Safety
+/// `params` and `place` are inside what the stage was checked for; `dst` is writable there;
+/// `(NV - 1) * LANES < place.columns <= NV * LANES`.
+#[inline(always)]
+unsafe fn store_floats<S: Simd, const R: usize, const NV: usize>(
+    simd: S,
+    columns: &[DequantizeColumns<S::F32>; NV],
+    params: &[usize; R],
+    mut x: [[S::F32; NV]; R],
+    place: Place,
+    (dst, stride): (*mut f32, usize),
+    (accumulate, activation, measure): (bool, Activation, Option<Measure>),
+) {
+    for r in 0..R {
+        for v in 0..NV {
+            let (columns, at, lanes) = (&columns[v], dst.wrapping_add(r * stride + v * S::LANES), place.lanes::<S>(v));
+            if let Some(bias) = columns.bias {
+                x[r][v] = simd.add_f32(x[r][v], bias);
+            }
+            if accumulate {
+                // SAFETY: the caller's promise on `dst`.
+                x[r][v] = simd.add_f32(x[r][v], unsafe { simd.load_f32(at, lanes) });
+            }
+            if activation != Activation::None {
+                x[r][v] = simd.min_f32(columns.hi, simd.max_f32(columns.lo, x[r][v]));
+            }
+            // SAFETY: the caller's promise on `dst`.
+            unsafe { simd.store_f32(at, x[r][v], lanes) }
+        }
+    }
+    if let Some(measure) = measure {
+        // SAFETY: the caller's promise on `params`; the work's parts keep their ranges apart.
+        unsafe { measure.record(simd, params, &x, place) }
     }
 }
 
@@ -154,11 +202,13 @@ unsafe fn load_bias<S: Simd>(simd: S, bias: Option<&[f32]>, n: usize, lanes: usi
     Some(unsafe { simd.load_f32(bias.as_ptr().add(n), lanes) })
 }
 
-/// The output stage of float kernels: `activation(acc + bias[n])`.
-#[derive(Debug, Clone, Copy)]
-pub struct FloatStage<'a> {
+/// The output stage of float kernels: `activation(acc + bias[n] + dst[m][n])`.
+#[derive(Clone, Copy)]
+pub(super) struct FloatStage<'a> {
     pub bias: Option<&'a [f32]>,
+    pub accumulate: bool,
     pub activation: Activation,
+    pub measure: Option<Measure>,
 }
 
 impl FloatStage<'_> {
@@ -171,6 +221,14 @@ impl FloatStage<'_> {
 impl<S: Simd> Store<S, S::F32> for FloatStage<'_> {
     type Element = f32;
     type Columns = DequantizeColumns<S::F32>;
+
+    fn part(self, part: usize) -> Self {
+        FloatStage { measure: self.measure.map(|measure| measure.part(part)), ..self }
+    }
+
+    fn only(self, param: usize) -> Self {
+        FloatStage { measure: self.measure.map(|measure| measure.only(param)), ..self }
+    }
 
     #[inline(always)]
     unsafe fn columns(self, simd: S, n: usize, lanes: usize) -> Self::Columns {
@@ -185,24 +243,13 @@ impl<S: Simd> Store<S, S::F32> for FloatStage<'_> {
         self,
         simd: S,
         columns: &[Self::Columns; NV],
-        _: [usize; R],
+        params: [usize; R],
         acc: [[S::F32; NV]; R],
         place: Place,
         dst: *mut f32,
         stride: usize,
     ) {
-        for r in 0..R {
-            for v in 0..NV {
-                let mut x = acc[r][v];
-                if let Some(bias) = columns[v].bias {
-                    x = simd.add_f32(x, bias);
-                }
-                if self.activation != Activation::None {
-                    x = simd.min_f32(columns[v].hi, simd.max_f32(columns[v].lo, x));
-                }
-                // SAFETY: the caller's promise on `dst`.
-                unsafe { simd.store_f32(dst.add(r * stride + v * S::LANES), x, place.lanes::<S>(v)) }
-            }
-        }
+        // SAFETY: the caller's promise.
+        unsafe { store_floats(simd, columns, &params, acc, place, (dst, stride), (self.accumulate, self.activation, self.measure)) }
     }
 }

@@ -68,7 +68,10 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
         unsafe { accumulate_by_word::<S, Self, MR, NV>(simd, acc, rows, words, weights) }
     }
 
-    /// Whether [`Dot::interleave`] and [`Dot::group_words`] are there.
+    /// Whether [`Dot::group_words`] is there.
+    const GROUPS: bool = false;
+
+    /// Whether [`Dot::interleave`] is there.
     const QUADS: bool = false;
 
     /// The words of four taps of a depthwise convolution over `4 * LANES` channels, of which the first `N` taps exist, in the order of
@@ -101,11 +104,11 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
     /// For each lane the word `index[lane]` of the `LANES` words at `p`.
     ///
     /// # Safety
-    /// [`Dot::QUADS`]; `p` is readable for `LANES` words, and each index is below `LANES`.
+    /// [`Dot::GROUPS`]; `p` is readable for `LANES` words, and each index is below `LANES`.
     #[inline(always)]
     unsafe fn group_words(simd: S, p: *const Self::Lhs, index: S::I32) -> Self::Word {
         let _ = (simd, p, index);
-        unreachable!("only where QUADS says so")
+        unreachable!("only where GROUPS says so")
     }
 
     /// `LANES` activations, one per lane, as words with one element.
@@ -243,6 +246,14 @@ unsafe impl<S: Simd> Dot<S> for Float {
     unsafe fn weights(simd: S, p: *const f32) -> S::F32 {
         // SAFETY: the caller's promise, LANES floats at `p`.
         unsafe { simd.load_f32(p, S::LANES) }
+    }
+
+    const GROUPS: bool = S::PERMUTES;
+
+    #[inline(always)]
+    unsafe fn group_words(simd: S, p: *const f32, index: S::I32) -> S::F32 {
+        // SAFETY: the caller's promise, LANES floats at `p`.
+        simd.permute_f32(unsafe { simd.load_f32(p, S::LANES) }, index)
     }
 
     #[inline(always)]

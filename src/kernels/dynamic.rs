@@ -1,5 +1,7 @@
 //! Float in, float out, 8 bits in between: activations get their scale and zero point from their own range, inside the call.
 
+use std::cell::Cell;
+
 use super::conv::{ConvWeights, PackedConv2d, check_conv, check_stage};
 use super::dequantize::Dequantize;
 use super::elementwise::{Extremes, Range};
@@ -9,6 +11,7 @@ use super::ingest::{self, Numbers, Quantizer};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
+use super::ranges::{Measure, RangeLanes, check_cells, report};
 use super::simd::{Element, Simd};
 use super::strips::{Activations, Convolution};
 use super::threads;
@@ -56,13 +59,48 @@ impl ActivationRule {
         Quantizer::new(scale, zero_point, self.qmin, self.qmax)
     }
 
-    /// The range, or the error for the first of `values` that is not finite, `start` elements into the tensor.
-    fn allow(&self, range: Range, what: &'static str, values: &[f32], start: usize) -> Result<Range> {
+    /// The range, or the error for the first value that is not finite in runs of a tensor, each with the index of its first element.
+    fn allow<'v>(&self, range: Range, what: &'static str, runs: impl Iterator<Item = (usize, &'v [f32])>) -> Result<Range> {
         if range.finite || self.non_finite == NonFinite::Saturate {
             return Ok(range);
         }
-        let at = values.iter().position(|x| !x.is_finite()).unwrap_or_default();
-        Err(Error::NonFinite { what: what.to_owned(), index: start + at, value: values.get(at).copied().unwrap_or(f32::NAN) })
+        let mut all = runs.flat_map(|(start, run)| run.iter().enumerate().map(move |(i, &value)| (start + i, value)));
+        // A range that was given may tell of what is not there.
+        let (index, value) = all.find(|(_, x)| !x.is_finite()).unwrap_or((0, f32::NAN));
+        Err(Error::NonFinite { what: what.to_owned(), index, value })
+    }
+}
+
+/// [`ActivationRule`], and the ranges it is applied to, if whoever made the activations measured them: see [`Epilogue::ranges`].
+///
+/// With the ranges that measuring would find, the result is the same, bit for bit. Values beyond a given range get its first or last
+/// code.
+#[derive(Debug, Clone, Copy)]
+pub struct InputRule<'a> {
+    /// How a range becomes codes.
+    pub rule: &'a ActivationRule,
+    /// One for each image or row, or the one of the tensor; measured in the call where there are none.
+    pub ranges: Option<&'a [Range]>,
+}
+
+impl<'a> From<&'a ActivationRule> for InputRule<'a> {
+    fn from(rule: &'a ActivationRule) -> Self {
+        InputRule { rule, ranges: None }
+    }
+}
+
+impl InputRule<'_> {
+    fn check(&self, ranges: usize) -> Result<()> {
+        self.rule.check()?;
+        let Some(given) = self.ranges else { return Ok(()) };
+        if given.len() != ranges {
+            return Err(Error::length("ranges of the input", ranges, given.len()));
+        }
+        // NaN is neither.
+        match given.iter().find(|range| !(range.min <= range.max && range.min.is_finite() && range.max.is_finite())) {
+            Some(range) => Err(Error::parameter("range of the input", (range.min, range.max), "finite, the smaller end first")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -78,12 +116,15 @@ pub struct Epilogue<'a> {
     pub accumulate: bool,
     /// Applied last.
     pub activation: Activation,
+    /// Where the ranges of the result go, if they are wanted: one for each row of a product or image of a convolution, or one for all.
+    /// They are those that [`min_max`](super::min_max) finds.
+    pub ranges: Option<&'a [Cell<Range>]>,
 }
 
 impl<'a> Epilogue<'a> {
-    /// Scales alone: no bias, no activation, `dst` overwritten.
+    /// Scales alone: no bias, no activation, `dst` overwritten, no ranges.
     pub fn new(weight_scale: &'a [f32]) -> Self {
-        Epilogue { weight_scale, bias: None, accumulate: false, activation: Activation::None }
+        Epilogue { weight_scale, bias: None, accumulate: false, activation: Activation::None, ranges: None }
     }
 
     /// With a bias for each column.
@@ -101,8 +142,13 @@ impl<'a> Epilogue<'a> {
         Epilogue { accumulate, ..self }
     }
 
+    /// With the ranges of the result.
+    pub fn with_ranges(self, ranges: Option<&'a [Cell<Range>]>) -> Self {
+        Epilogue { ranges, ..self }
+    }
+
     fn stage(&self, lhs_scale: Per<'a, f32>) -> Dequantize<'a> {
-        let Epilogue { weight_scale, bias, accumulate, activation } = *self;
+        let Epilogue { weight_scale, bias, accumulate, activation, .. } = *self;
         Dequantize { lhs_scale, weight_scale, bias, accumulate, activation }
     }
 }
@@ -120,30 +166,33 @@ pub enum RangeOf {
 /// [`gemm`](super::gemm) of float activations, quantized inside the call by `rule` over `range`.
 ///
 /// Equal, bit for bit, to quantizing with [`affine_qparams`] and [`num::quantize`](crate::num::quantize), then
-/// [`gemm`](super::gemm) with [`Dequantize`].
+/// [`gemm`](super::gemm) with [`Dequantize`]. Given ranges ([`InputRule`]) are one for the tensor or one for each row, as `range` says.
 ///
 /// # Errors
 /// [`Error::NonFinite`] (the index is `row * cols + column`) unless the rule saturates; [`Error::Shape`],
 /// [`Error::Length`] and [`Error::Parameter`] as [`gemm`](super::gemm).
 #[allow(clippy::too_many_arguments)]
-pub fn gemm_dynamic(
+pub fn gemm_dynamic<'r>(
     lhs: Matrix<'_, f32>,
     range: RangeOf,
-    rule: &ActivationRule,
+    rule: impl Into<InputRule<'r>>,
     weights: &PackedWeights,
     epilogue: &Epilogue<'_>,
     mut dst: MatrixMut<'_, f32>,
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
+    let rule = rule.into();
     check_threads(threads)?;
-    rule.check()?;
+    rule.check(if range == RangeOf::Row { lhs.rows() } else { 1 })?;
+    check_cells(epilogue.ranges, lhs.rows())?;
     check_product(&lhs, &dst, weights.n(), weights.k())?;
     let shape = stage_shape(lhs.rows(), weights);
     let stage = epilogue.stage(Per::Tensor(1.0));
     stage.check(shape)?;
     // Values that are not finite are refused even where nothing comes of them.
     if dst.is_empty() && (lhs.cols() == 0 || lhs.rows() == 0) {
+        report(&[], epilogue.ranges.unwrap_or_default(), |_| Range::EMPTY);
         return Ok(());
     }
     let dst = Destination { data: dst.as_mut_ptr(), stride: dst.stride(), sums_fit: stage.sums_fit(shape), threads };
@@ -153,7 +202,7 @@ pub fn gemm_dynamic(
 struct GemmVisit<'a> {
     lhs: Matrix<'a, f32>,
     range: RangeOf,
-    rule: &'a ActivationRule,
+    rule: InputRule<'a>,
     weights: &'a PackedWeights,
     epilogue: &'a Epilogue<'a>,
     dst: Destination<f32>,
@@ -163,16 +212,24 @@ struct GemmVisit<'a> {
 impl Visitor for GemmVisit<'_> {
     type Out = Result<()>;
     fn visit<S: Simd>(self, simd: S) -> Result<()> {
-        let GemmVisit { lhs, range, rule, weights, epilogue, dst, workspace } = self;
-        let Workspace { codes: memory, scales, zero_points, ranges, row_terms, sums, totals, .. } = workspace;
+        let GemmVisit { lhs, range, rule: InputRule { rule, ranges: given }, weights, epilogue, dst, workspace } = self;
+        let Workspace { codes: memory, scales, zero_points, ranges, row_terms, sums, totals, measured, .. } = workspace;
         let (m, k, threads) = (lhs.rows(), lhs.cols(), dst.threads);
-        ranges_of_rows(simd, lhs, ranges, threads);
+        let ranges = match given {
+            Some(given) => given,
+            None => {
+                ranges_of_rows(simd, lhs, ranges, threads);
+                &ranges[..]
+            }
+        };
         let mut whole = Range::EMPTY;
         scales.clear();
         zero_points.clear();
         for (row, &found) in ranges.iter().enumerate() {
             if !found.finite {
-                rule.allow(found, "lhs", lhs.row(row), row * k)?;
+                // The range of the tensor does not say in which row.
+                let rows = if given.is_some() && range == RangeOf::Tensor { 0..m } else { row..row + 1 };
+                rule.allow(found, "lhs", rows.map(|row| (row * k, lhs.row(row))))?;
             }
             match range {
                 RangeOf::Tensor => whole = whole.union(found),
@@ -202,10 +259,21 @@ impl Visitor for GemmVisit<'_> {
             ingest::rows(simd, lhs.data(), shape, memory, row, threads, quantizer)
         };
         let lhs = Lhs::<S> { data: codes.as_ptr(), m, row, zero };
-        let stage = epilogue.stage(lhs_scale);
+        let (n, in_registers) = (weights.n(), dst.sums_fit && weights.chunks().len() == 1);
+        let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), m, threads));
+        let stage = epilogue.stage(lhs_scale).measured(measure.filter(|_| in_registers));
         // SAFETY: matrices and stage were checked against the weights; the workspace has whole words in each row, and there
         // is one scale and zero point, or one for each row.
         unsafe { multiply(simd, lhs, weights, stage, dst, row_terms, (sums, totals)) }
+        if let Some(cells) = epilogue.ranges {
+            if !in_registers {
+                measured.iter_mut().for_each(RangeLanes::unknown);
+            }
+            // SAFETY: `dst` has n elements in each of its m rows, and nobody else uses it.
+            let row = |i: usize| unsafe { std::slice::from_raw_parts(dst.data.add(i * dst.stride), n) };
+            let of = |cell: usize| if cells.len() == m { cell..cell + 1 } else { 0..m };
+            report(measured, cells, |cell| of(cell).fold(Range::EMPTY, |whole, i| whole.union(Extremes(row(i)).visit(simd))));
+        }
         Ok(())
     }
 }
@@ -224,26 +292,29 @@ fn ranges_of_rows<S: Simd>(simd: S, lhs: Matrix<'_, f32>, ranges: &mut Vec<Range
 
 /// [`conv2d`](super::conv2d) of float images, quantized inside the call by `rule` over each image's own range.
 ///
-/// The result of an image does not depend on the others of its batch.
+/// The result of an image does not depend on the others of its batch. Given ranges ([`InputRule`]) are one for each image.
 ///
 /// # Errors
 /// [`Error::NonFinite`] (the index is that in `input`) unless the rule saturates; the others as [`conv2d`](super::conv2d).
 #[allow(clippy::too_many_arguments)]
-pub fn conv2d_dynamic(
+pub fn conv2d_dynamic<'r>(
     input: &[f32],
     shape: ImageShape,
-    rule: &ActivationRule,
+    rule: impl Into<InputRule<'r>>,
     weights: &PackedConv2d,
     epilogue: &Epilogue<'_>,
     dst: &mut [f32],
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
+    let rule = rule.into();
     check_threads(threads)?;
-    rule.check()?;
+    rule.check(shape.n)?;
+    check_cells(epilogue.ranges, shape.n)?;
     let geometry = weights.geometry();
     let (padded, out) = check_conv(geometry, shape, input.len(), dst.len())?;
     check_stage(&epilogue.stage(Per::Tensor(1.0)), geometry, shape.n, out)?;
+    let InputRule { rule, ranges } = rule;
     let Workspace { scales, zero_points, .. } = &mut *workspace;
     scales.clear();
     zero_points.clear();
@@ -251,14 +322,36 @@ pub fn conv2d_dynamic(
     let mut finite = true;
     for image in 0..shape.n {
         let values = &input[image * len..][..len];
-        let range = rule.allow(weights.isa().visit(RangeOnThreads { values, threads }), "input", values, image * len)?;
+        let range = match ranges {
+            Some(ranges) => ranges[image],
+            None => weights.isa().visit(RangeOnThreads { values, threads }),
+        };
+        let range = rule.allow(range, "input", [(image * len, values)].into_iter())?;
         finite &= range.finite;
         let (scale, zero_point) = rule.qparams(range);
         scales.push(scale);
         zero_points.push(zero_point);
     }
-    let dst = dst.as_mut_ptr();
-    weights.isa().visit(ConvVisit { input, padded, out, rule, finite, weights: weights.inner(), epilogue, dst, workspace, threads });
+    let Workspace { measured, .. } = &mut *workspace;
+    let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), shape.n, threads));
+    let out_pointer = dst.as_mut_ptr();
+    weights.isa().visit(ConvVisit {
+        input,
+        padded,
+        out,
+        rule,
+        finite,
+        weights: weights.inner(),
+        epilogue,
+        measure,
+        dst: out_pointer,
+        workspace,
+        threads,
+    });
+    if let Some(cells) = epilogue.ranges {
+        let of = |cell: usize| &dst[dst.len() * cell / cells.len()..dst.len() * (cell + 1) / cells.len()];
+        report(&workspace.measured, cells, |cell| weights.isa().visit(Extremes(of(cell))));
+    }
     Ok(())
 }
 
@@ -292,6 +385,7 @@ struct ConvVisit<'a> {
     finite: bool,
     weights: &'a ConvWeights<i8>,
     epilogue: &'a Epilogue<'a>,
+    measure: Option<Measure>,
     dst: *mut f32,
     workspace: &'a mut Workspace,
     threads: usize,
@@ -300,7 +394,7 @@ struct ConvVisit<'a> {
 impl Visitor for ConvVisit<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
-        let ConvVisit { input, padded, out, rule, finite, weights, epilogue, dst, workspace, threads } = self;
+        let ConvVisit { input, padded, out, rule, finite, weights, epilogue, measure, dst, workspace, threads } = self;
         let Workspace { codes: memory, scales, zero_points, segments, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
         let fill = |image: usize, y: usize, dst: &mut [_]| {
@@ -312,7 +406,7 @@ impl Visitor for ConvVisit<'_> {
                 ingest::line(simd, (quantizer, pad), input, &padded, at, dst)
             }
         };
-        let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales))));
+        let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales)).measured(measure)));
         let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
         // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
         unsafe { convolution.run(Activations::Lines { fill: &fill, memory }, segments, threads) }

@@ -1,15 +1,20 @@
 //! Float products and convolutions by the same tiles: sums run over k in order, one accumulator for each output.
 
-use super::conv::{ConvWeights, check_conv};
+use std::cell::Cell;
+
+use super::conv::{ConvWeights, Packed, check_conv};
+use super::depthwise_float::DirectDepthwise;
 use super::dequantize::FloatStage;
 use super::dot::Float;
-use super::geometry::{Conv2dGeometry, ImageShape, Padded};
+use super::elementwise::{Extremes, Range};
+use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
 use super::ingest::{self, Same};
 use super::isa::{Isa, Visitor};
 use super::operand::{Matrix, MatrixMut, check_product, check_threads};
 use super::output::Activation;
 use super::pack::PanelLayout;
 use super::product::{Product, Rows};
+use super::ranges::{Measure, check_cells, report};
 use super::simd::Simd;
 use super::strips::{Activations, Convolution};
 use super::tile::{Segment, Start, Zero};
@@ -17,7 +22,52 @@ use super::weights::PackedFloatWeights;
 use super::workspace::Workspace;
 use crate::error::Result;
 
-/// `dst[m][n] = activation(sum over k of lhs[m][k] * weight[n][k] + bias[n])` in f32.
+/// What follows the sums of a float product: `activation(sum + bias[n] + dst[m][n])`, bias and `dst` where they are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FloatEpilogue<'a> {
+    /// One for each column.
+    pub bias: Option<&'a [f32]>,
+    /// Whether what is in `dst` is added, after the bias.
+    pub accumulate: bool,
+    /// Applied last.
+    pub activation: Activation,
+    /// Where the ranges of the result go, if they are wanted: see [`Epilogue::ranges`](super::Epilogue::ranges).
+    pub ranges: Option<&'a [Cell<Range>]>,
+}
+
+impl<'a> FloatEpilogue<'a> {
+    /// The sums alone.
+    pub fn new() -> Self {
+        FloatEpilogue::default()
+    }
+
+    /// With a bias for each column.
+    pub fn with_bias(self, bias: Option<&'a [f32]>) -> Self {
+        FloatEpilogue { bias, ..self }
+    }
+
+    /// With an activation.
+    pub fn with_activation(self, activation: Activation) -> Self {
+        FloatEpilogue { activation, ..self }
+    }
+
+    /// Added to what is in `dst`, or not.
+    pub fn with_accumulate(self, accumulate: bool) -> Self {
+        FloatEpilogue { accumulate, ..self }
+    }
+
+    /// With the ranges of the result.
+    pub fn with_ranges(self, ranges: Option<&'a [Cell<Range>]>) -> Self {
+        FloatEpilogue { ranges, ..self }
+    }
+
+    fn stage(&self) -> FloatStage<'a> {
+        let FloatEpilogue { bias, accumulate, activation, .. } = *self;
+        FloatStage { bias, accumulate, activation, measure: None }
+    }
+}
+
+/// `dst[m][n] = activation(sum over k of lhs[m][k] * weight[n][k] + bias[n] + dst[m][n])` in f32, by `epilogue`.
 ///
 /// Each output is one sum over k in order, so the result does not depend on the number of threads, on which rows share a
 /// call, or on the other rows. Instruction sets may differ in the last bits, since some fuse multiplication and addition.
@@ -28,19 +78,25 @@ use crate::error::Result;
 pub fn sgemm(
     lhs: Matrix<'_, f32>,
     weights: &PackedFloatWeights,
-    bias: Option<&[f32]>,
-    activation: Activation,
+    epilogue: &FloatEpilogue<'_>,
     mut dst: MatrixMut<'_, f32>,
     threads: usize,
 ) -> Result<()> {
     check_threads(threads)?;
     check_product(&lhs, &dst, weights.n(), weights.k())?;
-    let stage = FloatStage { bias, activation };
+    check_cells(epilogue.ranges, lhs.rows())?;
+    let stage = epilogue.stage();
     stage.check(weights.n())?;
-    if dst.is_empty() {
-        return Ok(());
+    if !dst.is_empty() {
+        weights.isa().visit(SgemmVisit { lhs, weights, stage, dst: dst.as_mut_ptr(), dst_stride: dst.stride(), threads });
     }
-    weights.isa().visit(SgemmVisit { lhs, weights, stage, dst: dst.as_mut_ptr(), dst_stride: dst.stride(), threads });
+    // Row by row behind the product: it has no memory of its own to keep ranges in.
+    let (cells, rows) = (epilogue.ranges.unwrap_or_default(), lhs.rows());
+    for (i, cell) in cells.iter().enumerate() {
+        let range = |row: usize| weights.isa().visit(Extremes(dst.row(row)));
+        let of = if cells.len() == rows { i..i + 1 } else { 0..rows };
+        cell.set(of.fold(Range::EMPTY, |whole, row| whole.union(range(row))).closed());
+    }
     Ok(())
 }
 
@@ -59,7 +115,7 @@ impl Visitor for SgemmVisit<'_> {
         let product = Product::<S, Float, _> {
             simd,
             lhs: self.lhs.data().as_ptr(),
-            rows: Rows::Strided { stride: self.lhs.stride() },
+            rows: Rows::Strided { stride: self.lhs.stride(), first: 0 },
             m: self.lhs.rows(),
             segments: &[Segment { offset: 0, words: self.weights.k() }],
             group_step: 0,
@@ -119,7 +175,8 @@ impl PackedFloatConv2d {
     }
 }
 
-/// `dst[i][y][x][o] = activation(sum over taps and channels of input * weight + bias[o])` in f32, NHWC; padding is zero.
+/// `dst[i][y][x][o] = activation(sum over taps and channels of input * weight + bias[o] + dst[i][y][x][o])` in f32, NHWC, by `epilogue`;
+/// padding is zero.
 ///
 /// The result does not depend on the number of threads or on the other images of the batch.
 ///
@@ -131,18 +188,24 @@ pub fn conv2d_f32(
     input: &[f32],
     shape: ImageShape,
     weights: &PackedFloatConv2d,
-    bias: Option<&[f32]>,
-    activation: Activation,
+    epilogue: &FloatEpilogue<'_>,
     dst: &mut [f32],
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
     check_threads(threads)?;
     let (padded, out) = check_conv(weights.geometry(), shape, input.len(), dst.len())?;
-    let stage = FloatStage { bias, activation };
+    check_cells(epilogue.ranges, shape.n)?;
+    let Workspace { measured, .. } = &mut *workspace;
+    let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), shape.n, threads));
+    let stage = FloatStage { measure, ..epilogue.stage() };
     stage.check(weights.geometry().out_channels)?;
-    let dst = dst.as_mut_ptr();
-    weights.isa().visit(ConvVisit { input, shape, padded, out, weights: &weights.inner, stage, dst, workspace, threads });
+    let out_pointer = dst.as_mut_ptr();
+    weights.isa().visit(ConvVisit { input, shape, padded, out, weights: &weights.inner, stage, dst: out_pointer, workspace, threads });
+    if let Some(cells) = epilogue.ranges {
+        let of = |cell: usize| &dst[dst.len() * cell / cells.len()..dst.len() * (cell + 1) / cells.len()];
+        report(&workspace.measured, cells, |cell| weights.isa().visit(Extremes(of(cell))));
+    }
     Ok(())
 }
 
@@ -163,6 +226,12 @@ impl Visitor for ConvVisit<'_> {
     fn visit<S: Simd>(self, simd: S) {
         let ConvVisit { input, shape, padded, out, weights, stage: store, dst, workspace, threads } = self;
         let Workspace { codes: memory, segments, .. } = workspace;
+        if let (Packed::Depthwise(lanes), ImageLayout::Nhwc, 1) = (&weights.packed, shape.layout, padded.repeat) {
+            let (geometry, weights) = (&weights.geometry, lanes.by_tap());
+            let product = DirectDepthwise { simd, lhs: input, padded: &padded, geometry, out, weights, store, dst };
+            // SAFETY: `conv2d_f32` checked input, output and stage; packed weights end with a vector more.
+            return unsafe { product.run(threads) };
+        }
         let fill = |image: usize, y: usize, dst: &mut [f32]| ingest::line(simd, (Same, 0.0), input, &padded, (image, y), dst);
         let lhs = match weights.reads_in_place(shape, 1) {
             true => Activations::InPlace(input),

@@ -235,7 +235,7 @@ unsafe fn chunk<S: Simd, T: IntegerStage>(
     let product = Product::<S, S::Int8, _> {
         simd,
         lhs: data,
-        rows: Rows::Strided { stride: lhs.row },
+        rows: Rows::Strided { stride: lhs.row, first: 0 },
         m: lhs.m,
         segments,
         group_step: 0,

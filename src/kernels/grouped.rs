@@ -16,7 +16,7 @@ use super::workspace::Aligned;
 /// Pixels of a tile.
 const MR: usize = 8;
 
-/// Weights `[vector][tap][word][LANES][4]`, and where each lane finds its word.
+/// Weights `[vector][tap][word][LANES][KU]`, and where each lane finds its word.
 #[derive(Debug, Clone)]
 pub struct GroupedLanes<W> {
     data: Aligned,
@@ -25,6 +25,8 @@ pub struct GroupedLanes<W> {
     /// First input channel of each vector.
     first: Box<[u32]>,
     lanes: usize,
+    /// Channels of a word.
+    ku: usize,
     taps: usize,
     /// Words of a group's input channels.
     words: usize,
@@ -34,25 +36,22 @@ pub struct GroupedLanes<W> {
     weight: std::marker::PhantomData<W>,
 }
 
-/// Channels of a word.
-const KU: usize = 4;
-
 impl<W: Element> GroupedLanes<W> {
     /// Whether the geometry suits these lanes: groups of whole words, so few channels that a vector of outputs reads at most a vector of
     /// inputs, and more than one group to a vector.
     pub fn suits(layout: PanelLayout, geometry: &Conv2dGeometry) -> bool {
         let [outputs, inputs] = [geometry.out_channels, geometry.in_channels].map(|channels| channels / geometry.groups);
-        if !layout.quads
+        if !layout.groups
             || geometry.groups == 1
             || u32::try_from(geometry.in_channels).is_err()
-            || inputs % KU != 0
+            || inputs % layout.ku != 0
             || outputs >= layout.lanes
         {
             return false;
         }
         (0..geometry.out_channels).step_by(layout.lanes).all(|first| {
             let last = (first + layout.lanes - 1).min(geometry.out_channels - 1);
-            (last / outputs - first / outputs + 1) * inputs / KU <= layout.lanes
+            (last / outputs - first / outputs + 1) * inputs / layout.ku <= layout.lanes
         })
     }
 
@@ -60,7 +59,8 @@ impl<W: Element> GroupedLanes<W> {
     pub fn pack(layout: PanelLayout, geometry: &Conv2dGeometry, weights: &[W]) -> Self {
         let (lanes, channels) = (layout.lanes, geometry.out_channels);
         let (outputs, inputs) = (channels / geometry.groups, geometry.in_channels / geometry.groups);
-        let (taps, words, vectors) = (geometry.k() / inputs, inputs / KU, channels.div_ceil(lanes));
+        let ku = layout.ku;
+        let (taps, words, vectors) = (geometry.k() / inputs, inputs / ku, channels.div_ceil(lanes));
         let group = |channel: usize| channel.min(channels - 1) / outputs;
         let first: Box<[u32]> = (0..vectors).map(|v| (group(v * lanes) * inputs) as u32).collect();
         let index = (0..vectors * words * lanes).map(|i| {
@@ -69,9 +69,10 @@ impl<W: Element> GroupedLanes<W> {
         });
         let mut packed = GroupedLanes {
             index: index.collect(),
-            data: Aligned::zeroed::<W>(vectors * taps * words * lanes * KU),
+            data: Aligned::zeroed::<W>(vectors * taps * words * lanes * ku),
             first,
             lanes,
+            ku,
             taps,
             words,
             channels,
@@ -79,7 +80,7 @@ impl<W: Element> GroupedLanes<W> {
             weight: std::marker::PhantomData,
         };
         let mut data = std::mem::take(&mut packed.data);
-        let memory = data.grow::<W>(vectors * taps * words * lanes * KU);
+        let memory = data.grow::<W>(vectors * taps * words * lanes * ku);
         for (i, &weight) in weights.iter().enumerate() {
             memory[packed.position(i / geometry.k(), i % geometry.k())] = weight;
         }
@@ -90,7 +91,7 @@ impl<W: Element> GroupedLanes<W> {
     /// Where the weight of a channel at a step of k lies.
     fn position(&self, channel: usize, step: usize) -> usize {
         let (vector, lane) = (channel / self.lanes, channel % self.lanes);
-        ((vector * self.taps * self.words + step / KU) * self.lanes + lane) * KU + step % KU
+        ((vector * self.taps * self.words + step / self.ku) * self.lanes + lane) * self.ku + step % self.ku
     }
 
     /// The weight of a channel at a step of k: taps, then channels of its group.
@@ -124,21 +125,21 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
     /// All pixels, on at most `threads` threads.
     ///
     /// # Safety
-    /// - [`Dot::QUADS`], and the weights were packed for these lanes;
+    /// - [`Dot::GROUPS`], and the weights were packed for these lanes;
     /// - row `m` of `rows` is readable at every tap, for all channels and 64 bytes more;
     /// - there are as many taps as in the weights;
     /// - `start` and the stage have an element for each parameter that `rows` names, and one for each channel;
     /// - nobody else reads or writes `dst`, which has `m` rows of `channels` elements.
     pub unsafe fn run(&self, threads: usize) {
         let w = self.weights;
-        let parts = threads::parts(threads, 2 * self.m * w.channels * w.taps * w.words * KU, GRAIN);
+        let parts = threads::parts(threads, 2 * self.m * w.channels * w.taps * w.words * w.ku, GRAIN);
         // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
-        threads::split(self.m.div_ceil(MR), parts, |tiles| unsafe { self.block(tiles) });
+        threads::split(self.m.div_ceil(MR), parts, |part, tiles| unsafe { self.block(self.store.part(part), tiles) });
     }
 
     /// # Safety
     /// As for [`GroupedProduct::run`]; nobody else writes these tiles.
-    unsafe fn block(&self, tiles: Range<usize>) {
+    unsafe fn block(&self, store: T, tiles: Range<usize>) {
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
         for m in tiles.map(|tile| tile * MR) {
             let mr = (self.m - m).min(MR);
@@ -150,7 +151,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
             // SAFETY: the caller's promise.
             self.simd.vectorize(
                 #[inline(always)]
-                || unsafe { self.tile(m, mr, &offsets, &params) },
+                || unsafe { self.tile(store, m, mr, &offsets, &params) },
             );
         }
     }
@@ -160,7 +161,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
     /// # Safety
     /// As for [`GroupedProduct::run`]; `offsets` and `params` of [`MR`] pixels.
     #[inline(always)]
-    unsafe fn tile(&self, m: usize, mr: usize, offsets: &[usize; ROWS], params: &[usize; ROWS]) {
+    unsafe fn tile(&self, store: T, m: usize, mr: usize, offsets: &[usize; ROWS], params: &[usize; ROWS]) {
         let (simd, w) = (self.simd, self.weights);
         let mut rows = [0; MR];
         rows.copy_from_slice(&params[..MR]);
@@ -171,8 +172,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
             // weights and indices are those of this vector.
             unsafe {
                 let mut acc =
-                    D::start::<MR, 1>(simd, &self.start, (self.rows.first() + m, &rows), w.col_sums.as_ptr().add(n), (n, columns));
-                let mut weights = w.data.as_slice::<D::Weight>().as_ptr().add(v * w.taps * w.words * S::LANES * KU);
+                    D::start::<MR, 1>(simd, &self.start, (self.rows.first() + m, &rows), w.col_sums.as_ptr().wrapping_add(n), (n, columns));
+                let mut weights = w.data.as_slice::<D::Weight>().as_ptr().add(v * w.taps * w.words * S::LANES * D::KU);
                 for tap in self.taps {
                     for word in 0..w.words {
                         let index = simd.load_bytes(w.index.as_ptr().add((v * w.words + word) * S::LANES), S::LANES);
@@ -181,15 +182,15 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
                             let words = D::group_words(simd, self.lhs.add(offsets[i] + tap.offset + first as usize), index);
                             acc[i][0] = D::dot(simd, acc[i][0], words, lanes);
                         }
-                        weights = weights.add(S::LANES * KU);
+                        weights = weights.add(S::LANES * D::KU);
                     }
                 }
-                let stage = [self.store.columns(simd, n, columns)];
+                let stage = [store.columns(simd, n, columns)];
                 let dst = self.dst.add(m * w.channels + n);
                 unroll!(M < MR, {
                     if M < mr {
                         let place = Place { row: self.rows.first() + m + M, column: n, columns };
-                        self.store.store(simd, &stage, [rows[M % MR]], [acc[M % MR]], place, dst.add(M * w.channels), 0);
+                        store.store(simd, &stage, [rows[M % MR]], [acc[M % MR]], place, dst.add(M * w.channels), 0);
                     }
                 });
             }

@@ -102,7 +102,7 @@ impl Quantizer {
         let len = src.len().min(dst.len());
         let mut done = 0;
         if let (Some(flip), true) = (L::BYTE_FLIP, (1e-18..1e18).contains(&self.scale) && S::FUSED) {
-            let grid = CodeGrid { zero_point: self.zero_point as u8, lo: self.qmin as u8, hi: self.qmax as u8, flip };
+            let grid = simd.grid(CodeGrid { zero_point: self.zero_point as u8, lo: self.qmin as u8, hi: self.qmax as u8, flip });
             let inverse = 1.0 / self.scale;
             // The reciprocal is right to 2^-24 of itself, and so is the quotient: 2^-22 is beyond both.
             let below = simd.splat_f32(inverse * (1.0 - 1.0 / 4194304.0));
@@ -187,7 +187,7 @@ pub fn rows<'d, S: Simd, L: Element, C: Convert<L>>(
 ) -> &'d [L] {
     let to = Disjoint::new(dst);
     if k > 0 {
-        threads::split(m, threads::parts(threads, m * k, GRAIN), |rows| {
+        threads::split(m, threads::parts(threads, m * k, GRAIN), |_, rows| {
             // SAFETY: ranges of rows are disjoint.
             let part = unsafe { to.part(rows.start * row..rows.end * row) };
             simd.vectorize(
@@ -227,7 +227,7 @@ pub fn images<'d, L: Element>(padded: &Padded, dst: &'d mut [L], threads: usize,
     let row = padded.row();
     if row > 0 {
         let lines = padded.images * padded.height;
-        threads::split(lines, threads::parts(threads, lines * row, GRAIN), |lines| {
+        threads::split(lines, threads::parts(threads, lines * row, GRAIN), |_, lines| {
             // SAFETY: ranges of lines are disjoint.
             let part = unsafe { to.part(lines.start * row..lines.end * row) };
             for (line, dst) in lines.zip(part.chunks_exact_mut(row)) {

@@ -26,7 +26,7 @@
 //! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated.
 //!
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers),
-//! `arch` (instruction sets), `isa` (which one runs), `pack` and `weights`, `ingest` (activations), `product`, `depthwise` and `grouped`
+//! `arch` (instruction sets), `isa` (which one runs), `pack` and `weights`, `ingest` (activations), `product`, `depthwise`, `depthwise_float` and `grouped`
 //! (loops), `strips` (those of a convolution around them), `gemm`, `conv`, `dynamic` and `float` (the doors).
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
@@ -35,6 +35,7 @@
 mod arch;
 mod conv;
 mod depthwise;
+mod depthwise_float;
 mod dequantize;
 mod dot;
 mod dynamic;
@@ -52,6 +53,7 @@ mod output;
 mod pack;
 mod pool;
 mod product;
+mod ranges;
 pub mod reference;
 mod requantize;
 pub(crate) mod rows;
@@ -65,12 +67,12 @@ mod workspace;
 
 pub use conv::{PackedConv2d, conv2d};
 pub use dequantize::Dequantize;
-pub use dynamic::{ActivationRule, Epilogue, RangeOf, conv2d_dynamic, gemm_dynamic};
+pub use dynamic::{ActivationRule, Epilogue, InputRule, RangeOf, conv2d_dynamic, gemm_dynamic};
 pub use elementwise::{
     Range, dequantize_i8, dequantize_i8_for, dequantize_u8, dequantize_u8_for, min_max, min_max_for, quantize_i8, quantize_i8_for,
     quantize_u8, quantize_u8_for,
 };
-pub use float::{PackedFloatConv2d, conv2d_f32, sgemm};
+pub use float::{FloatEpilogue, PackedFloatConv2d, conv2d_f32, sgemm};
 pub use gemm::gemm;
 pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape};
 pub use isa::Isa;

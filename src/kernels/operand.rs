@@ -278,6 +278,12 @@ impl<'a, T> MatrixMut<'a, T> {
         self.rows == 0 || self.cols == 0
     }
 
+    /// What is in row `row`.
+    pub(super) fn row(&self, row: usize) -> &[T] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        if self.cols == 0 { &[] } else { &self.data[row * self.stride..][..self.cols] }
+    }
+
     pub(super) fn as_mut_ptr(&mut self) -> *mut T {
         self.data.as_mut_ptr()
     }

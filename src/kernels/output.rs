@@ -110,6 +110,11 @@ pub trait IntegerStage: Copy + Send + Sync {
     /// The stage of one sum without its bias, which may be beyond i32, for row `row` and column `column`, where `before` is now: the
     /// meaning of [`Store::store`] for sums that were taken apart.
     fn finish(&self, sum: i64, row: usize, column: usize, before: Self::Element) -> Self::Element;
+    /// See [`Store::part`].
+    fn part(self, part: usize) -> Self {
+        let _ = part;
+        self
+    }
     /// See [`Store::only`].
     fn only(self, param: usize) -> Self {
         let _ = param;
@@ -173,6 +178,10 @@ pub struct Integers<T>(pub T);
 impl<S: Simd, T: IntegerStage> Store<S, S::I32> for Integers<T> {
     type Element = T::Element;
     type Columns = T::Columns<S>;
+
+    fn part(self, part: usize) -> Self {
+        Integers(self.0.part(part))
+    }
 
     fn only(self, param: usize) -> Self {
         Integers(self.0.only(param))
@@ -250,6 +259,12 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
     type Element: Copy + Send + Sync;
     /// Its parameters for `LANES` columns.
     type Columns: Copy;
+
+    /// The same stage for part `part` of the work, below the number of threads: what it finds out, it keeps apart from the others.
+    fn part(self, part: usize) -> Self {
+        let _ = part;
+        self
+    }
 
     /// The same stage where there is no other row (or image) than `param`.
     fn only(self, param: usize) -> Self {
@@ -335,7 +350,7 @@ macro_rules! stage {
 }
 
 stage!([] Accumulate => i32, |stage, call| call.run(stage));
-stage!(['a] Dequantize<'a> => f32, |stage, call| call.run(*stage));
+stage!(['a] Dequantize<'a> => f32, |stage, call| call.run(stage.measured(None)));
 stage!(['a] Requantize<'a, u8> => u8, |stage, call| call.run(stage.bytes()));
 stage!(['a] Requantize<'a, i8> => i8, |stage, call| call.into_bytes().run(stage.bytes()));
 

@@ -18,6 +18,8 @@ pub struct PanelLayout {
     pub ku: usize,
     /// Whether depthwise taps go in fours.
     pub quads: bool,
+    /// Whether lanes can take the words of several groups.
+    pub groups: bool,
 }
 
 impl PanelLayout {
@@ -42,8 +44,11 @@ struct LayoutOf {
 impl Visitor for LayoutOf {
     type Out = PanelLayout;
     fn visit<S: Simd>(self, _: S) -> PanelLayout {
-        let (ku, quads) = if self.float { (<Float as Dot<S>>::KU, false) } else { (S::Int8::KU, S::Int8::QUADS) };
-        PanelLayout { lanes: S::LANES, vectors: S::NV, ku, quads }
+        let (ku, quads, groups) = match self.float {
+            true => (<Float as Dot<S>>::KU, false, <Float as Dot<S>>::GROUPS),
+            false => (S::Int8::KU, S::Int8::QUADS, S::Int8::GROUPS),
+        };
+        PanelLayout { lanes: S::LANES, vectors: S::NV, ku, quads, groups }
     }
 }
 
@@ -251,7 +256,7 @@ impl<W: Element, C: Columns<W>> Visitor for Pack<'_, W, C> {
             let (sums, scales) = (Disjoint::new(&mut sums), Disjoint::new(scales));
             let count = panels.groups * panels.panels();
             let parts = threads::parts_of_pool(panels.groups * n * k, GRAIN);
-            threads::split(count, parts, |range| {
+            threads::split(count, parts, |_, range| {
                 let mut scratch = vec![W::default(); nr.min(n) * k];
                 for index in range {
                     let (group, panel) = (index / panels.panels(), index % panels.panels());

@@ -21,8 +21,8 @@ pub const GRAIN: usize = 2 << 20;
 /// Where the rows of a product start, in elements.
 #[derive(Debug, Clone, Copy)]
 pub enum Rows {
-    /// Row `m` at `m * stride`.
-    Strided { stride: usize },
+    /// Row `m` at `m * stride`; row `first` of the output is the first one.
+    Strided { stride: usize, first: usize },
     /// Row `m` is output pixel `m` of a batch of images.
     Pixels(Pixels),
 }
@@ -44,8 +44,8 @@ pub struct Pixels {
 impl Rows {
     /// Which row of the output the first one is.
     pub fn first(&self) -> usize {
-        match self {
-            Rows::Strided { .. } => 0,
+        match *self {
+            Rows::Strided { first, .. } => first,
             Rows::Pixels(pixels) => pixels.first_row,
         }
     }
@@ -53,9 +53,9 @@ impl Rows {
     /// Where rows `m..m + mr` start, and which zero point and scale they have.
     pub fn fill(&self, m: usize, mr: usize, offsets: &mut [usize; ROWS], params: &mut [usize; ROWS]) {
         match *self {
-            Rows::Strided { stride } => {
+            Rows::Strided { stride, first } => {
                 for i in 0..mr {
-                    (offsets[i], params[i]) = ((m + i) * stride, m + i);
+                    (offsets[i], params[i]) = ((m + i) * stride, first + m + i);
                 }
             }
             Rows::Pixels(p) => {
@@ -116,10 +116,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let waste = |items: usize| items.div_ceil(parts) * parts * (panels * tiles / items);
         if waste(tiles) <= waste(panels) {
             // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
-            threads::split(tiles, parts, |tiles| unsafe { self.block(tiles, 0..panels) });
+            threads::split(tiles, parts, |part, tiles| unsafe { self.block(part, tiles, 0..panels) });
         } else {
             // SAFETY: the caller's promise; ranges of panels are disjoint columns of `dst`.
-            threads::split(panels, parts, |panels| unsafe { self.block(0..tiles, panels) });
+            threads::split(panels, parts, |part, panels| unsafe { self.block(part, 0..tiles, panels) });
         }
     }
 
@@ -130,17 +130,24 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
 
     /// # Safety
     /// As for [`Product::run`]; nobody else writes these tiles.
-    unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>) {
+    unsafe fn block(&self, part: usize, tiles: Range<usize>, panels: Range<usize>) {
+        let store = self.store.part(part);
         let count = self.tiles();
         let block = (BLOCK_BYTES / self.panels.panel_bytes().max(1)).max(1);
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
         for first in panels.clone().step_by(block) {
+            let at = (first / self.panels.panels(), first % self.panels.panels());
             for tile in tiles.clone() {
                 let (start, end) = (self.m * tile / count, self.m * (tile + 1) / count);
                 self.rows.fill(start, end - start, &mut offsets, &mut params);
-                for panel in first..(first + block).min(panels.end) {
+                let (mut group, mut panel) = at;
+                for _ in first..(first + block).min(panels.end) {
                     // SAFETY: the caller's promise.
-                    unsafe { self.tile(start, end - start, panel, &offsets, &params) }
+                    unsafe { self.tile(store, start, end - start, (group, panel), &offsets, &params) }
+                    panel += 1;
+                    if panel == self.panels.panels() {
+                        (group, panel) = (group + 1, 0);
+                    }
                 }
             }
         }
@@ -149,8 +156,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::run`]; nobody else writes this tile.
     #[inline]
-    unsafe fn tile(&self, m: usize, mr: usize, panel: usize, offsets: &[usize; ROWS], params: &[usize; ROWS]) {
-        let (group, panel) = (panel / self.panels.panels(), panel % self.panels.panels());
+    unsafe fn tile(&self, store: T, m: usize, mr: usize, (group, panel): (usize, usize), offsets: &[usize; ROWS], params: &[usize; ROWS]) {
         let column = panel * self.panels.nr();
         let n = group * self.panels.n() + column;
         let col_sums = self.panels.col_sums();
@@ -162,7 +168,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             weights: self.panels.group(group)[self.panels.panel_offset(panel)..].as_ptr(),
             start: self.start,
             col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[n..].as_ptr() },
-            store: self.store,
+            store,
             m: self.rows.first() + m,
             n,
             columns: (self.panels.n() - column).min(self.panels.nr()),

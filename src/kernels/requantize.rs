@@ -162,9 +162,16 @@ impl RequantizeBytes<'_> {
     }
 }
 
+/// Multipliers of a vector of columns, and the grid, the same for all.
+#[derive(Clone, Copy)]
+pub(super) struct RequantizeColumns<F, G> {
+    multiplier: F,
+    grid: G,
+}
+
 impl IntegerStage for RequantizeBytes<'_> {
     type Element = u8;
-    type Columns<S: Simd> = S::F32;
+    type Columns<S: Simd> = RequantizeColumns<S::F32, S::Grid>;
 
     fn bias(&self) -> &[i32] {
         self.bias
@@ -181,16 +188,17 @@ impl IntegerStage for RequantizeBytes<'_> {
     }
 
     #[inline(always)]
-    unsafe fn columns<S: Simd>(self, simd: S, n: usize, lanes: usize) -> S::F32 {
+    unsafe fn columns<S: Simd>(self, simd: S, n: usize, lanes: usize) -> Self::Columns<S> {
         // SAFETY: `check_parameters` saw one element or one for each column, and the caller keeps within the columns.
-        unsafe { load_broadcast(simd, self.multiplier, n, lanes) }
+        let multiplier = unsafe { load_broadcast(simd, self.multiplier, n, lanes) };
+        RequantizeColumns { multiplier, grid: simd.grid(self.grid) }
     }
 
     #[inline(always)]
     unsafe fn store<S: Simd, const R: usize, const NV: usize>(
         self,
         simd: S,
-        multiplier: &[S::F32; NV],
+        columns: &[Self::Columns<S>; NV],
         _: [usize; R],
         acc: [[S::I32; NV]; R],
         place: Place,
@@ -201,7 +209,7 @@ impl IntegerStage for RequantizeBytes<'_> {
         let mut x = [[simd.splat_f32(0.0); NV]; R];
         for r in 0..R {
             for v in 0..NV {
-                x[r][v] = simd.mul_f32(simd.to_f32(acc[r][v]), multiplier[v]);
+                x[r][v] = simd.mul_f32(simd.to_f32(acc[r][v]), columns[v].multiplier);
             }
         }
         if let Some(residual) = &self.residual {
@@ -231,29 +239,35 @@ impl IntegerStage for RequantizeBytes<'_> {
             }
         }
         // SAFETY: the caller's promise on `dst`.
-        unsafe { simd.store_codes(&q, self.grid, dst, stride, place.columns) }
+        unsafe { simd.store_codes(&q, columns[0].grid, dst, stride, place.columns) }
     }
 
     #[inline(always)]
-    fn interleaved<S: Simd>(self, simd: S, multiplier: &[S::F32; 4]) -> Option<[S::F32; 4]> {
-        self.residual.is_none().then(
-            #[inline(always)]
-            || simd.interleave_f32(*multiplier),
-        )
+    fn interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Option<[Self::Columns<S>; 4]> {
+        if self.residual.is_some() {
+            return None;
+        }
+        let mut interleaved = *columns;
+        let multipliers = [columns[0].multiplier, columns[1].multiplier, columns[2].multiplier, columns[3].multiplier];
+        let multipliers = simd.interleave_f32(multipliers);
+        for v in 0..4 {
+            interleaved[v].multiplier = multipliers[v];
+        }
+        Some(interleaved)
     }
 
     #[inline(always)]
-    unsafe fn store_interleaved<S: Simd>(self, simd: S, multiplier: &[S::F32; 4], acc: [S::I32; 4], place: Place, dst: *mut u8) {
+    unsafe fn store_interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4], acc: [S::I32; 4], place: Place, dst: *mut u8) {
         let mut q = acc;
         for v in 0..4 {
-            let mut x = simd.mul_f32(simd.to_f32(acc[v]), multiplier[v]);
+            let mut x = simd.mul_f32(simd.to_f32(acc[v]), columns[v].multiplier);
             if !self.bounded {
                 x = simd.min_f32(x, simd.splat_f32(INTEGER_MAX));
             }
             q[v] = simd.round_i32(x);
         }
         // SAFETY: the caller's promise on `dst`.
-        unsafe { simd.store_interleaved_codes(q, self.grid, dst, place.columns) }
+        unsafe { simd.store_interleaved_codes(q, columns[0].grid, dst, place.columns) }
     }
 
     fn rows_are_one(&self) -> bool {

@@ -21,10 +21,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const MR_MAX: usize;
     /// Whether [`Simd::mul_add_f32`] rounds once.
     const FUSED: bool;
+    /// Whether [`Simd::permute_f32`] is there.
+    const PERMUTES: bool = false;
     /// `LANES` integers.
     type I32: Copy;
     /// `LANES` floats.
     type F32: Copy;
+    /// A [`CodeGrid`] as [`Simd::store_codes`] takes it.
+    type Grid: Copy;
     /// How 8-bit codes are multiplied.
     type Int8: Dot<Self, Acc = Self::I32, Weight = i8>;
 
@@ -97,21 +101,39 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `p` is valid for writes of `lanes` bytes and `1 <= lanes <= LANES`.
     unsafe fn store_low_bytes(self, p: *mut u8, a: Self::I32, lanes: usize);
 
+    /// `grid` for many calls of [`Simd::store_codes`]: a broadcast costs as much as what it is needed for.
+    fn grid(self, grid: CodeGrid) -> Self::Grid;
+
     /// Writes `R` rows of codes, `stride` apart: `clamp(q + grid.zero_point)` in the first `columns` of `NV` vectors.
     ///
     /// # Safety
     /// `dst` is valid for writes of `columns` bytes in each of `R` rows, `(NV - 1) * LANES < columns <= NV * LANES`.
-    #[inline(always)]
     unsafe fn store_codes<const R: usize, const NV: usize>(
         self,
         q: &[[Self::I32; NV]; R],
-        grid: CodeGrid,
+        grid: Self::Grid,
         dst: *mut u8,
         stride: usize,
         columns: usize,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { store_codes_by_lane(self, q, grid, dst, stride, columns) }
+    );
+
+    /// The first `lanes` of `a`, `rest` in the other lanes; at least one and at most `LANES`.
+    #[inline(always)]
+    fn keep_f32(self, a: Self::F32, lanes: usize, rest: Self::F32) -> Self::F32 {
+        let mut memory = [0f32; 16];
+        // SAFETY: no instruction set has more than sixteen lanes.
+        unsafe {
+            self.store_f32(memory.as_mut_ptr(), rest, Self::LANES);
+            self.store_f32(memory.as_mut_ptr(), a, lanes);
+            self.load_f32(memory.as_ptr(), Self::LANES)
+        }
+    }
+
+    /// For each lane `a[index[lane]]`, where [`Simd::PERMUTES`]; each index is below `LANES`.
+    #[inline(always)]
+    fn permute_f32(self, a: Self::F32, index: Self::I32) -> Self::F32 {
+        let _ = (a, index);
+        unreachable!("only where PERMUTES says so")
     }
 
     /// Four vectors in the order that unpacking bytes leaves: groups of four lanes transposed, where [`Dot::QUADS`]. Twice is the
@@ -141,7 +163,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `dst` is valid for writes of `columns` bytes, `1 <= columns <= 4 * LANES`.
     #[inline(always)]
-    unsafe fn store_interleaved_codes(self, q: [Self::I32; 4], grid: CodeGrid, dst: *mut u8, columns: usize) {
+    unsafe fn store_interleaved_codes(self, q: [Self::I32; 4], grid: Self::Grid, dst: *mut u8, columns: usize) {
         let _ = (q, grid, dst, columns);
         unreachable!("only where QUADS says so")
     }

@@ -15,10 +15,19 @@ use super::threads::{self, Disjoint};
 use super::tile::{Segment, Start};
 use super::workspace::Aligned;
 
-/// Bytes of input lines under a strip. A dense convolution reads each of them many times and its weights as often as there are strips:
-/// a quarter of a common second-level cache. A depthwise one hardly reads them twice: about a first-level cache.
-const DENSE_BYTES: usize = 256 * 1024;
-const LANE_BYTES: usize = 40 * 1024;
+/// Bytes of input lines under a strip: a quarter of a common second-level cache, since a dense convolution reads its weights as often as
+/// there are strips.
+const STRIP_BYTES: usize = 256 * 1024;
+
+/// The same for a convolution in narrow groups, whose weights are few: a first-level cache.
+const GROUPED_BYTES: usize = 32 * 1024;
+
+/// Bytes of images that are made whole for a depthwise convolution; larger ones go line by line, which keeps what is under a window in the
+/// first-level cache.
+const SMALL_BYTES: usize = 8 * 1024;
+
+/// Most taps of a kernel that goes line by line.
+const TAPS: usize = 64;
 
 /// Elements between the lines of two threads, which tiles may read past the last.
 const SLACK: usize = 64;
@@ -70,7 +79,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             }
             Activations::Lines { fill, memory } => (fill, memory),
         };
-        let strips = Strips::new(&self.weights.geometry, padded, self.out, self.budget() / size_of::<D::Lhs>(), threads, self.work());
+        let by_line = matches!(self.weights.packed, Packed::Depthwise(_)) && segments.len() <= TAPS;
+        let bytes = if let Packed::Grouped(_) = self.weights.packed { GROUPED_BYTES } else { STRIP_BYTES };
+        let strips = match by_line && padded.len() * size_of::<D::Lhs>() > SMALL_BYTES {
+            true => Strips::lines(&self.weights.geometry, padded, self.out, threads::parts(threads, self.work(), GRAIN)),
+            false => Strips::new(&self.weights.geometry, padded, self.out, bytes / size_of::<D::Lhs>(), threads, self.work()),
+        };
         if strips.count <= 1 {
             let lhs = ingest::images(padded, memory.grow(padded.len()), threads, fill);
             // SAFETY: the caller's promise; the memory has slack behind its last element.
@@ -78,19 +92,21 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         }
         let (parts, size) = (strips.parts, (strips.elements + SLACK).next_multiple_of(64));
         let memory = Disjoint::new(memory.grow(parts * size));
-        threads::split(parts, parts, |range| {
+        threads::split(parts, parts, |_, range| {
             for part in range {
                 // SAFETY: each part of the work has its own part of the memory.
                 let lines = unsafe { memory.part(part * size..(part + 1) * size) };
                 let range = strips.count * part / parts..strips.count * (part + 1) / parts;
                 // SAFETY: the caller's promise; ranges of strips are disjoint lines of `dst`.
-                unsafe { self.part(&strips, range, lines, fill, segments) }
+                unsafe {
+                    if strips.ring {
+                        self.lines((part, range), lines, fill, segments)
+                    } else {
+                        self.part(&strips, (part, range), lines, fill, segments)
+                    }
+                }
             }
         });
-    }
-
-    fn budget(&self) -> usize {
-        if let Packed::Panels(_) = self.weights.packed { DENSE_BYTES } else { LANE_BYTES }
     }
 
     /// About how many products of a dense convolution would take as long.
@@ -105,11 +121,48 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         }
     }
 
+    /// Output lines one after the other, of all images. Input lines go round: each takes the place of one that is no longer needed.
+    ///
+    /// # Safety
+    /// As for [`Convolution::run`]; nobody else writes these lines. There are at most [`TAPS`] segments.
+    unsafe fn lines(&self, (part, range): (usize, Range<usize>), memory: &mut [D::Lhs], fill: Fill<'_, D::Lhs>, segments: &[Segment]) {
+        let (row, geometry) = (self.padded.row(), &self.weights.geometry);
+        let (height, step) = (geometry.height(), geometry.stride[0]);
+        let store = self.store.part(part);
+        let mut turned = [Segment { offset: 0, words: 0 }; TAPS];
+        let turned = &mut turned[..segments.len()];
+        // The lines that are there, of which image.
+        let mut there = (usize::MAX, 0..0);
+        for line in range {
+            let (image, y) = (line / self.out[0], line % self.out[0]);
+            let needed = y * step..y * step + height;
+            let from = if there.0 == image { there.1.end.max(needed.start) } else { needed.start };
+            for y in from..needed.end {
+                fill(image, y, &mut memory[y % height * row..][..row]);
+            }
+            for (turned, tap) in turned.iter_mut().zip(segments) {
+                let line = (needed.start + tap.offset / row) % height;
+                *turned = Segment { offset: line * row + tap.offset % row, words: tap.words };
+            }
+            there = (image, needed);
+            let strip = Strip { lhs: memory.as_ptr(), images: image..image + 1, lines: y..y + 1 };
+            // SAFETY: the lines under the window are there, and slack behind them; the rest is the caller's promise.
+            unsafe { self.strip(store, strip, turned, 1) }
+        }
+    }
+
     /// Strips one after the other.
     ///
     /// # Safety
     /// As for [`Convolution::run`]; nobody else writes the lines of these strips.
-    unsafe fn part(&self, strips: &Strips, range: Range<usize>, memory: &mut [D::Lhs], fill: Fill<'_, D::Lhs>, segments: &[Segment]) {
+    unsafe fn part(
+        &self,
+        strips: &Strips,
+        (part, range): (usize, Range<usize>),
+        memory: &mut [D::Lhs],
+        fill: Fill<'_, D::Lhs>,
+        segments: &[Segment],
+    ) {
         let (row, geometry) = (self.padded.row(), &self.weights.geometry);
         let (height, step) = (geometry.height(), geometry.stride[0]);
         // The lines that are there, of which image.
@@ -134,7 +187,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
                 there.0 = usize::MAX;
             }
             // SAFETY: the lines under the strip are there, and slack behind them; the rest is the caller's promise.
-            unsafe { self.strip(Strip { lhs: memory.as_ptr(), images, lines }, segments, 1) }
+            unsafe { self.strip(self.store.part(part), Strip { lhs: memory.as_ptr(), images, lines }, segments, 1) }
         }
     }
 
@@ -143,12 +196,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     unsafe fn whole(&self, lhs: *const D::Lhs, segments: &[Segment], threads: usize) {
         let strip = Strip { lhs, images: 0..self.padded.images, lines: 0..self.out[0] };
         // SAFETY: the caller's promise.
-        unsafe { self.strip(strip, segments, threads) }
+        unsafe { self.strip(self.store, strip, segments, threads) }
     }
 
     /// # Safety
     /// As for [`Convolution::run`], for the images and lines of the strip: whole images where there are several.
-    unsafe fn strip(&self, strip: Strip<D::Lhs>, segments: &[Segment], threads: usize) {
+    unsafe fn strip(&self, store: T, strip: Strip<D::Lhs>, segments: &[Segment], threads: usize) {
         let Strip { lhs, images, lines } = strip;
         if images.is_empty() || lines.is_empty() {
             return;
@@ -161,10 +214,13 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         let dst = self.dst.wrapping_add(first_row * geometry.out_channels);
         // One image has one zero point and one scale, which then need not be asked for in each row.
         let (start, store) = match images.len() {
-            1 => (Start { zero: self.start.zero.only(images.start), ..self.start }, self.store.only(images.start)),
-            _ => (self.start, self.store),
+            1 => (Start { zero: self.start.zero.only(images.start), ..self.start }, store.only(images.start)),
+            _ => (self.start, store),
         };
-        let rows = Rows::Pixels(pixels);
+        let rows = match images.len() == 1 && (lines.len() == 1 || pixels.step_y == out_w.wrapping_mul(pixels.step_x)) {
+            true => Rows::Strided { stride: pixels.step_x, first: first_row },
+            false => Rows::Pixels(pixels),
+        };
         match &self.weights.packed {
             Packed::Panels(panels) => {
                 let group_step = geometry.in_channels / geometry.groups;
@@ -204,6 +260,8 @@ struct Strips {
     elements: usize,
     /// Threads.
     parts: usize,
+    /// Whether a strip is one output line, and input lines go round.
+    ring: bool,
 }
 
 impl Strips {
@@ -211,8 +269,16 @@ impl Strips {
     fn new(geometry: &Conv2dGeometry, padded: &Padded, [out_h, out_w]: [usize; 2], budget: usize, threads: usize, work: usize) -> Strips {
         let row = padded.row();
         let image = padded.height * row;
-        let whole =
-            Strips { images: padded.images.max(1), of: padded.images, cuts: 1, lines: out_h, count: 1, elements: padded.len(), parts: 1 };
+        let whole = Strips {
+            images: padded.images.max(1),
+            of: padded.images,
+            cuts: 1,
+            lines: out_h,
+            count: 1,
+            elements: padded.len(),
+            parts: 1,
+            ring: false,
+        };
         if padded.len() <= budget || out_h * out_w == 0 || row == 0 {
             return whole;
         }
@@ -232,6 +298,13 @@ impl Strips {
         let lines = out_h.div_ceil(cuts);
         let count = cuts * padded.images;
         Strips { images: 1, cuts, count, elements: ((lines - 1) * step + height) * row, parts: parts.min(count), ..whole }
+    }
+
+    /// Every output line by itself.
+    fn lines(geometry: &Conv2dGeometry, padded: &Padded, [out_h, _]: [usize; 2], parts: usize) -> Strips {
+        let count = padded.images * out_h;
+        let elements = geometry.height() * padded.row();
+        Strips { images: 1, of: padded.images, cuts: out_h, lines: out_h, count, elements, parts: parts.min(count), ring: true }
     }
 
     /// The images and lines of strip `strip`.

@@ -46,8 +46,8 @@ impl<'a, T> Disjoint<'a, T> {
     }
 }
 
-/// Calls `f` on `parts` ranges that together are `0..items`, on the caller's thread and rayon's current pool.
-pub fn split(items: usize, parts: usize, f: impl Fn(Range<usize>) + Sync) {
+/// Calls `f` on `parts` ranges that together are `0..items`, on the caller's thread and rayon's current pool, each with its index.
+pub fn split(items: usize, parts: usize, f: impl Fn(usize, Range<usize>) + Sync) {
     let parts = parts.min(items).max(1);
     let range = |i: usize| items * i / parts..items * (i + 1) / parts;
     #[cfg(feature = "parallel")]
@@ -55,13 +55,13 @@ pub fn split(items: usize, parts: usize, f: impl Fn(Range<usize>) + Sync) {
         let (f, range) = (&f, &range);
         rayon::scope(|scope| {
             for i in 1..parts {
-                scope.spawn(move |_| f(range(i)));
+                scope.spawn(move |_| f(i, range(i)));
             }
-            f(range(0));
+            f(0, range(0));
         });
         return;
     }
-    (0..parts).for_each(|i| f(range(i)));
+    (0..parts).for_each(|i| f(i, range(i)));
 }
 
 /// Calls `f` on `parts` pieces of `items`, each with the index of its first item.

@@ -118,11 +118,11 @@ pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: us
     params.copy_from_slice(&tile.params[..MR]);
     // SAFETY: the caller's promise on `start`, `params` and `col_sums`.
     let mut acc: [[D::Acc; NV]; MR] = unsafe { D::start(simd, &tile.start, (tile.m, &params), tile.col_sums, (tile.n, tile.columns)) };
-    // The lines of a large output are on their way while the sums are made: stores leave in order, and one that has to wait for
-    // memory holds up all behind it. Worth 1 to 2 % where the output fits no second-level cache, and nothing where it does.
+    // The lines of a large output are on their way before their sums are made, those of the next rows: stores leave in order, and one
+    // that has to wait for memory holds up all behind it. Worth nothing where the output fits a second-level cache.
     if tile.prefetch_output {
         for m in 0..MR {
-            let row = tile.dst.wrapping_add(m * tile.dst_stride).cast::<u8>();
+            let row = tile.dst.wrapping_add((MR + m) * tile.dst_stride).cast::<u8>();
             for at in (0..tile.columns * size_of::<T::Element>()).step_by(64) {
                 simd.prefetch(row.wrapping_add(at));
             }

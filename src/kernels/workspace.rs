@@ -1,6 +1,7 @@
 //! Scratch memory that grows once and then stays, and the aligned storage of packed weights.
 
 use super::elementwise::Range;
+use super::ranges::RangeLanes;
 use super::simd::Element;
 use super::tile::Segment;
 
@@ -74,6 +75,8 @@ pub struct Workspace {
     pub(super) segments: Vec<Segment>,
     /// Ranges of rows.
     pub(super) ranges: Vec<Range>,
+    /// Ranges of what a stage writes.
+    pub(super) measured: Vec<RangeLanes>,
     /// What rows add to sums of weights with zero points.
     pub(super) row_terms: Vec<i32>,
     /// Sums over a run of k, and over all of them, where they may be beyond i32.
@@ -99,6 +102,7 @@ impl Workspace {
             + self.segments.capacity() * size_of::<Segment>()
             + (self.row_terms.capacity() + self.sums.capacity()) * size_of::<i32>()
             + self.ranges.capacity() * size_of::<Range>()
+            + self.measured.capacity() * size_of::<RangeLanes>()
             + self.totals.capacity() * size_of::<i64>()
     }
 }

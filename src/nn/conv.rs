@@ -3,8 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Conv2dGeometry, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
+use crate::kernels::{Conv2dGeometry, FloatEpilogue, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
 use crate::nn::StateDict;
+use crate::nn::plan::Fused;
 use crate::tensor::{Tensor, elements};
 
 /// Whether the numbers of these images, with their padding, can be addressed, whatever the slices hold.
@@ -80,15 +81,15 @@ impl Conv2d {
     /// [`Error::Length`] when a slice does not fit `shape`, [`Error::ShapeOverflow`] when nothing could, and
     /// [`Error::Shape`] when the kernel is larger than the image.
     pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
-        self.run(input, shape, Activation::None, output, workspace, threads)
+        self.run(input, shape, Fused::default(), output, workspace, threads)
     }
 
-    /// [`Conv2d::forward`] with an activation.
+    /// [`Conv2d::forward`] with what was fused into it.
     pub(crate) fn run(
         &self,
         input: &[f32],
         shape: ImageShape,
-        activation: Activation,
+        fused: Fused,
         output: &mut [f32],
         workspace: &mut Workspace,
         threads: usize,
@@ -102,6 +103,7 @@ impl Conv2d {
             }
         };
         let bias = self.bias.as_ref().map(Tensor::as_slice);
-        conv2d_f32(input, shape, packed, bias, activation, output, workspace, threads)
+        let epilogue = FloatEpilogue::new().with_bias(bias).with_activation(fused.activation).with_accumulate(fused.residual);
+        conv2d_f32(input, shape, packed, &epilogue, output, workspace, threads)
     }
 }

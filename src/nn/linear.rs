@@ -3,8 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Matrix, MatrixMut, PackedFloatWeights, WeightLayout, sgemm};
+use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, WeightLayout, sgemm};
 use crate::nn::StateDict;
+use crate::nn::plan::Fused;
 use crate::tensor::{Tensor, elements, repeat};
 
 /// Whether input and output are exactly `rows` rows of these features.
@@ -81,11 +82,11 @@ impl Linear {
     /// # Errors
     /// [`Error::Length`] when a slice does not hold exactly its rows.
     pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], threads: usize) -> Result<()> {
-        self.run(input, rows, Activation::None, output, threads)
+        self.run(input, rows, Fused::default(), output, threads)
     }
 
-    /// [`Linear::forward`] with an activation.
-    pub(crate) fn run(&self, input: &[f32], rows: usize, activation: Activation, output: &mut [f32], threads: usize) -> Result<()> {
+    /// [`Linear::forward`] with what was fused into it.
+    pub(crate) fn run(&self, input: &[f32], rows: usize, fused: Fused, output: &mut [f32], threads: usize) -> Result<()> {
         check_rows(rows, [input.len(), self.in_features()], [output.len(), self.out_features()])?;
         let packed = match self.packed.get() {
             Some(packed) => packed,
@@ -97,6 +98,7 @@ impl Linear {
         let bias = self.bias.as_ref().map(Tensor::as_slice);
         let lhs = Matrix::new(input, rows, self.in_features())?;
         let dst = MatrixMut::new(output, rows, self.out_features())?;
-        sgemm(lhs, packed, bias, activation, dst, threads)
+        let epilogue = FloatEpilogue::new().with_bias(bias).with_activation(fused.activation).with_accumulate(fused.residual);
+        sgemm(lhs, packed, &epilogue, dst, threads)
     }
 }

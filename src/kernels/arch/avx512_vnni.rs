@@ -51,6 +51,7 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
         unsafe { _mm512_dpbusd_epi32(acc, word, weights) }
     }
 
+    const GROUPS: bool = true;
     const QUADS: bool = true;
 
     #[inline(always)]

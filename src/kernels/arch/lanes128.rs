@@ -104,6 +104,7 @@ macro_rules! simd_of_128_bits {
             const FUSED: bool = true;
             type I32 = int32x4_t;
             type F32 = float32x4_t;
+            type Grid = CodeGrid;
             type Int8 = Int8;
 
             #[inline(always)]
@@ -152,6 +153,11 @@ macro_rules! simd_of_128_bits {
                 store_low_bytes(p: *mut u8, a: int32x4_t) -> () =
                     p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(low_bytes(a)))),
                     |lanes| first_lanes!(store vst1_lane_u8, p, low_bytes(a), lanes);
+            }
+
+            #[inline(always)]
+            fn grid(self, grid: CodeGrid) -> CodeGrid {
+                grid
             }
 
             #[inline(always)]

@@ -85,8 +85,10 @@ macro_rules! simd_of_256_bits {
             const MR: usize = $mr;
             const MR_MAX: usize = $mr_max;
             const FUSED: bool = true;
+            const PERMUTES: bool = true;
             type I32 = __m256i;
             type F32 = __m256;
+            type Grid = CodeGrid;
             type Int8 = Int8;
 
             #[inline(always)]
@@ -121,6 +123,7 @@ macro_rules! simd_of_256_bits {
                 fn max_f32(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
                 fn min_f32(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
                 fn round_i32(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
+                fn permute_f32(a: __m256, index: __m256i) -> __m256 = _mm256_permutevar8x32_ps(a, index);
             }
 
             memory_ops! {
@@ -135,6 +138,11 @@ macro_rules! simd_of_256_bits {
                 store_f32(p: *mut f32, a: __m256) -> () = _mm256_storeu_ps(p, a), _mm256_maskstore_ps(p, mask(lanes), a), lanes;
                 store_low_bytes(p: *mut u8, a: __m256i) -> () = p.cast::<[u8; LANES]>().write_unaligned(low_bytes(a)),
                     p.copy_from_nonoverlapping(low_bytes(a).as_ptr(), lanes), lanes;
+            }
+
+            #[inline(always)]
+            fn grid(self, grid: CodeGrid) -> CodeGrid {
+                grid
             }
 
             #[inline(always)]

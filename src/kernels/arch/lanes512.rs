@@ -13,22 +13,68 @@ pub(super) fn mask(lanes: usize) -> __mmask16 {
     ((1u32 << lanes) - 1) as __mmask16
 }
 
+/// Makes the function that it is inlined into align its stack to whole vectors. The compiler does so only for variables that ask for it,
+/// and spills registers to wherever the stack happens to be: a vector that lies across two cache lines takes some 30 cycles to come back.
+#[inline(always)]
+pub(super) fn align_stack() {
+    #[repr(align(64))]
+    struct Line(#[allow(dead_code)] std::mem::MaybeUninit<[u8; 64]>);
+    std::hint::black_box(&Line(std::mem::MaybeUninit::uninit()));
+}
+
+/// A [`CodeGrid`] in every byte, its zero point in every 16 bits.
+#[derive(Clone, Copy)]
+pub struct Grid {
+    plain: CodeGrid,
+    zero_point: __m512i,
+    lo: __m512i,
+    hi: __m512i,
+    flip: __m512i,
+}
+
+impl Grid {
+    /// # Safety
+    /// AVX-512 F and BW are there.
+    #[inline(always)]
+    pub(super) unsafe fn new(plain: CodeGrid) -> Grid {
+        // SAFETY: registers alone.
+        unsafe {
+            Grid {
+                plain,
+                zero_point: _mm512_set1_epi16(i16::from(plain.zero_point)),
+                lo: _mm512_set1_epi8(plain.lo as i8),
+                hi: _mm512_set1_epi8(plain.hi as i8),
+                flip: _mm512_set1_epi8(plain.flip as i8),
+            }
+        }
+    }
+
+    /// Bytes from 16-bit sums without their zero point.
+    ///
+    /// # Safety
+    /// As for [`Grid::new`].
+    #[inline(always)]
+    unsafe fn bytes(&self, low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: registers alone.
+        unsafe {
+            let bytes = _mm512_packus_epi16(_mm512_adds_epi16(low, self.zero_point), _mm512_adds_epi16(high, self.zero_point));
+            _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, self.lo), self.hi), self.flip)
+        }
+    }
+}
+
 /// Two rows of two vectors, narrowed with saturation to 16 and to 8 bits, then clamped: bytes come out of the in-lane packs
 /// as `[vector][row][lane / 4]` words, which one permutation puts in order.
 ///
 /// # Safety
 /// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes in each of two rows, `16 < columns <= 32`.
 #[inline(always)]
-pub(super) unsafe fn store_code_pair(q: [[__m512i; 2]; 2], grid: CodeGrid, dst: *mut u8, stride: usize, columns: usize) {
+pub(super) unsafe fn store_code_pair(q: [[__m512i; 2]; 2], grid: Grid, dst: *mut u8, stride: usize, columns: usize) {
     // SAFETY: registers up to the stores, which write `columns` bytes in each row.
     unsafe {
-        let zero = _mm512_set1_epi16(i16::from(grid.zero_point));
-        let row = |q: [__m512i; 2]| _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
-        let bytes = _mm512_packus_epi16(row(q[0]), row(q[1]));
-        let splat = |x: u8| _mm512_set1_epi8(x as i8);
-        let bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, splat(grid.lo)), splat(grid.hi));
+        let bytes = grid.bytes(_mm512_packs_epi32(q[0][0], q[0][1]), _mm512_packs_epi32(q[1][0], q[1][1]));
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        let bytes = _mm512_permutexvar_epi32(order, _mm512_xor_si512(bytes, splat(grid.flip)));
+        let bytes = _mm512_permutexvar_epi32(order, bytes);
         let rows = [_mm512_castsi512_si256(bytes), _mm512_extracti64x4_epi64::<1>(bytes)];
         for (r, row) in rows.into_iter().enumerate() {
             let at = dst.add(r * stride);
@@ -46,6 +92,7 @@ macro_rules! simd_of_512_bits {
     ($token:ident, features: $features:literal, rows: $mr:literal to $mr_max:literal $arms:tt) => {
         #[target_feature(enable = $features)]
         fn enter<R>(f: impl FnOnce() -> R) -> R {
+            super::lanes512::align_stack();
             f()
         }
 
@@ -56,8 +103,10 @@ macro_rules! simd_of_512_bits {
             const MR: usize = $mr;
             const MR_MAX: usize = $mr_max;
             const FUSED: bool = true;
+            const PERMUTES: bool = true;
             type I32 = __m512i;
             type F32 = __m512;
+            type Grid = super::lanes512::Grid;
             type Int8 = Int8;
 
             #[inline(always)]
@@ -92,6 +141,7 @@ macro_rules! simd_of_512_bits {
                 fn max_f32(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
                 fn min_f32(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
                 fn round_i32(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
+                fn permute_f32(a: __m512, index: __m512i) -> __m512 = _mm512_permutexvar_ps(index, a);
             }
 
             memory_ops! {
@@ -106,10 +156,22 @@ macro_rules! simd_of_512_bits {
             }
 
             #[inline(always)]
+            fn keep_f32(self, a: __m512, lanes: usize, rest: __m512) -> __m512 {
+                // SAFETY: the token exists only where AVX-512 F does, and only registers are touched.
+                unsafe { _mm512_mask_blend_ps(mask(lanes), rest, a) }
+            }
+
+            #[inline(always)]
+            fn grid(self, grid: CodeGrid) -> Self::Grid {
+                // SAFETY: the token exists only where AVX-512 F and BW do.
+                unsafe { super::lanes512::Grid::new(grid) }
+            }
+
+            #[inline(always)]
             unsafe fn store_codes<const R: usize, const NV: usize>(
                 self,
                 q: &[[__m512i; NV]; R],
-                grid: CodeGrid,
+                grid: Self::Grid,
                 dst: *mut u8,
                 stride: usize,
                 columns: usize,
@@ -141,7 +203,7 @@ macro_rules! simd_of_512_bits {
             }
 
             #[inline(always)]
-            unsafe fn store_interleaved_codes(self, q: [__m512i; 4], grid: CodeGrid, dst: *mut u8, columns: usize) {
+            unsafe fn store_interleaved_codes(self, q: [__m512i; 4], grid: Self::Grid, dst: *mut u8, columns: usize) {
                 // SAFETY: the caller's promise.
                 unsafe { store_interleaved_codes(q, grid, dst, columns) }
             }
@@ -179,15 +241,10 @@ pub(super) unsafe fn transpose([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
 /// # Safety
 /// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes, `1 <= columns <= 64`.
 #[inline(always)]
-pub(super) unsafe fn store_interleaved_codes(q: [__m512i; 4], grid: CodeGrid, dst: *mut u8, columns: usize) {
+pub(super) unsafe fn store_interleaved_codes(q: [__m512i; 4], grid: Grid, dst: *mut u8, columns: usize) {
     // SAFETY: registers up to the stores, which write `columns` bytes.
     unsafe {
-        let zero = _mm512_set1_epi16(i16::from(grid.zero_point));
-        let low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
-        let high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
-        let splat = |x: u8| _mm512_set1_epi8(x as i8);
-        let bytes = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), splat(grid.lo)), splat(grid.hi));
-        let bytes = _mm512_xor_si512(bytes, splat(grid.flip));
+        let bytes = grid.bytes(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
         if columns == 64 {
             _mm512_storeu_si512(dst.cast(), bytes);
         } else {
@@ -204,7 +261,7 @@ pub(super) unsafe fn store_interleaved_codes(q: [__m512i; 4], grid: CodeGrid, ds
 pub(super) unsafe fn store_codes<S, const R: usize, const NV: usize>(
     simd: S,
     q: &[[__m512i; NV]; R],
-    grid: CodeGrid,
+    grid: Grid,
     dst: *mut u8,
     stride: usize,
     columns: usize,
@@ -216,7 +273,7 @@ pub(super) unsafe fn store_codes<S, const R: usize, const NV: usize>(
         if R == 2 && NV == 2 {
             store_code_pair([[q[0][0], q[0][NV - 1]], [q[R - 1][0], q[R - 1][NV - 1]]], grid, dst, stride, columns)
         } else {
-            store_codes_by_lane(simd, q, grid, dst, stride, columns)
+            store_codes_by_lane(simd, q, grid.plain, dst, stride, columns)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::kernels::dot::Dot;
 use crate::kernels::output::Store;
-use crate::kernels::simd::Simd;
+use crate::kernels::simd::{CodeGrid, Simd, store_codes_by_lane};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
 
 /// Needs nothing of the processor.
@@ -57,6 +57,7 @@ unsafe impl Simd for Scalar {
     const FUSED: bool = false;
     type I32 = [i32; LANES];
     type F32 = [f32; LANES];
+    type Grid = CodeGrid;
     type Int8 = Int8;
 
     #[inline(always)]
@@ -70,6 +71,24 @@ unsafe impl Simd for Scalar {
 
     unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
         tile_arms!(self, lane_tile, tile, mr, nv, [1 4], [1 2])
+    }
+
+    #[inline(always)]
+    fn grid(self, grid: CodeGrid) -> CodeGrid {
+        grid
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes<const R: usize, const NV: usize>(
+        self,
+        q: &[[Self::I32; NV]; R],
+        grid: CodeGrid,
+        dst: *mut u8,
+        stride: usize,
+        columns: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { store_codes_by_lane(self, q, grid, dst, stride, columns) }
     }
 
     #[inline(always)]
