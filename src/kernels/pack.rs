@@ -200,7 +200,8 @@ impl<W: Element> Panels<W> {
         panel * self.nr() * self.words * self.layout.ku
     }
 
-    fn group_len(&self) -> usize {
+    /// Weights of a group.
+    pub fn group_len(&self) -> usize {
         self.n.div_ceil(self.layout.lanes) * self.layout.lanes * self.words * self.layout.ku
     }
 

@@ -131,52 +131,54 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::run`]; nobody else writes these tiles.
     unsafe fn block(&self, part: usize, tiles: Range<usize>, panels: Range<usize>) {
-        let store = self.store.part(part);
-        let count = self.tiles();
-        let block = (BLOCK_BYTES / self.panels.panel_bytes().max(1)).max(1);
+        let (store, count, layout) = (self.store.part(part), self.tiles(), self.panels);
+        // Divisions that a short tile would notice.
+        let (n, nr, in_group) = (layout.n(), layout.nr(), layout.panels());
+        let (group_len, panel_len) = (layout.group_len(), layout.panel_offset(1));
+        let (weights, col_sums) = (layout.group(0), layout.col_sums());
+        let block = (BLOCK_BYTES / layout.panel_bytes().max(1)).max(1);
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
         for first in panels.clone().step_by(block) {
-            let at = (first / self.panels.panels(), first % self.panels.panels());
+            let at = (first / in_group, first % in_group);
             for tile in tiles.clone() {
-                let (start, end) = (self.m * tile / count, self.m * (tile + 1) / count);
-                self.rows.fill(start, end - start, &mut offsets, &mut params);
+                let (m, end) = (self.m * tile / count, self.m * (tile + 1) / count);
+                self.rows.fill(m, end - m, &mut offsets, &mut params);
+                let dst = self.dst.wrapping_add(m * self.dst_stride);
+                let mut tile = Tile::<S, D, T> {
+                    lhs: self.lhs,
+                    offsets: &offsets,
+                    params: &params,
+                    segments: self.segments,
+                    weights: weights.as_ptr(),
+                    start: self.start,
+                    col_sums: col_sums.as_ptr(),
+                    store,
+                    m: self.rows.first() + m,
+                    n: 0,
+                    columns: 0,
+                    dst,
+                    dst_stride: self.dst_stride,
+                    prefetch_output: self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>(),
+                };
                 let (mut group, mut panel) = at;
                 for _ in first..(first + block).min(panels.end) {
-                    // SAFETY: the caller's promise.
-                    unsafe { self.tile(store, start, end - start, (group, panel), &offsets, &params) }
+                    let column = panel * nr;
+                    tile.lhs = self.lhs.wrapping_add(group * self.group_step);
+                    tile.weights = weights[group * group_len + panel * panel_len..].as_ptr();
+                    tile.n = group * n + column;
+                    tile.columns = (n - column).min(nr);
+                    tile.dst = dst.wrapping_add(tile.n);
+                    if !col_sums.is_empty() {
+                        tile.col_sums = col_sums[tile.n..].as_ptr();
+                    }
+                    // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel.
+                    unsafe { self.simd.product_tile(end - m, tile.columns.div_ceil(S::LANES), &tile) }
                     panel += 1;
-                    if panel == self.panels.panels() {
+                    if panel == in_group {
                         (group, panel) = (group + 1, 0);
                     }
                 }
             }
         }
-    }
-
-    /// # Safety
-    /// As for [`Product::run`]; nobody else writes this tile.
-    #[inline]
-    unsafe fn tile(&self, store: T, m: usize, mr: usize, (group, panel): (usize, usize), offsets: &[usize; ROWS], params: &[usize; ROWS]) {
-        let column = panel * self.panels.nr();
-        let n = group * self.panels.n() + column;
-        let col_sums = self.panels.col_sums();
-        let tile = Tile::<S, D, T> {
-            lhs: self.lhs.wrapping_add(group * self.group_step),
-            offsets,
-            params,
-            segments: self.segments,
-            weights: self.panels.group(group)[self.panels.panel_offset(panel)..].as_ptr(),
-            start: self.start,
-            col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[n..].as_ptr() },
-            store,
-            m: self.rows.first() + m,
-            n,
-            columns: (self.panels.n() - column).min(self.panels.nr()),
-            dst: self.dst.wrapping_add(m * self.dst_stride + n),
-            dst_stride: self.dst_stride,
-            prefetch_output: self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>(),
-        };
-        // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel.
-        unsafe { self.simd.product_tile(mr, self.panels.vectors(panel), &tile) }
     }
 }
