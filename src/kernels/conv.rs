@@ -1,112 +1,19 @@
 //! Convolution: products over a padded NHWC workspace, without im2col.
 
-use super::depthwise::Lanes;
+use super::conv_weights::{ConvWeights, Packed};
 use super::dot::Dot;
-use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
-use super::grouped::GroupedLanes;
+use super::geometry::{Conv2dGeometry, ImageShape, Padded};
 use super::ingest;
 use super::isa::{Isa, Visitor};
 use super::operand::{ActivationCode, Codes, Per, check_threads, check_zero_points};
 use super::output::{IntegerStage, Integers, OutputStage, StageShape};
-use super::pack::{Columns, PanelLayout, Panels, elements};
+use super::pack::PanelLayout;
 use super::simd::{Element, Simd};
 use super::strips::{Activations, Convolution};
 use super::tile::Start;
 use super::weights::Bound;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
-
-/// The weights of a convolution, for one instruction set.
-#[derive(Debug, Clone)]
-pub(super) struct ConvWeights<W> {
-    pub geometry: Conv2dGeometry,
-    pub isa: Isa,
-    pub(super) packed: Packed<W>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Packed<W> {
-    Panels(Panels<W>),
-    Depthwise(Lanes<W>),
-    Grouped(GroupedLanes<W>),
-}
-
-impl<W: Element> ConvWeights<W> {
-    /// Packs OIHW weights.
-    pub fn pack(isa: Isa, layout: fn(Isa) -> PanelLayout, geometry: &Conv2dGeometry, weights: &[W]) -> Result<Self> {
-        let isa = isa.checked()?;
-        geometry.validate()?;
-        let expected = elements(&geometry.weight_shape())?;
-        if weights.len() != expected {
-            return Err(Error::length("weights", expected, weights.len()));
-        }
-        let packed = if geometry.is_depthwise() {
-            Packed::Depthwise(Lanes::pack(layout(isa), geometry, weights))
-        } else if GroupedLanes::<W>::suits(layout(isa), geometry) {
-            let k = geometry.k();
-            let steps: Vec<W> = (0..weights.len()).map(|i| weights[geometry.weight_index(i / k, i % k)]).collect();
-            Packed::Grouped(GroupedLanes::pack(layout(isa), geometry, &steps))
-        } else {
-            let n = geometry.out_channels / geometry.groups;
-            let columns = Channels { weights, geometry };
-            Packed::Panels(Panels::pack(isa, layout(isa), geometry.groups, n, &geometry.runs(), columns))
-        };
-        Ok(ConvWeights { geometry: geometry.clone(), isa, packed })
-    }
-
-    pub fn bytes(&self) -> usize {
-        match &self.packed {
-            Packed::Panels(panels) => panels.bytes(),
-            Packed::Depthwise(lanes) => lanes.bytes(),
-            Packed::Grouped(lanes) => lanes.bytes(),
-        }
-    }
-
-    /// The weights, OIHW.
-    pub fn unpack(&self) -> Vec<W> {
-        let geometry = &self.geometry;
-        let (n, k) = (geometry.out_channels / geometry.groups, geometry.k());
-        let mut weights = vec![W::default(); geometry.out_channels * k];
-        match &self.packed {
-            Packed::Panels(panels) => panels.unpack(&geometry.runs(), |group, column, step, weight| {
-                weights[geometry.weight_index(group * n + column, step)] = weight;
-            }),
-            Packed::Grouped(lanes) => {
-                (0..weights.len()).for_each(|i| weights[geometry.weight_index(i / k, i % k)] = lanes.at(i / k, i % k))
-            }
-            Packed::Depthwise(lanes) => weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = lanes.at(i / k, i % k)),
-        }
-        weights
-    }
-
-    /// Whether rows of whole words can be read where the caller has them.
-    pub fn reads_in_place(&self, shape: ImageShape, ku: usize) -> bool {
-        let whole_words = self.geometry.runs_are_multiples_of(ku);
-        matches!(self.packed, Packed::Panels(_)) && shape.layout == ImageLayout::Nhwc && self.geometry.padding == [0; 4] && whole_words
-    }
-}
-
-/// The output channels of OIHW weights.
-struct Channels<'a, W> {
-    weights: &'a [W],
-    geometry: &'a Conv2dGeometry,
-}
-
-impl<W: Element> Columns<W> for Channels<'_, W> {
-    #[inline(always)]
-    fn columns<S: Simd>(&self, _: S, first: usize, k: usize, weights: &mut [W], _: &mut [f32]) {
-        let [_, channels, kh, kw] = self.geometry.weight_shape();
-        let taps = kh * kw;
-        for (c, column) in weights.chunks_exact_mut(k).enumerate() {
-            let from = &self.weights[(first + c) * k..][..k];
-            for (tap, weights) in column.chunks_exact_mut(channels).enumerate() {
-                for (weight, from) in weights.iter_mut().zip(from[tap..].iter().step_by(taps)) {
-                    *weight = *from;
-                }
-            }
-        }
-    }
-}
 
 /// 8-bit weights of a convolution, packed for one instruction set, with the sum of each output channel.
 ///

@@ -2,16 +2,17 @@
 
 use std::cell::Cell;
 
-use super::conv::{ConvWeights, PackedConv2d, check_conv, check_stage};
+use super::conv::{PackedConv2d, check_conv, check_stage};
+use super::conv_weights::ConvWeights;
 use super::dequantize::Dequantize;
-use super::elementwise::{Extremes, Range};
+use super::elementwise::Extremes;
 use super::gemm::{Destination, Lhs, multiply, stage_shape, workspace_row};
 use super::geometry::{ImageShape, Padded};
 use super::ingest::{self, Numbers, Quantizer};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
-use super::ranges::{Measure, RangeLanes, check_cells, report};
+use super::ranges::{Measure, Range, RangeLanes, check_cells, report};
 use super::simd::{Element, Simd};
 use super::strips::{Activations, Convolution};
 use super::threads;

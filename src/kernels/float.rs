@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 
-use super::conv::{ConvWeights, Packed, check_conv};
+use super::conv::check_conv;
+use super::conv_weights::{ConvWeights, Packed};
 use super::depthwise_float::DirectDepthwise;
 use super::dequantize::FloatStage;
 use super::dot::Float;
-use super::elementwise::{Extremes, Range};
+use super::elementwise::Extremes;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
 use super::ingest::{self, Same};
 use super::isa::{Isa, Visitor};
@@ -14,7 +15,7 @@ use super::operand::{Matrix, MatrixMut, check_product, check_threads};
 use super::output::Activation;
 use super::pack::PanelLayout;
 use super::product::{Product, Rows};
-use super::ranges::{Measure, check_cells, report};
+use super::ranges::{Measure, Range, check_cells, report};
 use super::simd::Simd;
 use super::strips::{Activations, Convolution};
 use super::tile::{Segment, Start, Zero};

@@ -65,13 +65,13 @@ impl Visitor for Multiply<'_> {
         let product = Product::<S, Float, _> {
             simd,
             lhs: self.lhs.data().as_ptr(),
-            rows: Rows::Strided { stride: self.lhs.stride() },
+            rows: Rows::Strided { stride: self.lhs.stride(), first: 0 },
             m: self.lhs.rows(),
             segments: &[Segment { offset: 0, words: self.k }],
             group_step: 0,
             panels: self.panels,
             start: Start::new(Zero::Tensor(0)),
-            store: FloatStage { bias: None, activation: Activation::None },
+            store: FloatStage { bias: None, accumulate: false, activation: Activation::None, measure: None },
             dst: self.dst,
             dst_stride: self.dst_stride,
         };

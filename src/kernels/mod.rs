@@ -16,7 +16,8 @@
 //! and Arm's dot products, two 16-bit ones with AVX2, one with NEON alone, one float) and may walk them by a loop of its own. The tile
 //! walks runs of k that lie together in memory: one for a product, one per kernel row for a convolution over a padded NHWC workspace,
 //! since the pixels under a kernel row are contiguous there. So a convolution is a product whose rows overlap, without im2col; and
-//! padding, filled with the zero point, needs no borders. Where a lane is a channel of its own (`depthwise`) or of a narrow group
+//! padding, filled with the zero point, needs no borders. The workspace holds a strip of lines at a time, made (quantized, transposed,
+//! padded) just before they are read. Where a lane is a channel of its own (`depthwise`) or of a narrow group
 //! (`grouped`), a dense tile would leave most lanes empty: there, taps are interleaved in fours, or each lane gets its group's word.
 //!
 //! Weights with zero points add a term of their row sums to what the accumulators start from. A sum that may leave i32 is taken
@@ -25,15 +26,17 @@
 //! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to [`mod@reference`].
 //! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated.
 //!
-//! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers),
-//! `arch` (instruction sets), `isa` (which one runs), `pack` and `weights`, `ingest` (activations), `product`, `depthwise`, `depthwise_float` and `grouped`
-//! (loops), `strips` (those of a convolution around them), `gemm`, `conv`, `dynamic` and `float` (the doors).
+//! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
+//! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
+//! (activations), `product`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` (those of a convolution around them), `gemm`,
+//! `conv`, `dynamic` and `float` (the doors).
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
 
 mod arch;
 mod conv;
+mod conv_weights;
 mod depthwise;
 mod depthwise_float;
 mod dequantize;
@@ -69,8 +72,8 @@ pub use conv::{PackedConv2d, conv2d};
 pub use dequantize::Dequantize;
 pub use dynamic::{ActivationRule, Epilogue, InputRule, RangeOf, conv2d_dynamic, gemm_dynamic};
 pub use elementwise::{
-    Range, dequantize_i8, dequantize_i8_for, dequantize_u8, dequantize_u8_for, min_max, min_max_for, quantize_i8, quantize_i8_for,
-    quantize_u8, quantize_u8_for,
+    dequantize_i8, dequantize_i8_for, dequantize_u8, dequantize_u8_for, min_max, min_max_for, quantize_i8, quantize_i8_for, quantize_u8,
+    quantize_u8_for,
 };
 pub use float::{FloatEpilogue, PackedFloatConv2d, conv2d_f32, sgemm};
 pub use gemm::gemm;
@@ -80,6 +83,7 @@ pub use matmul::matmul_f32;
 pub use operand::{ActivationCode, Matrix, MatrixMut, Per};
 pub use output::{Accumulate, Activation, OutputStage};
 pub(crate) use pool::{Taps, max_windows, mean_pixels, mean_windows};
+pub use ranges::Range;
 pub use requantize::{Requantize, Residual};
 pub(crate) use scatter::{Scatter, scatter};
 pub use weights::{PackedFloatWeights, PackedWeights, WeightLayout};

@@ -2,10 +2,34 @@
 
 use std::cell::Cell;
 
-use super::elementwise::Range;
 use super::output::Place;
 use super::simd::Simd;
 use crate::error::{Error, Result};
+
+/// Smallest and largest finite value, and whether all are finite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range {
+    /// Smallest finite value, 0 when there is none.
+    pub min: f32,
+    /// Largest finite value, 0 when there is none.
+    pub max: f32,
+    /// Whether no value was NaN or infinite.
+    pub finite: bool,
+}
+
+impl Range {
+    /// The neutral element of [`Range::union`]: its ends lie the wrong way round, as those of no slice do.
+    pub(super) const EMPTY: Range = Range { min: f32::INFINITY, max: f32::NEG_INFINITY, finite: true };
+
+    pub(super) fn union(self, other: Range) -> Range {
+        Range { min: self.min.min(other.min), max: self.max.max(other.max), finite: self.finite && other.finite }
+    }
+
+    /// The range as callers see it: 0 and 0 without a finite value, and no negative zero, whichever lane it came from.
+    pub(crate) fn closed(self) -> Range {
+        if self.min <= self.max { Range { min: self.min + 0.0, max: self.max + 0.0, ..self } } else { Range { min: 0.0, max: 0.0, ..self } }
+    }
+}
 
 /// A range, lane by lane. `zero` stays 0 while every value is finite.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::conv::{ConvWeights, Packed};
+use super::conv_weights::{ConvWeights, Packed};
 use super::depthwise::DepthwiseProduct;
 use super::dot::Dot;
 use super::geometry::{Conv2dGeometry, Padded};

@@ -1,7 +1,6 @@
 //! Scratch memory that grows once and then stays, and the aligned storage of packed weights.
 
-use super::elementwise::Range;
-use super::ranges::RangeLanes;
+use super::ranges::{Range, RangeLanes};
 use super::simd::Element;
 use super::tile::Segment;
 

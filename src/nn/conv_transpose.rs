@@ -3,7 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Conv2dGeometry, Matrix, MatrixMut, PackedFloatWeights, Scatter, WeightLayout, Workspace, scatter, sgemm};
+use crate::kernels::{
+    Conv2dGeometry, FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, Scatter, WeightLayout, Workspace, scatter, sgemm,
+};
 use crate::tensor::{Tensor, elements};
 
 /// Floats of products that are scattered at a time: they stay in a second-level cache.
@@ -220,7 +222,7 @@ impl ConvTranspose2d {
                     let lhs = &x[first * w * in_channels + group * per_group..];
                     let lhs = Matrix::new(lhs, m, per_group)?.with_stride(in_channels)?;
                     let columns = &mut columns[..m * pixel];
-                    sgemm(lhs, weights, None, Activation::None, MatrixMut::new(columns, m, pixel)?, threads)?;
+                    sgemm(lhs, weights, &FloatEpilogue::new(), MatrixMut::new(columns, m, pixel)?, threads)?;
                     scatter(columns, band, &places, y);
                 }
             }

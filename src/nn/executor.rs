@@ -365,11 +365,11 @@ fn run(layer: &Layer, inputs: Inputs<'_>, mut output: ViewMut<'_>, fused: Fused,
     let pixels = || nhwc().map(|[n, h, w, _]| [n, h, w]);
     let rows = || view.dims.iter().rev().skip(1).product();
     match layer {
-        Layer::Conv2d(conv) => conv.run(x, image()?, fused.activation, y, workspace, threads),
+        Layer::Conv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
         Layer::QuantizedConv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
         Layer::ConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::QuantizedConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
-        Layer::Linear(linear) => linear.run(x, rows(), fused.activation, y, threads),
+        Layer::Linear(linear) => linear.run(x, rows(), fused, y, threads),
         Layer::QuantizedLinear(linear) => linear.run(x, rows(), fused, y, workspace, threads),
         Layer::BatchNorm2d(norm) => norm.forward(x, y),
         Layer::Relu => relu(x, y),

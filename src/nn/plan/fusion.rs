@@ -3,7 +3,8 @@
 
 use super::known::Known;
 use crate::kernels::Activation;
-use crate::nn::{Layer, Model};
+use crate::nn::operator::Binary;
+use crate::nn::{Layer, Model, Operator};
 
 /// What a layer's output stage does besides its own work.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -51,7 +52,7 @@ pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group
             match nodes[reader].layer() {
                 Layer::Relu => group.activation = Activation::Relu,
                 Layer::Relu6 => group.activation = Activation::Clamp { lo: 0.0, hi: 6.0 },
-                Layer::Add if group.residual.is_none() && adds(node.layer()) => {
+                layer if is_add(layer) && group.residual.is_none() => {
                     let other = nodes[reader].reads().map(|edge| edge.index).find(|&other| other != edge);
                     let Some(other) = other.filter(|&other| known.shapes[other] == known.shapes[edge]) else { break };
                     group.residual = Some(other);
@@ -79,7 +80,6 @@ fn has_output_stage(layer: &Layer) -> bool {
     )
 }
 
-/// Whether the layer's kernel adds to what is in its output.
-fn adds(layer: &Layer) -> bool {
-    matches!(layer, Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_))
+fn is_add(layer: &Layer) -> bool {
+    matches!(layer, Layer::Add | Layer::Operator(Operator::Binary(Binary::Add)))
 }

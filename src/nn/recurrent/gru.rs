@@ -136,14 +136,14 @@ impl Gru {
         let options = &self.options;
         let sizes = options.sizes(x.dims, self.in_features)?;
         let (h, count, batch) = (options.hidden, options.direction.count(), sizes.batch);
-        let Scratch { gates, state, cell: candidate, extra, sums, lengths: steps_of } = scratch;
+        let Scratch { gates, state, cell: candidate, extra, lengths: steps_of } = scratch;
         lengths(inputs, 1, sizes, steps_of)?;
         let first_state = initial(inputs, 2, "initial h", count * batch * h)?;
         outputs.get(0).f32().fill(0.0);
         for (d, weights) in self.directions.iter().enumerate() {
             let [f, g] = weights.functions;
             gates.resize(sizes.steps * batch * 3 * h, 0.0);
-            weights.input.run(x.f32(), sizes.steps * batch, false, gates, sums, workspace, threads)?;
+            weights.input.run(x.f32(), sizes.steps * batch, false, gates, workspace, threads)?;
             state.clear();
             state.resize(batch * h, 0.0);
             for b in 0..batch {
@@ -161,17 +161,17 @@ impl Gru {
                 for b in 0..batch {
                     zr[b * 2 * h..][..2 * h].copy_from_slice(&row(b)[..2 * h]);
                 }
-                weights.gates.run(state, batch, true, zr, sums, workspace, threads)?;
+                weights.gates.run(state, batch, true, zr, workspace, threads)?;
                 zr.iter_mut().for_each(|x| *x = f.apply(options.clip(*x)));
                 if self.reset_after {
-                    weights.candidate.run(state, batch, false, candidate, sums, workspace, threads)?;
+                    weights.candidate.run(state, batch, false, candidate, workspace, threads)?;
                 } else {
                     for b in 0..batch {
                         for j in 0..h {
                             reset[b * h + j] = zr[b * 2 * h + h + j] * state[b * h + j];
                         }
                     }
-                    weights.candidate.run(reset, batch, false, candidate, sums, workspace, threads)?;
+                    weights.candidate.run(reset, batch, false, candidate, workspace, threads)?;
                 }
                 for b in (0..batch).filter(|&b| t < steps_of[b]) {
                     for j in 0..h {

@@ -144,14 +144,14 @@ impl Lstm {
         let options = &self.options;
         let sizes = options.sizes(x.dims, self.in_features)?;
         let (h, count, batch) = (options.hidden, options.direction.count(), sizes.batch);
-        let Scratch { gates, state, cell, extra, sums, lengths: steps_of } = scratch;
+        let Scratch { gates, state, cell, extra, lengths: steps_of } = scratch;
         lengths(inputs, 1, sizes, steps_of)?;
         let first_state = initial(inputs, 2, "initial h", count * batch * h)?;
         let first_cell = initial(inputs, 3, "initial c", count * batch * h)?;
         outputs.get(0).f32().fill(0.0);
         for (d, weights) in self.directions.iter().enumerate() {
             gates.resize(sizes.steps * batch * 4 * h, 0.0);
-            weights.input.run(x.f32(), sizes.steps * batch, false, gates, sums, workspace, threads)?;
+            weights.input.run(x.f32(), sizes.steps * batch, false, gates, workspace, threads)?;
             for (values, first) in [(&mut *state, first_state), (&mut *cell, first_cell)] {
                 values.clear();
                 values.resize(batch * h, 0.0);
@@ -167,7 +167,7 @@ impl Lstm {
                 for b in 0..batch {
                     extra[b * 4 * h..][..4 * h].copy_from_slice(&gates[options.input_row(sizes, t, b) * 4 * h..][..4 * h]);
                 }
-                weights.hidden.run(state, batch, true, extra, sums, workspace, threads)?;
+                weights.hidden.run(state, batch, true, extra, workspace, threads)?;
                 for b in (0..batch).filter(|&b| t < steps_of[b]) {
                     let (state, cell) = (&mut state[b * h..][..h], &mut cell[b * h..][..h]);
                     self.cell(weights, &extra[b * 4 * h..][..4 * h], state, cell);

@@ -11,7 +11,7 @@ pub use gru::Gru;
 pub use lstm::Lstm;
 
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Isa, Workspace};
+use crate::kernels::{Isa, Workspace};
 use crate::nn::operator::check_arity;
 use crate::nn::plan::Fused;
 use crate::nn::quantized::{self, DynamicScheme};
@@ -216,28 +216,11 @@ enum Projection {
 
 impl Projection {
     /// `y = x · weightᵀ + bias`, added to what is in `y` or not.
-    fn run(
-        &self,
-        x: &[f32],
-        rows: usize,
-        add: bool,
-        y: &mut [f32],
-        sums: &mut Vec<f32>,
-        workspace: &mut Workspace,
-        threads: usize,
-    ) -> Result<()> {
+    fn run(&self, x: &[f32], rows: usize, add: bool, y: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
+        let fused = Fused { residual: add, ..Fused::default() };
         match self {
-            Projection::Float(linear) if !add => linear.run(x, rows, Activation::None, y, threads),
-            Projection::Float(linear) => {
-                sums.resize(y.len(), 0.0);
-                linear.run(x, rows, Activation::None, sums, threads)?;
-                y.iter_mut().zip(&*sums).for_each(|(y, sum)| *y += sum);
-                Ok(())
-            }
-            Projection::Int8(linear) => {
-                let fused = Fused { residual: add, ..Fused::default() };
-                linear.run(x, rows, fused, y, workspace, threads)
-            }
+            Projection::Float(linear) => linear.run(x, rows, fused, y, threads),
+            Projection::Int8(linear) => linear.run(x, rows, fused, y, workspace, threads),
         }
     }
 
@@ -339,7 +322,6 @@ pub(crate) struct Scratch {
     state: Vec<f32>,
     cell: Vec<f32>,
     extra: Vec<f32>,
-    sums: Vec<f32>,
     lengths: Vec<usize>,
 }
 
