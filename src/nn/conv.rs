@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::kernels::{Conv2dGeometry, FloatEpilogue, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
 use crate::nn::StateDict;
-use crate::nn::plan::Fused;
+use crate::nn::plan::{Fused, Ranges};
 use crate::tensor::{Tensor, elements};
 
 /// Whether the numbers of these images, with their padding, can be addressed, whatever the slices hold.
@@ -81,7 +81,7 @@ impl Conv2d {
     /// [`Error::Length`] when a slice does not fit `shape`, [`Error::ShapeOverflow`] when nothing could, and
     /// [`Error::Shape`] when the kernel is larger than the image.
     pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
-        self.run(input, shape, Fused::default(), output, workspace, threads)
+        self.run(input, shape, Fused::default(), Ranges::default(), output, workspace, threads)
     }
 
     /// [`Conv2d::forward`] with what was fused into it.
@@ -90,6 +90,7 @@ impl Conv2d {
         input: &[f32],
         shape: ImageShape,
         fused: Fused,
+        ranges: Ranges<'_>,
         output: &mut [f32],
         workspace: &mut Workspace,
         threads: usize,
@@ -103,7 +104,11 @@ impl Conv2d {
             }
         };
         let bias = self.bias.as_ref().map(Tensor::as_slice);
-        let epilogue = FloatEpilogue::new().with_bias(bias).with_activation(fused.activation).with_accumulate(fused.residual);
+        let epilogue = FloatEpilogue::new()
+            .with_bias(bias)
+            .with_activation(fused.activation)
+            .with_accumulate(fused.residual)
+            .with_ranges(ranges.measured);
         conv2d_f32(input, shape, packed, &epilogue, output, workspace, threads)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Conv2dGeometry, FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, Scatter, WeightLayout, Workspace, scatter, sgemm,
+    Activation, Conv2dGeometry, FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, Scatter, WeightLayout, Workspace, scatter, sgemm,
 };
 use crate::tensor::{Tensor, elements};
 

@@ -1,9 +1,11 @@
 //! Running a model: one plan, one set of buffers, one workspace, kept between calls.
 
+use std::cell::Cell;
+
 use crate::error::{Error, Result};
-use crate::kernels::{Aligned, ImageLayout, ImageShape, Workspace};
+use crate::kernels::{Aligned, ImageLayout, ImageShape, Range, Workspace};
 use crate::nn::activation::{add, relu, relu6, softmax};
-use crate::nn::plan::{Fused, Operand, Place, Plan, Source, Step};
+use crate::nn::plan::{Fused, Operand, Place, Plan, Ranges, Source, Step};
 use crate::nn::recurrent::Scratch;
 use crate::nn::reorder;
 use crate::nn::rewrite;
@@ -64,6 +66,8 @@ pub struct Executor {
     taken: Vec<Aligned>,
     workspace: Workspace,
     recurrent: Scratch,
+    // Ranges of images, list by list, that one convolution leaves for the next.
+    ranges: Vec<Vec<Range>>,
     // Position of each of the model's inputs in the list that the caller gave.
     positions: Vec<usize>,
 }
@@ -84,6 +88,7 @@ impl Executor {
             taken: Vec::new(),
             workspace: Workspace::default(),
             recurrent: Scratch::default(),
+            ranges: Vec::new(),
             positions: Vec::new(),
         }
     }
@@ -181,7 +186,7 @@ impl Executor {
 
     fn execute(&mut self, inputs: &[(&str, &Value)], mut tap: Option<&mut Callback<'_>>) -> Result<()> {
         self.accept(inputs, tap.is_none())?;
-        let Executor { model, rewritten, threads, plans, buffers, taken, workspace, recurrent, positions } = self;
+        let Executor { model, rewritten, threads, plans, buffers, taken, workspace, recurrent, ranges, positions } = self;
         let plan = plans.last().expect("accept made one");
         let given = Given { inputs, positions, values: &plan.values };
         let model = if tap.is_none() { rewritten.as_ref().unwrap_or(model) } else { model };
@@ -190,6 +195,10 @@ impl Executor {
                 let value = inputs.iter().find(|(name, _)| *name == input.name()).map(|(_, value)| *value).expect("accept found it");
                 tap(&Tap { edge: model.edge_name(input.edge()), node: None, value })?;
             }
+        }
+        ranges.resize_with(plan.ranges.len().max(ranges.len()), Vec::new);
+        for (list, &length) in ranges.iter_mut().zip(&plan.ranges) {
+            list.resize(length, Range { min: 0.0, max: 0.0, finite: true });
         }
         for step in &plan.steps {
             let node = match step {
@@ -200,7 +209,7 @@ impl Executor {
                     buffers[to.buffer] = memory;
                     continue;
                 }
-                Step::Run { node: index, inputs: operands, channels_last, targets, fused } => {
+                Step::Run { node: index, inputs: operands, channels_last, targets, fused, ranges: links } => {
                     let node = &model.nodes()[*index];
                     taken.extend(targets.iter().map(|target| std::mem::take(&mut buffers[target.buffer])));
                     let find = |i: usize| {
@@ -211,12 +220,20 @@ impl Executor {
                     };
                     let read = Inputs::new(&find, operands.len(), *channels_last);
                     let mut written = Outputs::new(taken, targets);
+                    let mut measured = links.measured.map(|list| std::mem::take(&mut ranges[list]));
+                    let own = Ranges {
+                        given: links.given.map(|list| &ranges[list][..]),
+                        measured: measured.as_deref_mut().map(|list| Cell::from_mut(list).as_slice_of_cells()),
+                    };
                     let done = match node.layer() {
                         Layer::Operator(operator) => operator.operation().run(&read, &mut written, workspace, *threads),
                         Layer::Lstm(layer) => layer.run(&read, &mut written, recurrent, workspace, *threads),
                         Layer::Gru(layer) => layer.run(&read, &mut written, recurrent, workspace, *threads),
-                        layer => run(layer, read, written.get(0), *fused, workspace, *threads),
+                        layer => run(layer, read, written.get(0), *fused, own, workspace, *threads),
                     };
+                    if let (Some(list), Some(measured)) = (links.measured, measured) {
+                        ranges[list] = measured;
+                    }
                     for (memory, target) in taken.drain(..).zip(targets) {
                         buffers[target.buffer] = memory;
                     }
@@ -343,7 +360,15 @@ impl Given<'_> {
 }
 
 /// Runs one layer of floats on values whose types and shapes the planner worked out.
-fn run(layer: &Layer, inputs: Inputs<'_>, mut output: ViewMut<'_>, fused: Fused, workspace: &mut Workspace, threads: usize) -> Result<()> {
+fn run(
+    layer: &Layer,
+    inputs: Inputs<'_>,
+    mut output: ViewMut<'_>,
+    fused: Fused,
+    ranges: Ranges<'_>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
     let view = inputs.need(0)?;
     match layer {
         Layer::Embedding(table) => return table.run(&view, &mut output),
@@ -365,8 +390,8 @@ fn run(layer: &Layer, inputs: Inputs<'_>, mut output: ViewMut<'_>, fused: Fused,
     let pixels = || nhwc().map(|[n, h, w, _]| [n, h, w]);
     let rows = || view.dims.iter().rev().skip(1).product();
     match layer {
-        Layer::Conv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
-        Layer::QuantizedConv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
+        Layer::Conv2d(conv) => conv.run(x, image()?, fused, ranges, y, workspace, threads),
+        Layer::QuantizedConv2d(conv) => conv.run(x, image()?, fused, ranges, y, workspace, threads),
         Layer::ConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::QuantizedConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::Linear(linear) => linear.run(x, rows(), fused, y, threads),

@@ -15,7 +15,10 @@ pub(crate) use fusion::Fused;
 pub(crate) use known::evaluate_within;
 pub(crate) use schedule::Place;
 
+use std::cell::Cell;
+
 use crate::error::Result;
+use crate::kernels::Range;
 use crate::nn::Model;
 use crate::nn::view::Target;
 use crate::tensor::{DType, Shape, Value};
@@ -36,9 +39,25 @@ pub(crate) enum Step {
     /// Rewrites images in the other order: `n` matrices of `rows x cols`, each transposed.
     Reorder { from: Source, to: Target, matrices: [usize; 3] },
     /// Runs a node, and what was fused into it.
-    Run { node: usize, inputs: Vec<Option<Operand>>, channels_last: bool, targets: Vec<Target>, fused: Fused },
+    Run { node: usize, inputs: Vec<Option<Operand>>, channels_last: bool, targets: Vec<Target>, fused: Fused, ranges: Links },
     /// A node whose output is its input under another shape, or was known before the run.
     Pass { node: usize, from: Option<Source> },
+}
+
+/// Ranges that one convolution measures while it writes, and those that follow it read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Links {
+    /// Where the ranges of the input's images are found.
+    pub given: Option<usize>,
+    /// Where the ranges of the output's images go.
+    pub measured: Option<usize>,
+}
+
+/// The ranges themselves.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ranges<'a> {
+    pub given: Option<&'a [Range]>,
+    pub measured: Option<&'a [Cell<Range>]>,
 }
 
 /// What a node reads.
@@ -61,6 +80,8 @@ pub(crate) struct Plan {
     pub steps: Vec<Step>,
     /// Bytes of each buffer.
     pub buffers: Vec<usize>,
+    /// Number of ranges in each list of them.
+    pub ranges: Vec<usize>,
     /// Values that are known without a run.
     pub values: Vec<Value>,
     /// By edge; `None` for what only a fused node sees.
@@ -92,6 +113,7 @@ impl Plan {
             fuses,
             steps: schedule.steps,
             buffers,
+            ranges: schedule.ranges,
             values: schedule.values,
             places: schedule.places,
             outputs: schedule.outputs,

@@ -2,13 +2,15 @@
 
 use super::fusion::{Fused, Group};
 use super::known::Known;
-use super::{Operand, Source, Step};
+use super::{Links, Operand, Source, Step};
+use std::collections::HashMap;
+
 use crate::error::Result;
 use crate::kernels::Aligned;
 use crate::nn::layer::Order;
 use crate::nn::reorder;
 use crate::nn::view::{Target, physical_dims};
-use crate::nn::{Edge, Model, Node};
+use crate::nn::{Edge, Layer, Model, Node};
 use crate::tensor::{DType, Shape, Value};
 
 /// The value of an edge: its shape, where it was written, and where a step rewrote it in the other order.
@@ -65,6 +67,8 @@ pub(super) struct Schedule<'m> {
     pub outputs: Vec<Source>,
     /// Bytes of each value that a step writes.
     pub virtuals: Vec<usize>,
+    /// Number of ranges in each list of them.
+    pub ranges: Vec<usize>,
 }
 
 impl<'m> Schedule<'m> {
@@ -77,6 +81,7 @@ impl<'m> Schedule<'m> {
             places: vec![None; model.edge_count()],
             outputs: Vec::new(),
             virtuals: Vec::new(),
+            ranges: Vec::new(),
         };
         for (i, input) in model.inputs().iter().enumerate() {
             schedule.place(input.edge(), Source::Input(i), false);
@@ -92,7 +97,34 @@ impl<'m> Schedule<'m> {
             let source = schedule.in_order(output.edge().index, false)?;
             schedule.outputs.push(source);
         }
+        schedule.link();
         Ok(schedule)
+    }
+
+    /// Where int8 convolutions read what a convolution wrote, the writer measures the ranges that they need.
+    fn link(&mut self) {
+        let layer = |node: usize| self.model.nodes()[node].layer();
+        let mut writers: HashMap<usize, usize> = HashMap::new();
+        for at in 0..self.steps.len() {
+            let (before, rest) = self.steps.split_at_mut(at);
+            let Step::Run { node, inputs, targets, ranges: links, .. } = &mut rest[0] else { continue };
+            if matches!(layer(*node), Layer::Conv2d(_) | Layer::QuantizedConv2d(_)) {
+                let read = inputs[0].as_ref().filter(|_| matches!(layer(*node), Layer::QuantizedConv2d(_)));
+                let written = targets[0].buffer;
+                if let Some(Operand { source: Source::Buffer(v), dims, .. }) = read
+                    && let Some(&from) = writers.get(v)
+                    && let Step::Run { targets, ranges, .. } = &mut before[from]
+                    && targets[0].dims == *dims
+                {
+                    let list = *ranges.measured.get_or_insert_with(|| {
+                        self.ranges.push(targets[0].dims[0]);
+                        self.ranges.len() - 1
+                    });
+                    links.given = Some(list);
+                }
+                writers.insert(written, at);
+            }
+        }
     }
 
     fn place(&mut self, edge: Edge, source: Source, channels_last: bool) {
@@ -138,7 +170,8 @@ impl<'m> Schedule<'m> {
             targets.push(target);
         }
         let fused = Fused { activation: group.activation, residual: group.residual.is_some() };
-        self.steps.push(Step::Run { node: group.node, inputs, channels_last, targets, fused });
+        let ranges = Links::default();
+        self.steps.push(Step::Run { node: group.node, inputs, channels_last, targets, fused, ranges });
         Ok(())
     }
 
