@@ -22,6 +22,9 @@ fn under(dims: &[usize], out: &[usize], mut at: usize) -> usize {
     index
 }
 
+/// A function and what it is.
+type Function<T, Y> = (Binary, fn(T, T) -> Y);
+
 /// Pairs of shapes and what they broadcast to.
 const SHAPES: &[(&[usize], &[usize], &[usize])] = &[
     (&[2, 3, 4, 5], &[2, 3, 4, 5], &[2, 3, 4, 5]),
@@ -46,7 +49,7 @@ const SHAPES: &[(&[usize], &[usize], &[usize])] = &[
 fn every_way_to_broadcast() {
     for &(a, b, out) in SHAPES {
         let (x, y) = (noise(a, 1), noise(b, 2));
-        let floats: [(Binary, fn(f64, f64) -> f64); 6] = [
+        let floats: [Function<f64, f64>; 6] = [
             (Binary::Add, |a, b| a + b),
             (Binary::Sub, |a, b| a - b),
             (Binary::Mul, |a, b| a * b),
@@ -62,7 +65,7 @@ fn every_way_to_broadcast() {
             let expected: Vec<f64> = (0..elements).map(pair).map(|(a, b)| exact(f64::from(a), f64::from(b))).collect();
             close(of(&got), &expected, 1e-6);
         }
-        let truths: [(Binary, fn(f32, f32) -> bool); 5] = [
+        let truths: [Function<f32, bool>; 5] = [
             (Binary::Equal, |a, b| a == b),
             (Binary::Less, |a, b| a < b),
             (Binary::LessOrEqual, |a, b| a <= b),

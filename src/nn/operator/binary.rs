@@ -191,6 +191,8 @@ impl Operation for Binary {
         Order::Any
     }
 
+    // One of the types that `b` is cast from is u64.
+    #[allow(clippy::unnecessary_cast)]
     fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, threads: usize) -> Result<()> {
         let (a, b, mut y) = (inputs.need(0)?, inputs.need(1)?, outputs.get(0));
         let (dtype, spread) = (a.dtype, Spread::new(y.dims, [a.dims, b.dims])?);
@@ -207,10 +209,10 @@ impl Operation for Binary {
                 with_integer!(dtype, T => on.zip(&mut y, |a: T, b: T| a ^ b), _ => return Err(unexpected(self.name(), dtype)))
             }
             Binary::BitShift { left: true } => with_integer!(dtype, T => on.zip(&mut y, |a: T, b: T| {
-                u32::try_from(b).ok().and_then(|bits| a.checked_shl(bits)).unwrap_or(0)
+                a.checked_shl((b as u64).min(64) as u32).unwrap_or(0)
             }), _ => return Err(unexpected(self.name(), dtype))),
             Binary::BitShift { left: false } => with_integer!(dtype, T => on.zip(&mut y, |a: T, b: T| {
-                u32::try_from(b).ok().and_then(|bits| a.checked_shr(bits)).unwrap_or(0)
+                a.checked_shr((b as u64).min(64) as u32).unwrap_or(0)
             }), _ => return Err(unexpected(self.name(), dtype))),
             _ => with_number!(dtype, T => return self.numbers::<T>(&on, &mut y), _ => return Err(unexpected(self.name(), dtype))),
         }

@@ -70,11 +70,9 @@ impl<const N: usize> Spread<N> {
         }
         let mut step = [1; N];
         for axis in (0..spread.rank).rev() {
-            for i in 0..N {
-                if spread.strides[axis][i] == 1 {
-                    spread.strides[axis][i] = step[i];
-                    step[i] *= spread.dims[axis];
-                }
+            for (stride, step) in spread.strides[axis].iter_mut().zip(&mut step).filter(|(stride, _)| **stride == 1) {
+                *stride = *step;
+                *step *= spread.dims[axis];
             }
         }
         Ok(spread)

@@ -52,6 +52,7 @@ fn quick(x: &[f32], exponent: f32, y: &mut [f32], threads: usize) -> bool {
 }
 
 /// The elements, in i64: of u64, the lowest 63 bits, which have the same powers modulo 2^64.
+#[allow(clippy::unnecessary_cast)]
 fn integers(b: View<'_>) -> Option<Vec<i64>> {
     with_integer!(b.dtype, T => Some(b.as_slice::<T>().iter().map(|&b| if T::MIN == 0 { b as i64 & i64::MAX } else { b as i64 }).collect()), _ => None)
 }
