@@ -10,6 +10,8 @@ mod binary;
 mod broadcast;
 mod cast;
 mod constant;
+mod conv;
+mod conv_transpose;
 mod facts;
 mod fold;
 mod gemm;
@@ -44,6 +46,9 @@ pub use binary::Binary;
 pub use cast::Cast;
 pub use constant::{ShapeOf, SizeOf};
 pub use gemm::Gemm;
+pub use conv::Conv;
+pub use conv_transpose::ConvTranspose;
+pub(crate) use facts::{Facts, check_arity, resolve_axis};
 pub use generate::{ConstantOfShape, EyeLike, Range, Trilu};
 pub use global_pool::{GlobalPool, MaxUnpool};
 pub use group_norm::GroupNormalization;
@@ -267,6 +272,10 @@ operators! {
     MeanVarianceNormalization(MeanVarianceNormalization),
     /// A tensor stretched or shrunk.
     Resize(Resize),
+    /// A convolution over any axes.
+    Conv(Conv),
+    /// A transposed convolution over any axes.
+    ConvTranspose(ConvTranspose),
 }
 
 impl Operator {

@@ -222,11 +222,11 @@ impl Operation for Resize {
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         check_arity(inputs, 1, 4)?;
-        let kinds: [(&'static str, fn(DType) -> bool); 3] =
-            [("roi", DType::is_float), ("scales", DType::is_float), ("sizes", |dtype| matches!(dtype, DType::I64 | DType::I32))];
-        for ((what, takes), at) in kinds.into_iter().zip(self.inputs) {
+        for (i, at) in self.inputs.into_iter().enumerate() {
+            let takes = |dtype: DType| if i < 2 { dtype.is_float() } else { matches!(dtype, DType::I64 | DType::I32) };
             if let Some(other) = at.and_then(|at| inputs.get(at).copied().flatten()).filter(|&dtype| !takes(dtype)) {
-                return Err(Error::Type { what: what.into(), expected: "floats, and i64 for sizes", got: other.name() });
+                let what = ["roi", "scales", "sizes"][i].into();
+                return Err(Error::Type { what, expected: if i < 2 { "a float" } else { "i64 or i32" }, got: other.name() });
             }
         }
         match inputs[0] {
