@@ -105,6 +105,9 @@ impl Walk {
     /// # Panics
     /// When the walk leaves a slice.
     pub fn copy(&self, size: usize, (from, from_start): (&[u8], usize), (to, to_start): (&mut [u8], usize)) {
+        if self.empty {
+            return;
+        }
         with_word!(size, Word => {
             let (from, to): (&[Word], &mut [Word]) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
             self.copy_words((from, from_start as isize), (to, to_start as isize));
@@ -112,9 +115,6 @@ impl Walk {
     }
 
     fn copy_words<T: Copy + Default>(&self, (from, from_start): (&[T], isize), (to, to_start): (&mut [T], isize)) {
-        if self.empty {
-            return;
-        }
         let Some((&inner, outer)) = self.axes[..self.rank].split_last() else {
             to[to_start as usize] = from[from_start as usize];
             return;
@@ -231,6 +231,9 @@ mod tests {
                 let count = 3 * 17 * 21;
                 let words: Vec<u64> =
                     (0..usize::div_ceil(count * size, 8) as u64).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+            for size in [1usize, 2, 4, 8] {
+                let count = 3usize * 17 * 21;
+                let words: Vec<u64> = (0..(count * size).div_ceil(8) as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
                 let from = &bytemuck::cast_slice::<u64, u8>(&words)[..count * size];
                 let mut result = vec![0u64; words.len()];
                 let to = &mut bytemuck::cast_slice_mut::<u64, u8>(&mut result)[..count * size];
