@@ -22,11 +22,17 @@ pub(super) fn ints(attribute: Option<&Vec<i64>>, facts: &mut Facts<'_>, i: usize
     Ok(facts.ints(i)?.or_else(|| attribute.cloned()))
 }
 
+/// Most axes that a list may name: they are looked up one by one.
+const MOST: usize = 256;
+
 /// The axes that a list names, each at most once.
 ///
 /// # Errors
-/// [`Error::Parameter`] for an axis that does not exist or comes twice.
+/// [`Error::Parameter`] for an axis that does not exist or comes twice, and for more axes than any tensor has use for.
 pub(super) fn distinct_axes(list: &[i64], rank: usize) -> Result<Vec<usize>> {
+    if list.len() > MOST {
+        return Err(Error::parameter("number of axes", list.len(), format!("must be at most {MOST}")));
+    }
     let mut axes: Vec<usize> = Vec::with_capacity(list.len().min(rank));
     for &axis in list {
         let resolved = resolve_axis(axis, rank)?;

@@ -159,9 +159,9 @@ impl GatherNd {
     }
 }
 
-/// Where the slice starts that one row of indices names: the index of it among slices, row-major over `axes`.
-pub(super) fn slice_at(row: impl Iterator<Item = i64>, axes: &[usize]) -> Result<usize> {
-    row.zip(axes).try_fold(0, |at, (index, &length)| Ok(at * length + resolve_index(index, length)?))
+/// Takes as many indices as there are axes and says which slice they name, row-major over the axes.
+pub(super) fn slice_at(indices: &mut impl Iterator<Item = i64>, axes: &[usize]) -> Result<usize> {
+    axes.iter().zip(indices).try_fold(0, |at, (&length, index)| Ok(at * length + resolve_index(index, length)?))
 }
 
 impl Operation for GatherNd {
@@ -197,8 +197,9 @@ impl Operation for GatherNd {
         let whole = axes.iter().product::<usize>() * slice;
         let rows = indices.len() / depth;
         let per_batch = rows / data.dims[..batch].iter().product::<usize>().max(1);
+        let mut list = indices.ints()?;
         for row in 0..rows {
-            let at = slice_at(indices.ints()?.skip(row * depth).take(depth), axes)?;
+            let at = slice_at(&mut list, axes)?;
             let start = row / per_batch * whole + at * slice;
             y.bytes[row * slice..][..slice].copy_from_slice(&data.bytes[start..][..slice]);
         }

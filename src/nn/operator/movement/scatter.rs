@@ -194,8 +194,9 @@ impl Operation for ScatterNd {
         let (axes, slice) = (&data.dims[..depth], data.dims[depth..].iter().product::<usize>());
         y.bytes.copy_from_slice(data.bytes);
         update(self.reduction, &updates, &mut y, |change| {
+            let mut list = indices.ints()?;
             for row in 0..indices.len() / depth {
-                let at = slice_at(indices.ints()?.skip(row * depth).take(depth), axes)? * slice;
+                let at = slice_at(&mut list, axes)? * slice;
                 (0..slice).for_each(|i| change(row * slice + i, at + i));
             }
             Ok(())
