@@ -67,14 +67,16 @@ impl<R: Fn(usize) -> Taps, C: Fn(usize) -> Taps, N: Fn(usize, usize) -> usize, c
         simd.vectorize(
             #[inline(always)]
             || {
-                for (pixel, y) in y.chunks_exact_mut(c).enumerate() {
-                    let (oy, ox) = (pixel / out[1], pixel % out[1]);
-                    let window = Window { x, w, c, rows: rows(oy), columns: columns(ox), dilation, count: count(oy, ox) as f32 };
-                    let mut done = 0;
-                    done = window.blocks::<64, MAX>(done, y);
-                    done = window.blocks::<16, MAX>(done, y);
-                    done = window.blocks::<4, MAX>(done, y);
-                    window.blocks::<1, MAX>(done, y);
+                for (oy, line) in y.chunks_exact_mut((out[1] * c).max(1)).enumerate() {
+                    let rows = rows(oy);
+                    for (ox, y) in line.chunks_exact_mut(c).enumerate() {
+                        let window = Window { x, w, c, rows, columns: columns(ox), dilation, count: count(oy, ox) as f32 };
+                        let mut done = 0;
+                        done = window.blocks::<64, MAX>(done, y);
+                        done = window.blocks::<16, MAX>(done, y);
+                        done = window.blocks::<4, MAX>(done, y);
+                        window.blocks::<1, MAX>(done, y);
+                    }
                 }
             },
         );
@@ -102,13 +104,12 @@ impl Window<'_> {
                 for kx in 0..self.columns.count {
                     let at = (row + self.columns.first + kx * self.dilation[1]) * self.c + done;
                     for (y, &x) in block.iter_mut().zip(&self.x[at..at + N]) {
-                        // Not `max`: it would drop NaN.
-                        *y = if !MAX {
-                            *y + x
-                        } else if x > *y || x.is_nan() {
-                            x
-                        } else {
-                            *y
+                        // Not `max`: it would drop NaN. Not `||`: it would branch.
+                        let larger = (x > *y) | x.is_nan();
+                        *y = match (MAX, larger) {
+                            (true, true) => x,
+                            (true, false) => *y,
+                            _ => *y + x,
                         };
                     }
                 }
