@@ -103,15 +103,16 @@ impl Window<'_> {
                 let row = (self.rows.first + ky * self.dilation[0]) * self.w;
                 for kx in 0..self.columns.count {
                     let at = (row + self.columns.first + kx * self.dilation[1]) * self.c + done;
-                    for (y, &x) in block.iter_mut().zip(&self.x[at..at + N]) {
+                    let from: [f32; N] = self.x[at..at + N].try_into().expect("as long as that");
+                    // Into another array: written in place, the block would stay in memory, behind masked stores.
+                    let mut next = block;
+                    for i in 0..N {
+                        let (x, y) = (from[i], block[i]);
                         // Not `max`: it would drop NaN. Not `||`: it would branch.
-                        let larger = (x > *y) | x.is_nan();
-                        *y = match (MAX, larger) {
-                            (true, true) => x,
-                            (true, false) => *y,
-                            _ => *y + x,
-                        };
+                        let largest = if (x > y) | x.is_nan() { x } else { y };
+                        next[i] = if MAX { largest } else { y + x };
                     }
+                    block = next;
                 }
             }
             for (y, x) in y[done..done + N].iter_mut().zip(block) {
