@@ -227,10 +227,6 @@ mod tests {
             let to_steps = strides(&lengths).unwrap();
             let axes = (0..4).map(|i| Axis { length: lengths[i], from: from_steps[perm[i]], to: to_steps[i] as isize });
             let walk = Walk::new(axes).unwrap();
-            for size in [1, 2, 4, 8] {
-                let count = 3 * 17 * 21;
-                let words: Vec<u64> =
-                    (0..usize::div_ceil(count * size, 8) as u64).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
             for size in [1usize, 2, 4, 8] {
                 let count = 3usize * 17 * 21;
                 let words: Vec<u64> = (0..(count * size).div_ceil(8) as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
