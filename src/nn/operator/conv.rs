@@ -6,8 +6,8 @@ use super::window::{Along, Windows};
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Activation, Aligned, Conv2dGeometry, ImageLayout, ImageShape, Matrix, MatrixMut, PackedFloatConv2d, PackedFloatWeights, WeightLayout,
-    Workspace, conv2d_f32, sgemm,
+    Aligned, Conv2dGeometry, FloatEpilogue, ImageLayout, ImageShape, Matrix, MatrixMut, PackedFloatConv2d, PackedFloatWeights,
+    WeightLayout, Workspace, conv2d_f32, sgemm,
 };
 use crate::nn::layer::Order;
 use crate::nn::reorder;
@@ -193,11 +193,11 @@ impl Call<'_> {
         let layout = if self.last { ImageLayout::Nhwc } else { ImageLayout::Nchw };
         let shape = ImageShape { n: self.n, h: rows.length, w: columns.length, layout };
         if self.axes.len() == 2 {
-            return conv2d_f32(x.f32(), shape, &packed, bias, Activation::None, y.f32(), workspace, threads);
+            return conv2d_f32(x.f32(), shape, &packed, &FloatEpilogue::new().with_bias(bias), y.f32(), workspace, threads);
         }
         let mut memory = std::mem::take(&mut workspace.columns);
         let channels_last = &mut memory.grow::<f32>(y.bytes.len() / size_of::<f32>())[..y.bytes.len() / size_of::<f32>()];
-        let done = conv2d_f32(x.f32(), shape, &packed, bias, Activation::None, channels_last, workspace, threads);
+        let done = conv2d_f32(x.f32(), shape, &packed, &FloatEpilogue::new().with_bias(bias), channels_last, workspace, threads);
         let matrices = [self.n, columns.outputs, self.out];
         reorder::transpose(bytemuck::cast_slice(channels_last), size_of::<f32>(), matrices, y.bytes);
         workspace.columns = memory;
@@ -241,7 +241,7 @@ impl Call<'_> {
                     }
                     let results = &mut results[..m * per_out];
                     let (lhs, dst) = (Matrix::new(&windows[..m * k], m, k)?, MatrixMut::new(results, m, per_out)?);
-                    sgemm(lhs, &weights, bias, Activation::None, dst, threads)?;
+                    sgemm(lhs, &weights, &FloatEpilogue::new().with_bias(bias), dst, threads)?;
                     for (i, result) in results.chunks_exact(per_out).enumerate() {
                         result.iter().enumerate().for_each(|(channel, &sum)| y[channel * out + first + i] = sum);
                     }

@@ -47,7 +47,6 @@ pub use cast::Cast;
 pub use constant::{ShapeOf, SizeOf};
 pub use conv::Conv;
 pub use conv_transpose::ConvTranspose;
-pub(crate) use facts::{Facts, check_arity, resolve_axis};
 pub use gemm::Gemm;
 pub use generate::{ConstantOfShape, EyeLike, Range, Trilu};
 pub use global_pool::{GlobalPool, MaxUnpool};

@@ -38,6 +38,14 @@ impl WindowAttributes {
         })
     }
 
+    /// Number of spatial axes, by whatever tells of it; two where nothing does.
+    pub fn axes(&self, call: &Call<'_>) -> Result<usize> {
+        let lists = [(&self.kernel, 1), (&self.strides, 1), (&self.dilations, 1), (&self.pads, 2)];
+        let by_list = lists.into_iter().find_map(|(list, each)| Some(list.as_ref()?.len() / each));
+        let by_rank = [0, 1].into_iter().find_map(|i| call.rank(i)?.checked_sub(2));
+        Ok(by_list.or(by_rank).unwrap_or(2))
+    }
+
     /// The windows of an operator over `axes` spatial axes.
     pub fn windows(&self, axes: usize, ceil_mode: bool) -> Result<Windows> {
         let strides = WindowAttributes::numbers("strides", self.strides.as_ref(), axes, 1)?;

@@ -3,7 +3,7 @@
 use super::layers::{self, WindowAttributes};
 use super::{Built, Call, all};
 use crate::error::Result;
-use crate::nn::operator::{Gemm, MatMul, Recurrent, RecurrentKind};
+use crate::nn::operator::{Conv, ConvTranspose, Gemm, MatMul, Recurrent, RecurrentKind};
 use crate::tensor::DType;
 
 pub(super) fn matmul(_: &mut Call<'_>) -> Result<Built> {
@@ -50,7 +50,9 @@ pub(super) fn conv(call: &mut Call<'_>) -> Result<Built> {
     {
         return Ok(built);
     }
-    Err(crate::Error::Unsupported { what: "Conv".into(), way_out: "".into() })
+    let axes = windows.axes(call)?;
+    let groups = usize::try_from(groups).map_err(|_| call.attributes.error("group", format!("it is {groups}")))?;
+    all(Conv::new(groups).with_windows(windows.windows(axes, false)?))
 }
 
 pub(super) fn conv_transpose(call: &mut Call<'_>) -> Result<Built> {
@@ -64,5 +66,14 @@ pub(super) fn conv_transpose(call: &mut Call<'_>) -> Result<Built> {
     {
         return Ok(built);
     }
-    Err(crate::Error::Unsupported { what: "ConvTranspose".into(), way_out: "".into() })
+    let axes = windows.axes(call)?;
+    let groups = usize::try_from(groups).map_err(|_| call.attributes.error("group", format!("it is {groups}")))?;
+    let mut conv = ConvTranspose::new(groups).with_windows(windows.windows(axes, false)?);
+    if let Some(padding) = padding {
+        conv = conv.with_output_padding(WindowAttributes::numbers("output_padding", Some(&padding), axes, 0)?);
+    }
+    if let Some(shape) = shape {
+        conv = conv.with_output_shape(WindowAttributes::numbers("output_shape", Some(&shape), axes, 0)?);
+    }
+    all(conv)
 }

@@ -43,9 +43,6 @@ pub(super) fn conv_integer(call: &mut Call<'_>) -> Result<Built> {
     let windows = WindowAttributes::take(&mut call.attributes)?;
     let groups = call.attributes.int_or("group", 1)?;
     let groups = usize::try_from(groups).map_err(|_| call.attributes.error("group", format!("it is {groups}")))?;
-    // Without a list there is one spatial axis fewer than nothing is said about: the lists that are there tell.
-    let axes = [(&windows.kernel, 1), (&windows.strides, 1), (&windows.dilations, 1), (&windows.pads, 2)];
-    let axes = axes.into_iter().find_map(|(list, each)| Some(list.as_ref()?.len() / each));
-    let windows = windows.windows(axes.unwrap_or(2), false)?;
+    let windows = windows.windows(windows.axes(call)?, false)?;
     all(if call.operator == "QLinearConv" { ConvInteger::quantized(windows, groups) } else { ConvInteger::new(windows, groups) })
 }
