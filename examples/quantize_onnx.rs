@@ -1,0 +1,115 @@
+//! Runs an ONNX model on tensors from a file, in float or quantized, and says what was done and what it cost.
+//!
+//!     cargo run --release --example quantize_onnx -- resnet50.onnx --mode dynamic --input in.safetensors --output out.safetensors
+//!
+//! Exit status: 0, 1 for a failure (said on standard error), 2 for wrong usage.
+
+#[path = "quantize_onnx/arguments.rs"]
+mod arguments;
+#[path = "quantize_onnx/batches.rs"]
+mod batches;
+#[path = "quantize_onnx/report.rs"]
+mod report;
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use arguments::{Arguments, Mode, Request};
+use lowprec::io::safetensors;
+use lowprec::nn::Executor;
+use lowprec::ptq::DynamicQuantization;
+use lowprec::{Error, LayerKind, Model, Progress, Result, Value, onnx};
+use report::Report;
+
+fn main() -> ExitCode {
+    let arguments = match arguments::parse(lexopt::Parser::from_env()) {
+        Ok(Request::Help) => {
+            print!("{}", arguments::USAGE);
+            return ExitCode::SUCCESS;
+        }
+        Ok(Request::Run(arguments)) => arguments,
+        Err(error) => {
+            eprintln!("quantize_onnx: {error}\n\n{}", arguments::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    // A reader that has closed the pipe wants no report: that is no failure.
+    let print = |text: &str| drop(std::io::stdout().write_all(text.as_bytes()));
+    match run(&arguments) {
+        Ok(report) if arguments.json => print(&report.json()),
+        Ok(report) => print(&report.text()),
+        Err(error) => {
+            eprintln!("quantize_onnx: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(arguments: &Arguments) -> Result<Report> {
+    // Of all that runs, be it no executor's: the threads of the global pool.
+    #[cfg(feature = "parallel")]
+    if let Some(threads) = arguments.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        pool.map_err(|error| Error::Parameter { what: "--threads", value: threads.to_string(), rule: error.to_string() })?;
+    }
+    let mut report = Report::new(arguments);
+    let float = report.timed("load", || onnx::load(&arguments.model))?;
+    let contents = safetensors::read_tensors_file(&arguments.input)?;
+    let inputs: Vec<(&str, &Value)> = contents.tensors.iter().map(|(name, value)| (name.as_str(), value)).collect();
+
+    let quantized = match arguments.mode {
+        Mode::Float => None,
+        Mode::Dynamic => Some(report.timed("quantize", || quantize(arguments, &float))?),
+    };
+    let mut execute = |stage, model: &Model| {
+        let mut executor = Executor::new(model);
+        if let Some(threads) = arguments.threads {
+            executor = executor.with_threads(threads)?;
+        }
+        report.timed(stage, || batches::run(&mut executor, &inputs))
+    };
+    let reference = execute("run", &float)?;
+    let outputs = quantized.as_ref().map(|model| execute("run quantized", model)).transpose()?;
+    report.models(&float, quantized.as_ref());
+    let (outputs, reference) = match outputs {
+        Some(outputs) => (outputs, Some(reference)),
+        None => (reference, None),
+    };
+    report.outputs(&outputs, reference.as_deref())?;
+
+    let bytes = safetensors::write(outputs.iter().map(|(name, value)| (name.as_str(), value)), &BTreeMap::new())?;
+    let failed = |source| Error::File { path: arguments.output.display().to_string(), source };
+    std::fs::write(&arguments.output, bytes).map_err(failed)?;
+    Ok(report)
+}
+
+/// The model with the layers quantized that were asked for: all that can be, when nothing was said.
+fn quantize(arguments: &Arguments, model: &Model) -> Result<Model> {
+    let known = DynamicQuantization::KINDS;
+    let present = |kind: &&LayerKind| model.kinds().iter().any(|(here, _)| here == *kind);
+    let kinds: Vec<LayerKind> = match &arguments.kinds {
+        Some(kinds) => kinds.clone(),
+        None if known.iter().any(|kind| present(&kind)) => known.iter().filter(present).copied().collect(),
+        None => known.to_vec(),
+    };
+    let (terminal, start) = (std::io::stderr().is_terminal(), Instant::now());
+    let progress = Progress::new(move |step| {
+        if terminal {
+            eprint!("\r\x1b[K{} {}/{} {}", step.stage, step.done + 1, step.total, step.item);
+        }
+        ControlFlow::Continue(())
+    });
+    let mut quantization = DynamicQuantization::new(&kinds).with_progress(progress);
+    for pattern in &arguments.exclude {
+        quantization = quantization.exclude(pattern)?;
+    }
+    let model = quantization.apply(model);
+    if terminal {
+        eprintln!("\r\x1b[Kquantized in {:.2?}", start.elapsed());
+    }
+    model
+}

@@ -1,0 +1,112 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser, ValueExt};
+use lowprec::LayerKind;
+use lowprec::nn::Pattern;
+use lowprec::ptq::DynamicQuantization;
+
+pub const USAGE: &str = "\
+usage: quantize_onnx MODEL.onnx --mode float|dynamic --input IN.safetensors --output OUT.safetensors
+                     [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
+
+  --mode float       run the model as it is
+  --mode dynamic     weights in int8, activations quantized as they come
+  --kinds KIND,...   quantize layers of these kinds (conv2d, linear, ...); default: every kind that can be
+  --exclude GLOB,... leave out layers of these names
+  --input FILE       tensors under the names of the model's inputs; of more samples than the model takes
+                     at once, it runs in batches
+  --output FILE      gets tensors under the names of the model's outputs
+  --threads N        threads; default: all
+  --json             the report as JSON
+";
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Mode {
+    Float,
+    Dynamic,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Float => "float",
+            Mode::Dynamic => "dynamic",
+        }
+    }
+}
+
+pub struct Arguments {
+    pub model: PathBuf,
+    pub mode: Mode,
+    pub input: PathBuf,
+    pub output: PathBuf,
+    pub kinds: Option<Vec<LayerKind>>,
+    pub exclude: Vec<String>,
+    pub threads: Option<usize>,
+    pub json: bool,
+}
+
+pub enum Request {
+    Help,
+    Run(Arguments),
+}
+
+pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
+    let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
+    let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help),
+            Arg::Long("mode") => mode = Some(parse_mode(&parser.value()?.string()?)?),
+            Arg::Long("input") => input = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("output") => output = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("kinds") => kinds = Some(parse_kinds(&parser.value()?.string()?)?),
+            Arg::Long("exclude") => {
+                for pattern in parser.value()?.string()?.split(',') {
+                    Pattern::new(pattern).map_err(|e| e.to_string())?;
+                    exclude.push(pattern.to_owned());
+                }
+            }
+            Arg::Long("threads") => match parser.value()?.parse()? {
+                0 => return Err("--threads is 0: at least 1".into()),
+                count => threads = Some(count),
+            },
+            Arg::Long("json") => json = true,
+            Arg::Value(path) if model.is_none() => model = Some(PathBuf::from(path)),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let missing = |what: &str| lexopt::Error::from(format!("{what} is missing"));
+    let mode = mode.ok_or_else(|| missing("--mode"))?;
+    if mode == Mode::Float && (kinds.is_some() || !exclude.is_empty()) {
+        return Err("--kinds and --exclude choose layers to quantize, and --mode float quantizes none".into());
+    }
+    Ok(Request::Run(Arguments {
+        model: model.ok_or_else(|| missing("MODEL.onnx"))?,
+        mode,
+        input: input.ok_or_else(|| missing("--input"))?,
+        output: output.ok_or_else(|| missing("--output"))?,
+        kinds,
+        exclude,
+        threads,
+        json,
+    }))
+}
+
+fn parse_mode(text: &str) -> Result<Mode, lexopt::Error> {
+    let modes = [Mode::Float, Mode::Dynamic];
+    modes.into_iter().find(|mode| mode.name() == text).ok_or_else(|| format!("--mode is `{text}`: float or dynamic").into())
+}
+
+fn parse_kinds(text: &str) -> Result<Vec<LayerKind>, lexopt::Error> {
+    let known = DynamicQuantization::KINDS;
+    let kind = |name: &str| {
+        known.iter().copied().find(|kind| kind.to_string().eq_ignore_ascii_case(name)).ok_or_else(|| {
+            let names: Vec<String> = known.iter().map(|kind| kind.to_string().to_lowercase()).collect();
+            lexopt::Error::from(format!("no kind that can be quantized is called `{name}`: there are {}", names.join(", ")))
+        })
+    };
+    text.split(',').map(kind).collect()
+}

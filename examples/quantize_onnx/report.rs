@@ -1,0 +1,132 @@
+//! What was done, and what it cost: as text, or as JSON.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use lowprec::nn::Conversion;
+use lowprec::{DType, Model, Result, Value, metrics};
+use serde_json::{Map, Number, Value as Json, json};
+
+use crate::arguments::Arguments;
+
+pub struct Report {
+    model: String,
+    mode: &'static str,
+    threads: Option<usize>,
+    seconds: Vec<(&'static str, f64)>,
+    kinds: Vec<(String, usize)>,
+    float_bytes: usize,
+    quantized_bytes: Option<usize>,
+    conversion: Option<Conversion>,
+    outputs: Vec<Output>,
+}
+
+struct Output {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    /// Against the same output in float.
+    sqnr_db: Option<f64>,
+}
+
+impl Report {
+    pub fn new(arguments: &Arguments) -> Self {
+        Report {
+            model: arguments.model.display().to_string(),
+            mode: arguments.mode.name(),
+            threads: arguments.threads,
+            seconds: Vec::new(),
+            kinds: Vec::new(),
+            float_bytes: 0,
+            quantized_bytes: None,
+            conversion: None,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// What `work` gives, its time kept.
+    pub fn timed<T>(&mut self, stage: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        let done = work()?;
+        self.seconds.push((stage, start.elapsed().as_secs_f64()));
+        Ok(done)
+    }
+
+    pub fn models(&mut self, float: &Model, quantized: Option<&Model>) {
+        self.kinds = float.kinds().iter().map(|(kind, count)| (kind.to_string(), *count)).collect();
+        self.float_bytes = float.bytes();
+        self.quantized_bytes = quantized.map(Model::bytes);
+        self.conversion = quantized.and_then(Model::conversion).cloned();
+    }
+
+    pub fn outputs(&mut self, outputs: &[(String, Value)], reference: Option<&[(String, Value)]>) -> Result<()> {
+        for (i, (name, value)) in outputs.iter().enumerate() {
+            let expected = reference.and_then(|reference| reference[i].1.get::<f32>());
+            let sqnr_db = match (expected, value.get::<f32>()) {
+                (Some(expected), Some(got)) if expected.len() == got.len() => Some(metrics::sqnr_db(expected.as_slice(), got.as_slice())?),
+                _ => None,
+            };
+            self.outputs.push(Output { name: name.clone(), dtype: value.dtype(), shape: value.shape().dims().to_vec(), sqnr_db });
+        }
+        Ok(())
+    }
+
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |title: &str, rest: String| _ = writeln!(text, "{title:9} {}", rest.trim_end());
+        let threads = self.threads.map_or_else(String::new, |n| format!(", {n} threads"));
+        line("model", format!("{}, {}{threads}", self.model, self.mode));
+        let kinds: Vec<String> = self.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        line("layers", kinds.join(", "));
+        let quantized = self.quantized_bytes.map_or_else(String::new, |bytes| format!(", quantized {bytes}"));
+        line("bytes", format!("float {}{quantized}", self.float_bytes));
+        let seconds: Vec<String> = self.seconds.iter().map(|(stage, s)| format!("{stage} {s:.3} s")).collect();
+        line("time", seconds.join(", "));
+        for output in &self.outputs {
+            let sqnr = output.sqnr_db.map_or_else(String::new, |db| format!(", SQNR {db:.2} dB against float"));
+            line("output", format!("{} {} {:?}{sqnr}", output.name, output.dtype, output.shape));
+        }
+        for done in self.conversion.iter().flat_map(|conversion| conversion.to_string().lines().map(str::to_owned).collect::<Vec<_>>()) {
+            line("", done);
+        }
+        text
+    }
+
+    pub fn json(&self) -> String {
+        let outputs: Vec<Json> = self
+            .outputs
+            .iter()
+            .map(|output| {
+                let dtype = output.dtype.name();
+                json!({ "name": output.name, "dtype": dtype, "shape": output.shape, "sqnr_db": output.sqnr_db.map(number) })
+            })
+            .collect();
+        let conversion = self.conversion.as_ref().map(|conversion| {
+            let folded: Vec<Json> = conversion.folded.iter().map(|(norm, into)| json!({ "name": norm, "into": into })).collect();
+            let skipped = conversion
+                .skipped
+                .iter()
+                .map(|skipped| json!({ "name": skipped.name, "kind": skipped.kind.to_string(), "reason": skipped.reason.to_string() }));
+            let absent: Vec<String> = conversion.absent.iter().map(ToString::to_string).collect();
+            json!({ "quantized": conversion.quantized, "folded": folded, "skipped": skipped.collect::<Vec<_>>(), "absent": absent })
+        });
+        let kinds: Map<String, Json> = self.kinds.iter().map(|(kind, count)| (kind.clone(), json!(count))).collect();
+        let seconds: Map<String, Json> = self.seconds.iter().map(|(stage, s)| (stage.replace(' ', "_"), json!(s))).collect();
+        let report = json!({
+            "model": self.model,
+            "mode": self.mode,
+            "threads": self.threads,
+            "layers": kinds,
+            "bytes": { "float": self.float_bytes, "quantized": self.quantized_bytes },
+            "seconds": seconds,
+            "outputs": outputs,
+            "conversion": conversion,
+        });
+        format!("{report:#}\n")
+    }
+}
+
+/// JSON has no infinity and no NaN: those are their names.
+fn number(x: f64) -> Json {
+    Number::from_f64(x).map_or_else(|| json!(x.to_string()), Json::Number)
+}

@@ -1,0 +1,85 @@
+//! The tool `quantize_onnx`: its command line, and runs in batches.
+#![cfg(all(feature = "onnx", feature = "safetensors"))]
+
+#[allow(dead_code)]
+#[path = "../examples/quantize_onnx/arguments.rs"]
+mod arguments;
+#[path = "../examples/quantize_onnx/batches.rs"]
+mod batches;
+
+use arguments::{Mode, Request, parse};
+use lowprec::nn::{Dim, Executor, Layer, Linear};
+use lowprec::{DType, Error, LayerKind, Model, Tensor, Value};
+
+fn arguments(text: &str) -> Result<Request, lexopt::Error> {
+    parse(lexopt::Parser::from_args(text.split_whitespace()))
+}
+
+#[test]
+fn a_command_line() {
+    let full = "m.onnx --mode dynamic --kinds conv2d,Linear --exclude a*,b --input i --output=o --threads 2 --json --exclude c";
+    let Ok(Request::Run(all)) = arguments(full) else { panic!() };
+    assert_eq!((all.model.to_str(), all.mode, all.threads, all.json), (Some("m.onnx"), Mode::Dynamic, Some(2), true));
+    assert_eq!((all.input.to_str(), all.output.to_str()), (Some("i"), Some("o")));
+    assert_eq!(all.kinds, Some(vec![LayerKind::Conv2d, LayerKind::Linear]));
+    assert_eq!(all.exclude, ["a*", "b", "c"]);
+    let Ok(Request::Run(least)) = arguments("--mode float --input i --output o m.onnx") else { panic!() };
+    assert!(least.kinds.is_none() && least.exclude.is_empty() && least.threads.is_none() && !least.json);
+    assert!(matches!(arguments("m.onnx --help"), Ok(Request::Help)));
+}
+
+#[test]
+fn wrong_usage() {
+    let right = "m.onnx --mode dynamic --input i --output o";
+    assert!(arguments(right).is_ok());
+    for part in ["m.onnx", "--mode dynamic", "--input i", "--output o"] {
+        assert!(arguments(&right.replace(part, "")).is_err(), "{part}");
+    }
+    for more in ["n.onnx", "--mode int3", "--kinds conv3d", "--kinds", "--threads 0", "--threads x", "--verbose", "--json=1", "-x"] {
+        assert!(arguments(&format!("{right} {more}")).is_err(), "{more}");
+    }
+    assert!(arguments("m.onnx --mode float --input i --output o --kinds linear").is_err());
+}
+
+/// A linear layer on `samples` at a time, beside a function of a second input.
+fn model(samples: Dim, other: &[Dim]) -> Model {
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[samples, Dim::Fixed(3)]).unwrap();
+    let z = net.input("z", DType::F32, other).unwrap();
+    let weight = Tensor::new([2, 3], vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.25]).unwrap();
+    let y = net.add("y", Linear::new(weight, None).unwrap(), &[x]).unwrap();
+    let r = net.add("r", Layer::Relu, &[z]).unwrap();
+    net.output("y", y).unwrap();
+    net.output("r", r).unwrap();
+    net.build().unwrap()
+}
+
+fn floats(dims: &[usize]) -> Value {
+    Tensor::new(dims, (0..dims.iter().product()).map(|i| i as f32 - 7.0).collect()).unwrap().into()
+}
+
+#[test]
+fn more_samples_than_a_batch_holds() {
+    let (x, z) = (floats(&[10, 3]), floats(&[10, 2]));
+    let whole = Executor::new(&model(Dim::Any, &[Dim::Any, Dim::Any])).run(&[("x", &x), ("z", &z)]).unwrap();
+    for size in [1, 3, 4, 5, 10] {
+        for other in [[Dim::Fixed(size), Dim::Fixed(2)], [Dim::Any, Dim::Fixed(2)]] {
+            let mut executor = Executor::new(&model(Dim::Fixed(size), &other));
+            assert_eq!(batches::run(&mut executor, &[("x", &x), ("z", &z)]).unwrap(), whole, "{size}");
+        }
+    }
+}
+
+#[test]
+fn samples_that_make_no_batches() {
+    let x = floats(&[10, 3]);
+    let run = |size, other: &[Dim], z: &Value| batches::run(&mut Executor::new(&model(Dim::Fixed(size), other)), &[("x", &x), ("z", z)]);
+    // An output without an axis of samples.
+    let constant = run(4, &[Dim::Fixed(2)], &floats(&[2])).unwrap_err();
+    assert!(matches!(&constant, Error::Shape { .. }) && constant.to_string().contains("`r`"), "{constant}");
+    // Inputs that differ in their samples.
+    let different = run(4, &[Dim::Fixed(4)], &floats(&[9])).unwrap_err();
+    assert!(matches!(&different, Error::Shape { .. }) && different.to_string().contains("`z`"), "{different}");
+    // Fewer samples than a batch holds.
+    assert!(run(12, &[Dim::Fixed(2)], &floats(&[2])).is_err());
+}
