@@ -162,8 +162,4 @@ impl<'a> Outputs<'a> {
         })
     }
 
-    /// Number of outputs.
-    pub fn count(&self) -> usize {
-        self.targets.len()
-    }
 }

@@ -98,21 +98,6 @@ impl Value {
         with_tensor!(self, t => t.reshape(dims).map(Element::into_value))
     }
 
-    /// Copies the elements of `other` into this value, which keeps its shape, if it has as many of the same type; says whether
-    /// it did.
-    pub(crate) fn copy_elements(&mut self, other: &Value) -> bool {
-        fn copy<T: Element>(to: &mut Tensor<T>, from: &Value) -> bool {
-            match from.get::<T>() {
-                Some(from) if to.len() == from.len() => {
-                    to.as_mut_slice().copy_from_slice(from.as_slice());
-                    true
-                }
-                _ => false,
-            }
-        }
-        with_tensor!(self, to => copy(to, other))
-    }
-
     /// Overwrites the elements with those of these bytes; elements that a clone shares are left to it. After an error they
     /// are what they were.
     ///

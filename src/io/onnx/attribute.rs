@@ -98,11 +98,6 @@ impl Attributes {
         Ok(Attributes { node: node.to_owned(), operator: operator.to_owned(), left })
     }
 
-    /// Whether there is one of that name still to be taken.
-    pub fn contains(&self, name: &str) -> bool {
-        self.left.contains_key(name)
-    }
-
     fn take<T>(&mut self, name: &str, kind: &str, into: impl FnOnce(Attribute) -> Result<T, Attribute>) -> Result<Option<T>> {
         let Some(attribute) = self.left.remove(name) else { return Ok(None) };
         into(attribute).map(Some).map_err(|other| self.error(name, format!("its kind is {}, {kind} expected", other.kind())))

@@ -3,12 +3,11 @@
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Shape, Value};
 
-/// Types and shapes of an operator's inputs, and their values for who asks.
+/// Shapes of an operator's inputs, and their values for who asks.
 ///
 /// Asking for a value that depends on the model's inputs ties the plan to what was given there, so operators ask only for
 /// what their output's shape depends on.
 pub(crate) struct Facts<'a> {
-    pub types: &'a [Option<DType>],
     pub shapes: &'a [Option<Shape>],
     pub value: &'a mut dyn FnMut(usize) -> Result<Value>,
 }

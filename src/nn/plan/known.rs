@@ -59,13 +59,12 @@ impl<'m> Known<'m> {
             self.producers[edge.index] = Some(index);
         }
         let model = self.model;
-        let types: Vec<_> = node.inputs().iter().map(|edge| edge.map(|edge| model.edge_type(edge))).collect();
         let shapes: Vec<_> = node.inputs().iter().map(|edge| edge.map(|edge| self.shapes[edge.index].clone())).collect();
         let mut value = |i: usize| {
             let edge = node.inputs()[i].expect("asked only for inputs that are there");
             self.value(edge.index, input)
         };
-        let found = node.layer().infer_shapes(&mut Facts { types: &types, shapes: &shapes, value: &mut value })?;
+        let found = node.layer().infer_shapes(&mut Facts { shapes: &shapes, value: &mut value })?;
         let elements: usize = found.iter().map(Shape::elements).fold(0, usize::saturating_add);
         for (edge, shape) in node.outputs().iter().zip(found) {
             self.shapes[edge.index] = shape;
@@ -137,7 +136,7 @@ pub(crate) fn evaluate_within(layer: &Layer, inputs: &[Option<&Value>], limit: u
     let shapes: Vec<_> = inputs.iter().map(|input| input.map(|value| value.shape().clone())).collect();
     layer.infer_types(&types)?;
     let mut value = |i: usize| Ok(inputs[i].expect("asked only for inputs that are there").clone());
-    let found = layer.infer_shapes(&mut Facts { types: &types, shapes: &shapes, value: &mut value })?;
+    let found = layer.infer_shapes(&mut Facts { shapes: &shapes, value: &mut value })?;
     if found.iter().map(Shape::elements).fold(0, usize::saturating_add) > limit {
         return Ok(None);
     }
