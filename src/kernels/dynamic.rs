@@ -179,11 +179,25 @@ pub fn gemm_dynamic<'r>(
     rule: impl Into<InputRule<'r>>,
     weights: &PackedWeights,
     epilogue: &Epilogue<'_>,
+    dst: MatrixMut<'_, f32>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    // What follows is compiled here, not wherever this is called.
+    gemm_by_rule(lhs, range, rule.into(), weights, epilogue, dst, workspace, threads)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn gemm_by_rule(
+    lhs: Matrix<'_, f32>,
+    range: RangeOf,
+    rule: InputRule<'_>,
+    weights: &PackedWeights,
+    epilogue: &Epilogue<'_>,
     mut dst: MatrixMut<'_, f32>,
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    let rule = rule.into();
     check_threads(threads)?;
     rule.check(if range == RangeOf::Row { lhs.rows() } else { 1 })?;
     check_cells(epilogue.ranges, lhs.rows())?;
@@ -308,7 +322,20 @@ pub fn conv2d_dynamic<'r>(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    let rule = rule.into();
+    conv2d_by_rule(input, shape, rule.into(), weights, epilogue, dst, workspace, threads)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn conv2d_by_rule(
+    input: &[f32],
+    shape: ImageShape,
+    rule: InputRule<'_>,
+    weights: &PackedConv2d,
+    epilogue: &Epilogue<'_>,
+    dst: &mut [f32],
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
     check_threads(threads)?;
     rule.check(shape.n)?;
     check_cells(epilogue.ranges, shape.n)?;
