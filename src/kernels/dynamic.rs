@@ -210,6 +210,9 @@ fn gemm_by_rule(
         report(&[], epilogue.ranges.unwrap_or_default(), |_| Range::EMPTY);
         return Ok(());
     }
+    // Ranges are kept for each thread: not for more than there is work for.
+    let work = shape.m.saturating_mul(shape.n.max(1)).saturating_mul(shape.k + 8);
+    let threads = if epilogue.ranges.is_some() { threads::parts(threads, work, ingest::GRAIN) } else { threads };
     let dst = Destination { data: dst.as_mut_ptr(), stride: dst.stride(), sums_fit: stage.sums_fit(shape), threads };
     weights.isa().visit(GemmVisit { lhs, range, rule, weights, epilogue, dst, workspace })
 }
@@ -360,6 +363,11 @@ fn conv2d_by_rule(
         scales.push(scale);
         zero_points.push(zero_point);
     }
+    let threads = if epilogue.ranges.is_some() {
+        threads::parts(threads, dst.len().saturating_mul(8 * (geometry.k() + 8)), ingest::GRAIN)
+    } else {
+        threads
+    };
     let Workspace { measured, .. } = &mut *workspace;
     let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), shape.n, threads));
     let out_pointer = dst.as_mut_ptr();

@@ -18,6 +18,7 @@ use super::product::{Product, Rows};
 use super::ranges::{Measure, Range, check_cells, report};
 use super::simd::Simd;
 use super::strips::{Activations, Convolution};
+use super::threads;
 use super::tile::{Segment, Start, Zero};
 use super::weights::PackedFloatWeights;
 use super::workspace::Workspace;
@@ -197,6 +198,9 @@ pub fn conv2d_f32(
     check_threads(threads)?;
     let (padded, out) = check_conv(weights.geometry(), shape, input.len(), dst.len())?;
     check_cells(epilogue.ranges, shape.n)?;
+    // Ranges are kept for each thread: not for more than there is work for.
+    let work = dst.len().saturating_mul(8 * (weights.geometry().k() + 8));
+    let threads = if epilogue.ranges.is_some() { threads::parts(threads, work, ingest::GRAIN) } else { threads };
     let Workspace { measured, .. } = &mut *workspace;
     let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), shape.n, threads));
     let stage = FloatStage { measure, ..epilogue.stage() };

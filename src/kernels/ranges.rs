@@ -70,7 +70,7 @@ unsafe impl Send for Measure {}
 unsafe impl Sync for Measure {}
 
 impl Measure {
-    /// Room for `ranges` ranges in each of `parts` parts; there are `params` rows or images.
+    /// Room for `ranges` ranges in each of `parts` parts, at most as many as threads; there are `params` rows or images.
     pub fn new(memory: &mut Vec<RangeLanes>, ranges: usize, params: usize, parts: usize) -> Measure {
         memory.clear();
         memory.resize(ranges * parts, RangeLanes::EMPTY);
