@@ -162,70 +162,38 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
     /// As for [`GroupedProduct::run`]; `offsets` and `params` of [`MR`] pixels.
     #[inline(always)]
     unsafe fn tile(&self, store: T, m: usize, mr: usize, offsets: &[usize; ROWS], params: &[usize; ROWS]) {
+        let (simd, w) = (self.simd, self.weights);
         let mut rows = [0; MR];
         rows.copy_from_slice(&params[..MR]);
-        let vectors = self.weights.first.len();
-        let mut v = 0;
-        while v < vectors {
-            // Two vectors of sums, where 32 registers hold them: so narrowing to bytes fills a vector.
-            // SAFETY: the caller's promise.
+        for (v, &first) in w.first.iter().enumerate() {
+            let n = v * S::LANES;
+            let columns = (w.channels - n).min(S::LANES);
+            // SAFETY: these columns exist; each pixel is readable for a vector of words from the group's first channel on, and the
+            // weights and indices are those of this vector.
             unsafe {
-                if S::LANES == 16 && v + 2 <= vectors {
-                    self.vectors::<2>(store, (m, mr), v, offsets, &rows);
-                    v += 2;
-                } else {
-                    self.vectors::<1>(store, (m, mr), v, offsets, &rows);
-                    v += 1;
-                }
-            }
-        }
-    }
-
-    /// `mr` pixels, `NV` vectors of channels from vector `v` on.
-    ///
-    /// # Safety
-    /// As for [`GroupedProduct::tile`]; there are as many vectors.
-    #[inline(always)]
-    unsafe fn vectors<const NV: usize>(&self, store: T, (m, mr): (usize, usize), v: usize, offsets: &[usize; ROWS], rows: &[usize; MR]) {
-        let (simd, w) = (self.simd, self.weights);
-        let n = v * S::LANES;
-        let columns = (w.channels - n).min(NV * S::LANES);
-        let row = self.rows.first() + m;
-        let (steps, words) = (w.taps * w.words * S::LANES * D::KU, w.words);
-        // SAFETY: these columns exist; each pixel is readable for a vector of words from the group's first channel on, and the
-        // weights and indices are those of these vectors.
-        unsafe {
-            let mut acc = D::start::<MR, NV>(simd, &self.start, (row, rows), w.col_sums.as_ptr().wrapping_add(n), (n, columns));
-            let mut weights = w.data.as_slice::<D::Weight>().as_ptr().add(v * steps);
-            for tap in self.taps {
-                for word in 0..words {
-                    for j in 0..NV {
-                        let index = simd.load_bytes(w.index.as_ptr().add(((v + j) * words + word) * S::LANES), S::LANES);
-                        let lanes = D::weights(simd, weights.add(j * steps));
-                        let first = tap.offset + *w.first.get_unchecked(v + j) as usize;
+                let mut acc =
+                    D::start::<MR, 1>(simd, &self.start, (self.rows.first() + m, &rows), w.col_sums.as_ptr().wrapping_add(n), (n, columns));
+                let mut weights = w.data.as_slice::<D::Weight>().as_ptr().add(v * w.taps * w.words * S::LANES * D::KU);
+                for tap in self.taps {
+                    for word in 0..w.words {
+                        let index = simd.load_bytes(w.index.as_ptr().add((v * w.words + word) * S::LANES), S::LANES);
+                        let lanes = D::weights(simd, weights);
                         for i in 0..MR {
-                            let words = D::group_words(simd, self.lhs.add(offsets[i] + first), index);
-                            acc[i][j] = D::dot(simd, acc[i][j], words, lanes);
+                            let words = D::group_words(simd, self.lhs.add(offsets[i] + tap.offset + first as usize), index);
+                            acc[i][0] = D::dot(simd, acc[i][0], words, lanes);
                         }
+                        weights = weights.add(S::LANES * D::KU);
                     }
-                    weights = weights.add(S::LANES * D::KU);
                 }
+                let stage = [store.columns(simd, n, columns)];
+                let dst = self.dst.add(m * w.channels + n);
+                unroll!(M < MR, {
+                    if M < mr {
+                        let place = Place { row: self.rows.first() + m + M, column: n, columns };
+                        store.store(simd, &stage, [rows[M % MR]], [acc[M % MR]], place, dst.add(M * w.channels), 0);
+                    }
+                });
             }
-            let place = Place { row, column: n, columns };
-            let mut stage = [store.columns(simd, n, place.lanes::<S>(0)); NV];
-            for j in 1..NV {
-                stage[j] = store.columns(simd, n + j * S::LANES, place.lanes::<S>(j));
-            }
-            let dst = self.dst.add(m * w.channels + n);
-            unroll!(P < MR / 2, {
-                let (place, at) = (Place { row: row + 2 * P, ..place }, dst.wrapping_add(2 * P * w.channels));
-                if 2 * P + 1 < mr {
-                    let pair = [acc[2 * P % MR], acc[(2 * P + 1) % MR]];
-                    store.store(simd, &stage, [rows[2 * P % MR], rows[(2 * P + 1) % MR]], pair, place, at, w.channels);
-                } else if 2 * P < mr {
-                    store.store(simd, &stage, [rows[2 * P % MR]], [acc[2 * P % MR]], place, at, 0);
-                }
-            });
         }
     }
 }
