@@ -8,7 +8,6 @@
 use super::arch;
 #[cfg(target_arch = "x86_64")]
 use super::simd::Simd;
-use super::threads::split_mut;
 pub(crate) use super::threads::{parts, split_rows};
 
 /// Elements below which a second thread costs more than it saves.
@@ -35,11 +34,26 @@ pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
 /// When `x` is shorter than `y`.
 pub(crate) fn map<T: Copy + Sync, U: Send>(x: &[T], y: &mut [U], threads: usize, f: impl Fn(T) -> U + Sync) {
     let x = &x[..y.len()];
-    split_mut(y, parts(threads, x.len(), GRAIN), |start, y| {
+    split_rows(y, 1, parts(threads, x.len(), GRAIN), &|start, y: &mut [U]| {
         let x = &x[start..start + y.len()];
         vectorized(
             #[inline(always)]
-            || y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
+            || {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = f(x);
+                }
+            },
         );
     });
+}
+
+/// [`map`] where speed doesn't matter: compiled once for each pair of types.
+///
+/// # Panics
+/// When `x` is shorter than `y`.
+pub(crate) fn each<T: Copy, U>(x: &[T], y: &mut [U], f: &dyn Fn(T) -> U) {
+    let x = &x[..y.len()];
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = f(x);
+    }
 }

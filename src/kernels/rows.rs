@@ -89,7 +89,7 @@ pub(crate) fn softmax<T: Real>(x: &[T], (outer, length, inner): (usize, usize, u
         return;
     }
     let plane = length * inner;
-    split_rows(y, plane, parts(threads, x.len(), GRAIN / 4), |start, y| {
+    split_rows(y, plane, parts(threads, x.len(), GRAIN / 4), &|start, y: &mut [T]| {
         let x = &x[start..start + y.len()];
         vectorized(
             #[inline(always)]
@@ -182,7 +182,7 @@ impl Norm {
         if x.is_empty() {
             return;
         }
-        split_rows(y, length, parts(threads, x.len(), GRAIN / 2), |start, y| {
+        split_rows(y, length, parts(threads, x.len(), GRAIN / 2), &|start, y: &mut [T]| {
             let x = &x[start..start + y.len()];
             vectorized(
                 #[inline(always)]

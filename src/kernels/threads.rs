@@ -66,16 +66,15 @@ pub fn split(items: usize, parts: usize, f: impl Fn(usize, Range<usize>) + Sync)
 
 /// Calls `f` on `parts` pieces of `items`, each with the index of its first item.
 pub fn split_mut<T: Send>(items: &mut [T], parts: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-    split_rows(items, 1, parts, f);
+    split_rows(items, 1, parts, &f);
 }
 
-/// [`split_mut`] between rows of `row` items.
-pub fn split_rows<T: Send>(items: &mut [T], row: usize, parts: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+/// [`split_mut`] between rows of `row` items. Not generic over `f`, so that a pool's machinery is compiled once for each `T`.
+pub fn split_rows<T: Send>(items: &mut [T], row: usize, parts: usize, f: &(dyn Fn(usize, &mut [T]) + Sync)) {
     let row = row.max(1);
     let size = (items.len() / row).div_ceil(parts.max(1)).max(1) * row;
     #[cfg(feature = "parallel")]
     if parts > 1 {
-        let f = &f;
         rayon::scope(|scope| {
             for (i, piece) in items.chunks_mut(size).enumerate() {
                 scope.spawn(move |_| f(i * size, piece));

@@ -70,15 +70,15 @@ impl Operands<'_> {
     /// In vectors for f32, which are what a network's time goes into.
     fn zip<T: Number, Y: bytemuck::Pod + Send>(&self, y: &mut ViewMut<'_>, f: impl Fn(T, T) -> Y + Sync) {
         let (a, b, y) = (self.a.as_slice::<T>(), self.b.as_slice::<T>(), y.as_mut_slice::<Y>());
-        if self.a.dtype == DType::F32 {
+        if T::VECTORS {
             zip_vectors(&self.spread, (a, b), y, self.threads, f);
         } else {
-            zip(&self.spread, (a, b), y, self.threads, f);
+            zip(&self.spread, (a, b), y, &f);
         }
     }
 
-    fn bytes(&self, y: &mut ViewMut<'_>, f: impl Fn(u8, u8) -> u8 + Sync) {
-        zip(&self.spread, (self.a.bytes, self.b.bytes), y.bytes, self.threads, f);
+    fn bytes(&self, y: &mut ViewMut<'_>, f: impl Fn(u8, u8) -> u8) {
+        zip(&self.spread, (self.a.bytes, self.b.bytes), y.bytes, &f);
     }
 }
 

@@ -83,61 +83,78 @@ impl<const N: usize> Spread<N> {
         self.strides[self.rank - 1]
     }
 
-    /// Calls `f` for pieces of `y`, on threads where it is large, with the index of each piece's first element. A piece is
-    /// part of the only row, or whole rows.
-    pub fn split<Y: Send>(&self, y: &mut [Y], threads: usize, f: impl Fn(usize, &mut [Y]) + Sync) {
+    /// Calls `f` for pieces of `y`, on threads where it is large, with the rows of each. A piece is part of the only row, or whole
+    /// rows.
+    pub fn split<Y: Send>(&self, y: &mut [Y], threads: usize, f: &(dyn Fn(Rows<'_, N>, &mut [Y]) + Sync)) {
         if y.is_empty() {
             return;
         }
         let row = if self.rank == 1 { 1 } else { self.dims[self.rank - 1] };
-        split_rows(y, row, parts(threads, y.len(), GRAIN), f);
+        split_rows(y, row, parts(threads, y.len(), GRAIN), &|start, y: &mut [Y]| f(self.rows(start, y.len()), y));
     }
 
-    /// Calls `f` for each row of a piece of the output that begins at element `start`, with where each operand's elements begin.
-    #[inline(always)]
-    pub fn rows<Y>(&self, start: usize, y: &mut [Y], mut f: impl FnMut(&mut [Y], [usize; N])) {
+    /// The rows of a piece of `length` elements that begins at element `start`.
+    pub fn rows(&self, start: usize, length: usize) -> Rows<'_, N> {
         let inner = self.rank - 1;
         if inner == 0 {
-            return f(y, self.strides[0].map(|step| step * start));
+            return Rows { spread: self, length, at: [0; AXES], offsets: self.strides[0].map(|step| step * start) };
         }
-        let (mut at, mut offsets, mut rest) = ([0; AXES], [0; N], start / self.dims[inner]);
+        let mut rows = Rows { spread: self, length: self.dims[inner], at: [0; AXES], offsets: [0; N] };
+        let mut rest = start / rows.length;
         for axis in (0..inner).rev() {
-            at[axis] = rest % self.dims[axis];
+            rows.at[axis] = rest % self.dims[axis];
             rest /= self.dims[axis];
-            (0..N).for_each(|i| offsets[i] += at[axis] * self.strides[axis][i]);
+            (0..N).for_each(|i| rows.offsets[i] += rows.at[axis] * self.strides[axis][i]);
         }
-        for row in y.chunks_exact_mut(self.dims[inner]) {
-            f(row, offsets);
-            for axis in (0..inner).rev() {
-                at[axis] += 1;
-                (0..N).for_each(|i| offsets[i] += self.strides[axis][i]);
-                if at[axis] < self.dims[axis] {
-                    break;
-                }
-                at[axis] = 0;
-                (0..N).for_each(|i| offsets[i] -= self.dims[axis] * self.strides[axis][i]);
+        rows
+    }
+}
+
+/// Rows one after the other.
+#[derive(Debug, Clone)]
+pub(super) struct Rows<'a, const N: usize> {
+    spread: &'a Spread<N>,
+    /// Elements of a row.
+    pub length: usize,
+    at: [usize; AXES],
+    offsets: [usize; N],
+}
+
+impl<const N: usize> Rows<'_, N> {
+    /// Where each operand's elements of the next row begin. Whoever calls it knows how many rows there are.
+    #[inline(never)]
+    pub fn step(&mut self) -> [usize; N] {
+        let offsets = self.offsets;
+        let Spread { dims, strides, rank } = self.spread;
+        for axis in (0..rank - 1).rev() {
+            self.at[axis] += 1;
+            (0..N).for_each(|i| self.offsets[i] += strides[axis][i]);
+            if self.at[axis] < dims[axis] {
+                break;
             }
+            self.at[axis] = 0;
+            (0..N).for_each(|i| self.offsets[i] -= dims[axis] * strides[axis][i]);
+        }
+        offsets
+    }
+}
+
+/// `y = f(a, b)` over two operands, one element after the other: for types whose speed doesn't matter, compiled once for each.
+pub(super) fn zip<A: Copy + Sync, B: Copy + Sync, Y: Send>(spread: &Spread<2>, (a, b): (&[A], &[B]), y: &mut [Y], f: &dyn Fn(A, B) -> Y) {
+    if y.is_empty() {
+        return;
+    }
+    let [step_a, step_b] = spread.steps();
+    let mut rows = spread.rows(0, y.len());
+    for y in y.chunks_exact_mut(rows.length) {
+        let [a0, b0] = rows.step();
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = f(a[a0 + i * step_a], b[b0 + i * step_b]);
         }
     }
 }
 
-/// `y = f(a, b)` over two operands, one element after the other: for types whose speed doesn't matter.
-pub(super) fn zip<A: Copy + Sync, B: Copy + Sync, Y: Send>(
-    spread: &Spread<2>,
-    (a, b): (&[A], &[B]),
-    y: &mut [Y],
-    threads: usize,
-    f: impl Fn(A, B) -> Y + Sync,
-) {
-    let [step_a, step_b] = spread.steps();
-    spread.split(y, threads, |start, y| {
-        spread.rows(start, y, |y, [a0, b0]| {
-            y.iter_mut().enumerate().for_each(|(i, y)| *y = f(a[a0 + i * step_a], b[b0 + i * step_b]));
-        });
-    });
-}
-
-/// [`zip`] in vectors, with a loop for each way that a row's operands can lie.
+/// [`zip`] in vectors, with a loop for each way that a row's operands can lie: not both of them repeated.
 pub(super) fn zip_vectors<T: Copy + Sync, Y: Send>(
     spread: &Spread<2>,
     (a, b): (&[T], &[T]),
@@ -146,49 +163,54 @@ pub(super) fn zip_vectors<T: Copy + Sync, Y: Send>(
     f: impl Fn(T, T) -> Y + Sync,
 ) {
     let steps = spread.steps();
-    spread.split(y, threads, |start, y| {
-        vectorized(
-            #[inline(always)]
-            || match steps {
-                [0, 0] => spread.rows(start, y, |y, [a0, b0]| {
-                    let (a, b) = (a[a0], b[b0]);
-                    y.iter_mut().for_each(|y| *y = f(a, b));
-                }),
-                [0, _] => spread.rows(start, y, |y, [a0, b0]| {
-                    let (a, b) = (a[a0], &b[b0..]);
-                    y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a, b));
-                }),
-                [_, 0] => spread.rows(start, y, |y, [a0, b0]| {
-                    let (a, b) = (&a[a0..], b[b0]);
-                    y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b));
-                }),
-                _ => spread.rows(start, y, |y, [a0, b0]| {
-                    y.iter_mut().zip(&a[a0..]).zip(&b[b0..]).for_each(|((y, &a), &b)| *y = f(a, b));
-                }),
-            },
-        );
-    });
-}
-
-/// `y = f(y, b)`, in vectors.
-pub(super) fn fold<T: Copy + Sync + Send>(spread: &Spread<1>, y: &mut [T], b: &[T], threads: usize, f: impl Fn(T, T) -> T + Sync) {
-    let [step] = spread.steps();
-    spread.split(y, threads, |start, y| {
+    spread.split(y, threads, &|mut rows: Rows<'_, 2>, y: &mut [Y]| {
         vectorized(
             #[inline(always)]
             || {
-                spread.rows(start, y, |y, [b0]| match step {
-                    0 => y.iter_mut().for_each(|y| *y = f(*y, b[b0])),
-                    _ => y.iter_mut().zip(&b[b0..]).for_each(|(y, &b)| *y = f(*y, b)),
-                })
+                for y in y.chunks_exact_mut(rows.length) {
+                    let [a0, b0] = rows.step();
+                    match steps {
+                        [0, _] => {
+                            let a = a[a0];
+                            for (y, &b) in y.iter_mut().zip(&b[b0..]) {
+                                *y = f(a, b);
+                            }
+                        }
+                        [_, 0] => {
+                            let b = b[b0];
+                            for (y, &a) in y.iter_mut().zip(&a[a0..]) {
+                                *y = f(a, b);
+                            }
+                        }
+                        _ => {
+                            for ((y, &a), &b) in y.iter_mut().zip(&a[a0..]).zip(&b[b0..]) {
+                                *y = f(a, b);
+                            }
+                        }
+                    }
+                }
             },
         );
     });
 }
 
+/// `y = f(y, b)`.
+pub(super) fn fold<T: Copy>(spread: &Spread<1>, y: &mut [T], b: &[T], f: &dyn Fn(T, T) -> T) {
+    if y.is_empty() {
+        return;
+    }
+    let ([step], mut rows) = (spread.steps(), spread.rows(0, y.len()));
+    for y in y.chunks_exact_mut(rows.length) {
+        let [b0] = rows.step();
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = f(*y, b[b0 + i * step]);
+        }
+    }
+}
+
 /// The operand's elements, each as often as the output has it.
-pub(super) fn repeated<T: Copy + Sync + Send + Default>(output: &[usize], operand: &[usize], x: &[T]) -> Result<Vec<T>> {
+pub(super) fn repeated<T: Copy + Default>(output: &[usize], operand: &[usize], x: &[T]) -> Result<Vec<T>> {
     let mut y = vec![T::default(); output.iter().product()];
-    fold(&Spread::new(output, [operand])?, &mut y, x, 1, |_, x| x);
+    fold(&Spread::new(output, [operand])?, &mut y, x, &|_, x| x);
     Ok(y)
 }

@@ -1,6 +1,7 @@
 //! Folding tensors over some of their axes: what reductions have in common.
 
 use super::broadcast::AXES;
+use super::numbers::Number;
 use crate::error::{Error, Result};
 use crate::kernels::math::{GRAIN, parts, split_rows, vectorized};
 use crate::num::reduce::lanes;
@@ -44,36 +45,40 @@ impl Folded {
     /// `y[..] = join of f(f(start, x), x) ..` over the folded axes; where nothing is folded, of one element each. The order is
     /// that of [`crate::num::reduce::sum`] within 4096 elements of a contiguous line, and of memory in blocks of rows else, whatever
     /// the threads.
-    pub fn run<T, A>(&self, x: &[T], y: &mut [A], start: A, f: impl Fn(A, T) -> A + Sync, join: impl Fn(A, A) -> A + Sync, threads: usize)
-    where
-        T: Copy + Sync,
-        A: Copy + Send + Sync,
-    {
+    pub fn run<T: Number>(
+        &self,
+        x: &[T],
+        y: &mut [T],
+        start: T,
+        f: impl Fn(T, T) -> T + Sync,
+        join: impl Fn(T, T) -> T + Sync,
+        threads: usize,
+    ) {
         y.fill(start);
         if x.is_empty() {
             return;
         }
-        if self.rank > 1 && !self.folds[0] && parts(threads, x.len(), GRAIN) > 1 {
-            let (row, whole) = (y.len() / self.lengths[0], x.len() / self.lengths[0]);
-            split_rows(y, row, parts(threads, x.len(), GRAIN), |first, y| {
-                let mut part = *self;
-                part.lengths[0] = y.len() / row;
-                let x = &x[first / row * whole..(first + y.len()) / row * whole];
-                vectorized(
-                    #[inline(always)]
-                    || part.walk(x, y, start, &f, &join),
-                );
-            });
-            return;
+        if !T::VECTORS {
+            return self.walk(x, y, start, &(&f as &dyn Fn(T, T) -> T), &(&join as &dyn Fn(T, T) -> T));
         }
-        vectorized(
-            #[inline(always)]
-            || self.walk(x, y, start, &f, &join),
-        );
+        let cut = if self.rank > 1 && !self.folds[0] { parts(threads, x.len(), GRAIN) } else { 1 };
+        let blocks = if cut > 1 { self.lengths[0] } else { 1 };
+        let (row, whole) = (y.len() / blocks, x.len() / blocks);
+        split_rows(y, row, cut, &|first, y: &mut [T]| {
+            let mut part = *self;
+            if cut > 1 {
+                part.lengths[0] = y.len() / row;
+            }
+            let x = &x[first / row * whole..(first + y.len()) / row * whole];
+            vectorized(
+                #[inline(always)]
+                || part.walk(x, y, start, &f, &join),
+            );
+        });
     }
 
     #[inline(always)]
-    fn walk<T: Copy, A: Copy>(&self, x: &[T], y: &mut [A], start: A, f: &impl Fn(A, T) -> A, join: &impl Fn(A, A) -> A) {
+    fn walk<T: Number>(&self, x: &[T], y: &mut [T], start: T, f: &impl Fn(T, T) -> T, join: &impl Fn(T, T) -> T) {
         let last = self.rank.saturating_sub(1);
         if self.rank > 0 && self.folds[last] {
             let length = self.lengths[last];

@@ -83,7 +83,7 @@ impl Operation for GroupNormalization {
         let width = channels / groups;
         in_reals!(x, y, |x, y: R| {
             let (scale, bias) = (in_real::<R>(&scale), in_real::<R>(&bias));
-            split_rows(y, width * pixels, parts(threads, x.len(), GRAIN), |start, y| {
+            split_rows(y, width * pixels, parts(threads, x.len(), GRAIN), &|start, y: &mut [R]| {
                 let x = &x[start..start + y.len()];
                 vectorized(
                     #[inline(always)]

@@ -124,21 +124,25 @@ impl Operation for MeanVarianceNormalization {
 }
 
 fn normalize<R: Real>(spread: &Spread<1>, means: usize, y: &mut [R]) {
-    let (count, [step]) = ((y.len() / means) as f64, spread.steps());
-    let mean_of = |y: &mut [R], f: &dyn Fn(f64) -> f64| {
-        let mut means = vec![0.0; means];
-        spread.rows(0, y, |row, [first]| {
-            row.iter().enumerate().for_each(|(i, x)| means[first + i * step] += f(x.wide()));
-        });
-        means.iter_mut().for_each(|mean| *mean /= count);
-        means
-    };
-    let mean = mean_of(y, &|x| x);
-    spread.rows(0, y, |row, [first]| {
-        row.iter_mut().enumerate().for_each(|(i, x)| *x = *x - R::of(mean[first + i * step]));
-    });
-    let variance = mean_of(y, &|x| x * x);
-    spread.rows(0, y, |row, [first]| {
-        row.iter_mut().enumerate().for_each(|(i, x)| *x = *x / R::of(variance[first + i * step].sqrt() + 1e-9));
-    });
+    let count = (y.len() / means) as f64;
+    let mean = mean_of(spread, means, count, y, &|x| x);
+    with_each(spread, y, &mut |x, at| *x = *x - R::of(mean[at]));
+    let variance = mean_of(spread, means, count, y, &|x| x * x);
+    with_each(spread, y, &mut |x, at| *x = *x / R::of(variance[at].sqrt() + 1e-9));
+}
+
+fn mean_of<R: Real>(spread: &Spread<1>, means: usize, count: f64, y: &mut [R], f: &dyn Fn(f64) -> f64) -> Vec<f64> {
+    let mut means = vec![0.0; means];
+    with_each(spread, y, &mut |x, at| means[at] += f(x.wide()));
+    means.iter_mut().for_each(|mean| *mean /= count);
+    means
+}
+
+/// Calls `f` with each element and the index of the operand's element that lies under it.
+fn with_each<R>(spread: &Spread<1>, y: &mut [R], f: &mut dyn FnMut(&mut R, usize)) {
+    let ([step], mut rows) = (spread.steps(), spread.rows(0, y.len()));
+    for y in y.chunks_exact_mut(rows.length) {
+        let [first] = rows.step();
+        y.iter_mut().enumerate().for_each(|(i, y)| f(y, first + i * step));
+    }
 }

@@ -46,18 +46,18 @@ impl Logic {
         }
     }
 
-    fn ask(self, x: View<'_>, y: &mut [u8], threads: usize) {
+    fn ask(self, x: View<'_>, y: &mut [u8]) {
         macro_rules! small {
             ($($variant:ident($type:ty))*) => {
                 match x.dtype {
-                    DType::F32 => math::map(x.f32(), y, threads, |x| self.asks(x)),
+                    DType::F32 => math::each(x.f32(), y, &|x| self.asks(x)),
                     // Not through f32, which has no room for the largest.
-                    DType::F64 => math::map(x.as_slice::<f64>(), y, threads, |x| {
+                    DType::F64 => math::each(x.as_slice::<f64>(), y, &|x| {
                         self.asks(if x.is_nan() { f32::NAN } else if x.is_infinite() { x as f32 } else { 0.0 })
                     }),
-                    DType::F16 => math::map(x.as_slice::<f16>(), y, threads, |x| self.asks(x.to_f32())),
-                    DType::Bf16 => math::map(x.as_slice::<bf16>(), y, threads, |x| self.asks(x.to_f32())),
-                    $(DType::$variant => math::map(x.as_slice::<$type>(), y, threads, |x| self.asks(widened(x))),)*
+                    DType::F16 => math::each(x.as_slice::<f16>(), y, &|x| self.asks(x.to_f32())),
+                    DType::Bf16 => math::each(x.as_slice::<bf16>(), y, &|x| self.asks(x.to_f32())),
+                    $(DType::$variant => math::each(x.as_slice::<$type>(), y, &|x| self.asks(widened(x))),)*
                     _ => y.fill(0),
                 }
             };
@@ -97,12 +97,12 @@ impl Operation for Logic {
         Order::Any
     }
 
-    fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, threads: usize) -> Result<()> {
+    fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, _: usize) -> Result<()> {
         let (x, y) = (inputs.need(0)?, outputs.get(0));
         match self {
-            Logic::Not => math::map(x.bytes, y.bytes, threads, |x| x ^ 1),
-            Logic::BitwiseNot => math::map(x.bytes, y.bytes, threads, |x| !x),
-            _ => self.ask(x, y.bytes, threads),
+            Logic::Not => math::each(x.bytes, y.bytes, &|x| x ^ 1),
+            Logic::BitwiseNot => math::each(x.bytes, y.bytes, &|x| !x),
+            _ => self.ask(x, y.bytes),
         }
         Ok(())
     }

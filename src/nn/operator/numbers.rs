@@ -10,41 +10,6 @@ use crate::nn::view::{View, ViewMut};
 use crate::num::{bf16, f16};
 use crate::tensor::DType;
 
-/// A float that is computed with in f32.
-pub(super) trait Float: Pod + Send + Sync {
-    fn from_f32(x: f32) -> Self;
-    fn to_f32(self) -> f32;
-}
-
-impl Float for f32 {
-    #[inline(always)]
-    fn from_f32(x: f32) -> f32 {
-        x
-    }
-
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
-    }
-}
-
-macro_rules! halves {
-    ($($type:ty)*) => {
-        $(impl Float for $type {
-            #[inline(always)]
-            fn from_f32(x: f32) -> $type {
-                <$type>::from_f32(x)
-            }
-
-            #[inline(always)]
-            fn to_f32(self) -> f32 {
-                self.to_f32()
-            }
-        })*
-    };
-}
-halves!(f16 bf16);
-
 /// The elements of f32, f16 or bf16 as f32.
 pub(super) fn in_f32<'a>(x: &View<'a>) -> Cow<'a, [f32]> {
     match x.dtype {
@@ -115,6 +80,8 @@ pub(super) fn check_type(
 pub(super) trait Number: Pod + PartialOrd + PartialEq + Default + Send + Sync {
     /// Whether zero divides nothing.
     const IS_INTEGER: bool;
+    /// Whether its loops are compiled for each function and instruction set: networks spend their time in f32.
+    const VECTORS: bool = false;
     fn plus(self, other: Self) -> Self;
     fn minus(self, other: Self) -> Self;
     fn times(self, other: Self) -> Self;
@@ -189,9 +156,10 @@ macro_rules! integers {
 integers!(i8 i16 i32 i64 u8 u16 u32 u64);
 
 macro_rules! floats {
-    ($($type:ty, $wide:ty, $from:expr, $to:expr;)*) => {
+    ($($type:ty, $wide:ty, $from:expr, $to:expr, $vectors:literal;)*) => {
         $(impl Number for $type {
             const IS_INTEGER: bool = false;
+            const VECTORS: bool = $vectors;
 
             #[inline(always)]
             fn plus(self, other: Self) -> Self {
@@ -238,10 +206,10 @@ macro_rules! floats {
     };
 }
 floats! {
-    f32, f32, std::convert::identity, std::convert::identity;
-    f64, f64, std::convert::identity, std::convert::identity;
-    f16, f32, f16::from_f32, f16::to_f32;
-    bf16, f32, bf16::from_f32, bf16::to_f32;
+    f32, f32, std::convert::identity, std::convert::identity, true;
+    f64, f64, std::convert::identity, std::convert::identity, false;
+    f16, f32, f16::from_f32, f16::to_f32, false;
+    bf16, f32, bf16::from_f32, bf16::to_f32, false;
 }
 
 /// Runs the body with `$number` being the type that a [`DType`] names, if it is one of [`is_number`]'s, else the last arm.

@@ -87,7 +87,7 @@ impl Operation for Pow {
         if (a.dtype, b.dtype) == (DType::F32, DType::F32) {
             let (a, b, y) = (a.f32(), b.f32(), y.f32());
             if !(b.len() == 1 && a.len() == y.len() && quick(a, b[0], y, threads)) {
-                zip(&spread, (a, b), y, threads, |a, b| f64::from(a).powf(f64::from(b)) as f32);
+                zip(&spread, (a, b), y, &|a, b| f64::from(a).powf(f64::from(b)) as f32);
             }
             return Ok(());
         }
@@ -102,8 +102,8 @@ impl Operation for Pow {
                 })
             };
             match a.dtype {
-                DType::I32 => zip(&spread, (a.as_slice::<i32>(), &exponents), y.as_mut_slice(), 1, |a, b| power(a.into(), b) as i32),
-                _ => zip(&spread, (a.as_slice::<i64>(), &exponents), y.as_mut_slice(), 1, power),
+                DType::I32 => zip(&spread, (a.as_slice::<i32>(), &exponents), y.as_mut_slice(), &|a, b| power(a.into(), b) as i32),
+                _ => zip(&spread, (a.as_slice::<i64>(), &exponents), y.as_mut_slice(), &power),
             }
             return match divides.into_inner() {
                 true => Err(Error::parameter("base", 0, "must not be zero where an integer exponent is negative")),
@@ -112,7 +112,7 @@ impl Operation for Pow {
         }
         let exponents: Vec<f64> = with_number!(b.dtype, T => b.as_slice::<T>().iter().map(|b| b.to_f64()).collect(), _ => Vec::new());
         with_number!(a.dtype, T => {
-            zip(&spread, (a.as_slice::<T>(), &exponents), y.as_mut_slice(), 1, |a, b| T::from_f64(a.to_f64().powf(b)));
+            zip(&spread, (a.as_slice::<T>(), &exponents), y.as_mut_slice(), &|a, b| T::from_f64(a.to_f64().powf(b)));
             Ok(())
         }, _ => Err(unexpected(self.name(), a.dtype)))
     }

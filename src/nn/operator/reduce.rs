@@ -1,6 +1,6 @@
 //! Reductions over axes.
 
-use super::broadcast::Spread;
+use super::broadcast::{Spread, fold};
 use super::fold::{Folded, channels_first};
 use super::numbers::{Number, check_type, from_reals, in_f32, is_float, is_number, unexpected};
 use super::{Facts, Operation, check_arity, resolve_axis};
@@ -137,7 +137,7 @@ impl Reduce {
         // An infinity is not taken away: infinite it stays, as ln 0 and as ln ∞.
         let most: Vec<R> = y.iter().map(|&most| if most.is_finite() { most } else { R::zero() }).collect();
         let mut powers = x.to_vec();
-        super::broadcast::fold(&Spread::new(dims, [kept])?, &mut powers, &most, threads, |x, most| (x - most).power());
+        fold(&Spread::new(dims, [kept])?, &mut powers, &most, &|x, most| (x - most).power());
         folded.run(&powers, y, R::zero(), |a, x| a + x, |a, b| a + b, threads);
         y.iter_mut().zip(&most).for_each(|(y, &most)| *y = y.natural_log() + most);
         Ok(())

@@ -1,6 +1,6 @@
 //! One element or another.
 
-use super::broadcast::{Spread, broadcast_shape};
+use super::broadcast::{Rows, Spread, broadcast_shape};
 use super::numbers::{Number, check_same, check_type, is_float, is_number, unexpected, with_number};
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
@@ -21,27 +21,37 @@ impl Where {
         let spread = Spread::new(dims, [c.dims, a.dims, b.dims])?;
         let (c, a, b): (&[u8], &[T], &[T]) = (c.bytes, a.as_slice(), b.as_slice());
         let steps = spread.steps();
-        spread.split(y, threads, |start, y| {
+        spread.split(y, threads, &|mut rows: Rows<'_, 3>, y: &mut [T]| {
             vectorized(
                 #[inline(always)]
-                || match steps {
-                    [1, 1, 1] => spread.rows(start, y, |y, [c0, a0, b0]| {
-                        let picks = c[c0..].iter().zip(&a[a0..]).zip(&b[b0..]);
-                        y.iter_mut().zip(picks).for_each(|(y, ((&c, &a), &b))| *y = if c != 0 { a } else { b });
-                    }),
-                    [1, 1, 0] => spread.rows(start, y, |y, [c0, a0, b0]| {
-                        let b = b[b0];
-                        y.iter_mut().zip(c[c0..].iter().zip(&a[a0..])).for_each(|(y, (&c, &a))| *y = if c != 0 { a } else { b });
-                    }),
-                    [1, 0, 1] => spread.rows(start, y, |y, [c0, a0, b0]| {
-                        let a = a[a0];
-                        y.iter_mut().zip(c[c0..].iter().zip(&b[b0..])).for_each(|(y, (&c, &b))| *y = if c != 0 { a } else { b });
-                    }),
-                    [step_c, step_a, step_b] => spread.rows(start, y, |y, [c0, a0, b0]| {
-                        for (i, y) in y.iter_mut().enumerate() {
-                            *y = if c[c0 + i * step_c] != 0 { a[a0 + i * step_a] } else { b[b0 + i * step_b] };
+                || {
+                    for y in y.chunks_exact_mut(rows.length) {
+                        let [c0, a0, b0] = rows.step();
+                        match steps {
+                            [1, 1, 1] => {
+                                for ((y, &c), (&a, &b)) in y.iter_mut().zip(&c[c0..]).zip(a[a0..].iter().zip(&b[b0..])) {
+                                    *y = if c != 0 { a } else { b };
+                                }
+                            }
+                            [1, 1, 0] => {
+                                let b = b[b0];
+                                for ((y, &c), &a) in y.iter_mut().zip(&c[c0..]).zip(&a[a0..]) {
+                                    *y = if c != 0 { a } else { b };
+                                }
+                            }
+                            [1, 0, 1] => {
+                                let a = a[a0];
+                                for ((y, &c), &b) in y.iter_mut().zip(&c[c0..]).zip(&b[b0..]) {
+                                    *y = if c != 0 { a } else { b };
+                                }
+                            }
+                            [step_c, step_a, step_b] => {
+                                for (i, y) in y.iter_mut().enumerate() {
+                                    *y = if c[c0 + i * step_c] != 0 { a[a0 + i * step_a] } else { b[b0 + i * step_b] };
+                                }
+                            }
                         }
-                    }),
+                    }
                 },
             );
         });
@@ -103,6 +113,16 @@ impl Clip {
 
 fn clip<T: Number>(x: View<'_>, y: &mut [T], min: Option<T>, max: Option<T>, threads: usize) {
     let x = x.as_slice();
+    if !T::VECTORS {
+        let above = |x: T| match min {
+            Some(min) if x < min => min,
+            _ => x,
+        };
+        return math::each(x, y, &|x: T| match (above(x), max) {
+            (x, Some(max)) if x > max => max,
+            (x, _) => x,
+        });
+    }
     match (min, max) {
         (Some(min), Some(max)) => math::map(x, y, threads, |x: T| {
             let x = if x < min { min } else { x };

@@ -1,6 +1,6 @@
 //! One element in, one element out.
 
-use super::numbers::{Float, check_type, is_float, is_number};
+use super::numbers::{check_type, is_float, is_number};
 use super::{Facts, Operation, check_arity};
 use crate::error::Result;
 use crate::kernels::{Workspace, math};
@@ -123,22 +123,26 @@ trait Apply {
     fn apply(self, f: impl Fn(f32) -> f32 + Sync);
 }
 
-struct Slices<'a, T> {
-    x: &'a [T],
-    y: &'a mut [T],
+struct Slices<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
     threads: usize,
 }
 
-impl<T: Float> Apply for Slices<'_, T> {
+impl Apply for Slices<'_> {
     #[inline(always)]
     fn apply(self, f: impl Fn(f32) -> f32 + Sync) {
-        math::map(
-            self.x,
-            self.y,
-            self.threads,
-            #[inline(always)]
-            |x| T::from_f32(f(x.to_f32())),
-        );
+        math::map(self.x, self.y, self.threads, f);
+    }
+}
+
+/// One number, for types whose speed doesn't matter.
+struct One<'a>(&'a mut f32);
+
+impl Apply for One<'_> {
+    #[inline(always)]
+    fn apply(self, f: impl Fn(f32) -> f32 + Sync) {
+        *self.0 = f(*self.0);
     }
 }
 
@@ -162,6 +166,11 @@ impl Unary {
     pub(crate) fn f32(self, x: &[f32], y: &mut [f32], threads: usize) {
         assert_eq!(x.len(), y.len());
         self.apply(Slices { x, y, threads });
+    }
+
+    fn one(self, mut x: f32) -> f32 {
+        self.apply(One(&mut x));
+        x
     }
 
     fn apply(self, to: impl Apply) {
@@ -265,19 +274,19 @@ impl Unary {
     }
 
     /// Functions of integers.
-    fn integers(self, x: View<'_>, y: &mut ViewMut<'_>, threads: usize) {
+    fn integers(self, x: View<'_>, y: &mut ViewMut<'_>) {
         macro_rules! integers {
             ($($variant:ident($type:ty) $absolute:expr, $sign:expr;)*) => {
                 match x.dtype {
                     $(DType::$variant => {
                         let (x, y) = (x.as_slice::<$type>(), y.as_mut_slice::<$type>());
                         match self {
-                            Unary::Abs => math::map(x, y, threads, $absolute),
-                            Unary::Neg => math::map(x, y, threads, |x| x.wrapping_neg()),
-                            Unary::Erf => math::map(x, y, threads, |x| f32_math::erf_f64(x as f64) as $type),
-                            Unary::Sign => math::map(x, y, threads, $sign),
+                            Unary::Abs => math::each(x, y, &$absolute),
+                            Unary::Neg => math::each(x, y, &|x| x.wrapping_neg()),
+                            Unary::Erf => math::each(x, y, &|x| f32_math::erf_f64(x as f64) as $type),
+                            Unary::Sign => math::each(x, y, &$sign),
                             #[allow(unused_comparisons)]
-                            Unary::Relu => math::map(x, y, threads, |x| if x < 0 { 0 } else { x }),
+                            Unary::Relu => math::each(x, y, &|x| if x < 0 { 0 } else { x }),
                             _ => y.copy_from_slice(x),
                         }
                     })*
@@ -363,10 +372,10 @@ impl Operation for Unary {
         let (x, mut y) = (inputs.need(0)?, outputs.get(0));
         match x.dtype {
             DType::F32 => self.f32(x.f32(), y.f32(), threads),
-            DType::F16 => self.apply(Slices { x: x.as_slice::<f16>(), y: y.as_mut_slice(), threads }),
-            DType::Bf16 => self.apply(Slices { x: x.as_slice::<bf16>(), y: y.as_mut_slice(), threads }),
-            DType::F64 => math::map(x.as_slice(), y.as_mut_slice(), threads, |x| self.f64(x)),
-            _ => self.integers(x, &mut y, threads),
+            DType::F16 => math::each(x.as_slice(), y.as_mut_slice(), &|x: f16| f16::from_f32(self.one(x.to_f32()))),
+            DType::Bf16 => math::each(x.as_slice(), y.as_mut_slice(), &|x: bf16| bf16::from_f32(self.one(x.to_f32()))),
+            DType::F64 => math::each(x.as_slice(), y.as_mut_slice(), &|x| self.f64(x)),
+            _ => self.integers(x, &mut y),
         }
         Ok(())
     }

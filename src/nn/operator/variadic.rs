@@ -31,8 +31,8 @@ impl Variadic {
             Variadic::Sum => folded(inputs, y, threads, T::plus)?,
             Variadic::Mean => {
                 folded(inputs, y, threads, T::plus)?;
-                let count = [T::from_f64(inputs.count() as f64)];
-                fold(&Spread::new(y.dims, [&[]])?, y.as_mut_slice(), &count, threads, T::over);
+                let count = T::from_f64(inputs.count() as f64);
+                y.as_mut_slice::<T>().iter_mut().for_each(|y| *y = y.over(count));
             }
         }
         Ok(())
@@ -40,16 +40,16 @@ impl Variadic {
 }
 
 fn folded<T: Number>(inputs: &Inputs<'_>, y: &mut ViewMut<'_>, threads: usize, f: impl Fn(T, T) -> T + Sync) -> Result<()> {
-    let (a, dims) = (inputs.need(0)?, y.dims);
-    if inputs.count() == 1 {
-        y.bytes.copy_from_slice(a.bytes);
+    let (a, dims, y) = (inputs.need(0)?, y.dims, y.as_mut_slice::<T>());
+    if T::VECTORS && inputs.count() == 2 {
+        let b = inputs.need(1)?;
+        zip_vectors(&Spread::new(dims, [a.dims, b.dims])?, (a.as_slice(), b.as_slice()), y, threads, &f);
         return Ok(());
     }
-    let b = inputs.need(1)?;
-    zip_vectors(&Spread::new(dims, [a.dims, b.dims])?, (a.as_slice(), b.as_slice()), y.as_mut_slice(), threads, &f);
-    for i in 2..inputs.count() {
+    fold(&Spread::new(dims, [a.dims])?, y, a.as_slice(), &|_, a| a);
+    for i in 1..inputs.count() {
         let b = inputs.need(i)?;
-        fold(&Spread::new(dims, [b.dims])?, y.as_mut_slice(), b.as_slice(), threads, &f);
+        fold(&Spread::new(dims, [b.dims])?, y, b.as_slice(), &f);
     }
     Ok(())
 }
