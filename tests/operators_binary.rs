@@ -81,7 +81,8 @@ fn every_way_to_broadcast() {
         assert_eq!(of::<f32>(&both(Where, &[&condition, &x, &y])), expected, "Where of {a:?} and {b:?}");
         if b.len() <= 4 {
             let condition = filled(b, |i| i % 2 == 0);
-            let expected: Vec<f32> = (0..elements).map(|i| if under(b, out, i) % 2 == 0 { pair(i).0 } else { pair(i).1 }).collect();
+            let expected: Vec<f32> =
+                (0..elements).map(|i| if under(b, out, i).is_multiple_of(2) { pair(i).0 } else { pair(i).1 }).collect();
             assert_eq!(of::<f32>(&both(Where, &[&condition, &x, &y])), expected);
         }
         let (doubled, expected) = (both(Variadic::Sum, &[&x, &y, &x]), (0..elements).map(pair).map(|(a, b)| f64::from(a + b + a)));
