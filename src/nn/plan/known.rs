@@ -58,7 +58,6 @@ impl<'m> Known<'m> {
         for edge in node.outputs() {
             self.producers[edge.index] = Some(index);
         }
-        let model = self.model;
         let shapes: Vec<_> = node.inputs().iter().map(|edge| edge.map(|edge| self.shapes[edge.index].clone())).collect();
         let mut value = |i: usize| {
             let edge = node.inputs()[i].expect("asked only for inputs that are there");

@@ -60,7 +60,10 @@ pub(super) fn import(graph: Graph) -> Result<Model> {
 fn check_operators(graph: &Graph) -> Result<()> {
     let mut unknown: Vec<(String, usize, &str)> = Vec::new();
     for node in graph.nodes.iter().filter(|node| !table::knows(&node.domain, &node.operator)) {
-        let name = if node.domain.is_empty() { node.operator.clone() } else { format!("{}:{}", node.domain, node.operator) };
+        let mut name = if node.domain.is_empty() { node.operator.clone() } else { format!("{}:{}", node.domain, node.operator) };
+        if graph.functions.contains(&(node.domain.clone(), node.operator.clone())) {
+            name.push_str(", a function that the file defines");
+        }
         match unknown.iter_mut().find(|(other, ..)| *other == name) {
             Some((_, count, _)) => *count += 1,
             None => unknown.push((name, 1, &node.name)),
