@@ -321,6 +321,13 @@ fn transpose<S: Simd, L: Element, C: Convert<L>>(
     for (src, dst) in src.chunks(CHUNK).zip(dst.chunks_mut(CHUNK * step)) {
         let buffer = &mut buffer[..src.len()];
         with.slice(simd, src, buffer);
+        if repeat == 1 {
+            // Not by `fill`, which calls the system's memset for every byte.
+            for (pixel, &x) in dst.chunks_exact_mut(step).zip(buffer.iter()) {
+                pixel[first] = x;
+            }
+            continue;
+        }
         for (pixel, &x) in dst.chunks_exact_mut(step).zip(buffer.iter()) {
             pixel[first..first + repeat].fill(x);
         }
