@@ -102,6 +102,60 @@ pub(crate) fn softmax<T: Real>(x: &[T], (outer, length, inner): (usize, usize, u
     });
 }
 
+/// Along rows of `length`: the softmax of `x · scale + mask`, where `mask(row)` is what is added to a row, if anything is.
+///
+/// The sums run in the order of [`softmax`] along the last axis.
+///
+/// # Panics
+/// When a slice does not hold whole rows of `length`.
+pub(crate) fn masked_softmax<'m>(
+    x: &[f32],
+    length: usize,
+    scale: f32,
+    mask: &(dyn Fn(usize) -> Option<&'m [f32]> + Sync),
+    y: &mut [f32],
+    threads: usize,
+) {
+    assert!(x.len() == y.len() && x.len().is_multiple_of(length.max(1)));
+    if x.is_empty() {
+        return;
+    }
+    split_rows(y, length, parts(threads, x.len(), GRAIN / 4), &|start, y: &mut [f32]| {
+        let x = &x[start..start + y.len()];
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, (x, y)) in x.chunks_exact(length).zip(y.chunks_exact_mut(length)).enumerate() {
+                    match mask(start / length + i) {
+                        Some(mask) => y.iter_mut().zip(x).zip(mask).for_each(|((y, &x), &mask)| *y = x * scale + mask),
+                        None => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * scale),
+                    }
+                    softmax_in_place(y);
+                }
+            },
+        );
+    });
+}
+
+#[inline(always)]
+fn softmax_in_place(y: &mut [f32]) {
+    let max = lanes(y, f32::NEG_INFINITY, larger, larger);
+    let mut sums = [0.0; LANES];
+    let (chunks, rest) = y.as_chunks_mut::<LANES>();
+    for y in chunks {
+        for l in 0..LANES {
+            y[l] = (y[l] - max).exp_of_negative();
+            sums[l] += y[l];
+        }
+    }
+    for (y, sum) in rest.iter_mut().zip(&mut sums) {
+        *y = (*y - max).exp_of_negative();
+        *sum += *y;
+    }
+    let scale = 1.0 / join(sums, |a, b| a + b);
+    y.iter_mut().for_each(|y| *y *= scale);
+}
+
 #[inline(always)]
 fn softmax_row<T: Real>(x: &[T], log: bool, y: &mut [T]) {
     let max = lanes(x, T::neg_infinity(), larger, larger);

@@ -161,5 +161,4 @@ impl<'a> Outputs<'a> {
             bytes: &mut memory.grow::<u8>(target.bytes)[..target.bytes],
         })
     }
-
 }

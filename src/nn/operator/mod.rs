@@ -22,6 +22,7 @@ mod integer;
 mod layer_norm;
 mod line_norm;
 mod logic;
+mod masked_softmax;
 mod matmul;
 mod movement;
 mod numbers;
@@ -55,6 +56,7 @@ pub use integer::{ConvInteger, MatMulInteger};
 pub use layer_norm::LayerNormalization;
 pub use line_norm::{LpNormalization, MeanVarianceNormalization};
 pub use logic::Logic;
+pub use masked_softmax::MaskedSoftmax;
 pub use matmul::MatMul;
 pub use movement::{
     Combine, Concat, DepthOrder, DepthToSpace, Expand, Gather, GatherElements, GatherNd, OneHot, Pad, PadMode, ReverseSequence,
@@ -155,6 +157,8 @@ macro_rules! operators {
 }
 
 operators! {
+    /// Attention's softmax: scaled and masked.
+    MaskedSoftmax(MaskedSoftmax),
     /// Floats to codes.
     QuantizeLinear(QuantizeLinear),
     /// Codes to floats.

@@ -35,6 +35,13 @@ impl Softmax {
     }
 }
 
+impl Softmax {
+    /// Whether this is the softmax along the last axis of a value of `rank` axes.
+    pub(crate) fn is_along_last(&self, rank: usize) -> bool {
+        !self.log && (self.axis == -1 || self.axis == rank as i64 - 1) && (!self.flattened || rank <= 2)
+    }
+}
+
 impl Operation for Softmax {
     fn name(&self) -> &'static str {
         if self.log { "LogSoftmax" } else { "Softmax" }

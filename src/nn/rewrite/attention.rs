@@ -1,8 +1,9 @@
-//! Transposes around products of matrices.
+//! What stands around products of matrices in attention.
 
 use super::Graph;
 use crate::error::Result;
-use crate::nn::{Layer, Operator};
+use crate::nn::operator::{Binary, MaskedSoftmax};
+use crate::nn::{Edge, Layer, Operator};
 
 /// A Transpose that only a MatMul reads, and one that alone reads a MatMul, become axes of the product, where its kernel
 /// can walk them.
@@ -38,6 +39,55 @@ pub(super) fn transposes(graph: &mut Graph<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Scores divided (or multiplied) by a number, a mask added, and a Softmax along the last axis become one pass.
+pub(super) fn softmax(graph: &mut Graph<'_>) -> Result<()> {
+    for at in 0..graph.nodes.len() {
+        let Some(node) = graph.node(at) else { continue };
+        // The axis counts from the end: how many there are is not known here.
+        let Layer::Operator(Operator::Softmax(softmax)) = node.layer() else { continue };
+        if !softmax.is_along_last(usize::MAX >> 1) {
+            continue;
+        }
+        let (mut x, mut mask, mut scale, mut gone) = (node.inputs()[0], None, 1.0, Vec::new());
+        let mut reader = at;
+        if let Some(edge) = x
+            && let Some((index, add)) = graph.producer(edge).filter(|_| graph.is_private(edge, reader))
+            && matches!(add.layer(), Layer::Operator(Operator::Binary(Binary::Add)))
+            && let &[Some(a), Some(b)] = add.inputs()
+            // Of the two, the scores are those that were scaled.
+            && let Some((scores, other)) = [(a, b), (b, a)].into_iter().find(|&(edge, _)| scaled(graph, edge, index).is_some())
+        {
+            (x, mask, reader) = (Some(scores), Some(other), index);
+            gone.push(index);
+        }
+        if let Some(edge) = x
+            && let Some((index, from, factor)) = scaled(graph, edge, reader)
+        {
+            (x, scale) = (Some(from), factor);
+            gone.push(index);
+        }
+        if scale != 1.0 {
+            graph.replace(at, Layer::from(MaskedSoftmax::new(scale)), vec![x, mask], &gone);
+        }
+    }
+    Ok(())
+}
+
+/// The node that multiplies a value by a number before only `reader` reads it, what it multiplies, and the number.
+fn scaled(graph: &Graph<'_>, edge: Edge, reader: usize) -> Option<(usize, Edge, f32)> {
+    let (index, node) = graph.producer(edge).filter(|_| graph.is_private(edge, reader))?;
+    let &[Some(a), Some(b)] = node.inputs() else { return None };
+    match node.layer() {
+        Layer::Operator(Operator::Binary(Binary::Div)) => Some((index, a, 1.0 / graph.scalar(b)?)),
+        Layer::Operator(Operator::Binary(Binary::Mul)) => match (graph.scalar(a), graph.scalar(b)) {
+            (None, Some(factor)) => Some((index, a, factor)),
+            (Some(factor), None) => Some((index, b, factor)),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// The axes of a Transpose that names them.
