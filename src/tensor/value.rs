@@ -188,7 +188,7 @@ mod tests {
             let mut other = Value::zeros(dtype, shape.clone()).unwrap();
             assert!(other.bytes().iter().all(|&byte| byte == 0) && other.bytes().len() == bytes.len());
             assert_ne!(other, value);
-            assert!(other.copy_elements(&value));
+            other.copy_from_bytes(value.bytes()).unwrap();
             assert_eq!(other.bytes(), value.bytes());
             assert_eq!(value.reshape([6]).unwrap().bytes().as_ptr(), value.bytes().as_ptr());
             let short = Value::from_bytes(dtype, shape, &bytes[1..]);

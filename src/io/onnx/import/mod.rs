@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use call::{Argument, Built, Call};
 
 use super::attribute::Attributes;
-use super::graph::Graph;
+use super::graph::{Graph, Node};
 use crate::error::{Error, Result};
 use crate::nn::{Edge, Layer, Model, ModelBuilder, evaluate_within};
 use crate::tensor::{DType, Value};
@@ -74,10 +74,12 @@ fn check_operators(graph: &Graph) -> Result<()> {
     }
     let list: Vec<String> = unknown.iter().map(|(op, count, first)| format!("{op} ({count}, first in `{first}`)")).collect();
     let what = if list.len() == 1 { "the ONNX operator" } else { "a model with the ONNX operators" };
-    Err(Error::Unsupported {
-        what: format!("{what} {}", list.join(", ")),
-        way_out: "export the model without them, or with a lower opset that spells them out".into(),
-    })
+    let own = |node: &Node| graph.functions.contains(&(node.domain.clone(), node.operator.clone()));
+    let way_out = match graph.nodes.iter().any(own) {
+        true => "the file defines some of them as functions: inline those (`onnx.inliner.inline_local_functions`)",
+        false => "export the model without them, or with a lower opset that spells them out",
+    };
+    Err(Error::Unsupported { what: format!("{what} {}", list.join(", ")), way_out: way_out.into() })
 }
 
 /// A node without its attributes.
