@@ -134,7 +134,7 @@ fn convolutions_over_any_axes() {
             let y = run(conv.clone(), &case.inputs(), last).unwrap();
             near(&y, &case.convolved(&y.shape().dims()[2..].to_vec()), 1e-6);
         }
-        let doubles = case.inputs().map(|v| Value::from(Tensor::new(v.shape().dims(), wide(&v)).unwrap()));
+        let doubles = case.inputs().map(|v| Value::F64(Tensor::new(v.shape().dims(), wide(&v)).unwrap()));
         let y = run(conv.clone(), &doubles, false).unwrap();
         near(&y, &case.convolved(&y.shape().dims()[2..].to_vec()), 1e-14);
         let half = |x: &f64| f16::from_f64(*x);
@@ -166,7 +166,7 @@ fn transposed_convolutions_are_transposed() {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let (left, right) = (dot(&wide(&seed.clone().into()), &wide(&y)), dot(&wide(&case.x.clone().into()), &wide(&x)));
         assert!((left - right).abs() < 1e-4 * (1.0 + left.abs()), "{left} and {right}");
-        let doubles = inputs.map(|v| Value::from(Tensor::new(v.shape().dims(), wide(&v)).unwrap()));
+        let doubles = inputs.map(|v| Value::F64(Tensor::new(v.shape().dims(), wide(&v)).unwrap()));
         near(&run(back, &doubles, false).unwrap(), &wide(&x), 1e-6);
     }
 }
