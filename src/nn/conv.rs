@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::kernels::{Conv2dGeometry, FloatEpilogue, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
 use crate::nn::StateDict;
-use crate::nn::plan::{Fused, Ranges};
+use crate::nn::plan::Stage;
 use crate::tensor::{Tensor, elements};
 
 /// Whether the numbers of these images, with their padding, can be addressed, whatever the slices hold.
@@ -81,7 +81,7 @@ impl Conv2d {
     /// [`Error::Length`] when a slice does not fit `shape`, [`Error::ShapeOverflow`] when nothing could, and
     /// [`Error::Shape`] when the kernel is larger than the image.
     pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
-        self.run(input, shape, Fused::default(), Ranges::default(), output, workspace, threads)
+        self.run(input, shape, Stage::default(), output, workspace, threads)
     }
 
     /// [`Conv2d::forward`] with what was fused into it.
@@ -89,8 +89,7 @@ impl Conv2d {
         &self,
         input: &[f32],
         shape: ImageShape,
-        fused: Fused,
-        ranges: Ranges<'_>,
+        stage: Stage<'_>,
         output: &mut [f32],
         workspace: &mut Workspace,
         threads: usize,
@@ -106,9 +105,9 @@ impl Conv2d {
         let bias = self.bias.as_ref().map(Tensor::as_slice);
         let epilogue = FloatEpilogue::new()
             .with_bias(bias)
-            .with_activation(fused.activation)
-            .with_accumulate(fused.residual)
-            .with_ranges(ranges.measured);
+            .with_activation(stage.fused.activation)
+            .with_accumulate(stage.fused.residual)
+            .with_ranges(stage.measured);
         conv2d_f32(input, shape, packed, &epilogue, output, workspace, threads)
     }
 }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use crate::error::{Error, Result};
 use crate::kernels::{Aligned, ImageLayout, ImageShape, Range, Workspace};
 use crate::nn::activation::{add, relu, relu6, softmax};
-use crate::nn::plan::{Fused, Operand, Place, Plan, Ranges, Source, Step};
+use crate::nn::plan::{Operand, Place, Plan, Source, Stage, Step};
 use crate::nn::recurrent::Scratch;
 use crate::nn::reorder;
 use crate::nn::rewrite;
@@ -221,7 +221,8 @@ impl Executor {
                     let read = Inputs::new(&find, operands.len(), *channels_last);
                     let mut written = Outputs::new(taken, targets);
                     let mut measured = links.measured.map(|list| std::mem::take(&mut ranges[list]));
-                    let own = Ranges {
+                    let stage = Stage {
+                        fused: *fused,
                         given: links.given.map(|list| &ranges[list][..]),
                         measured: measured.as_deref_mut().map(|list| Cell::from_mut(list).as_slice_of_cells()),
                     };
@@ -229,7 +230,7 @@ impl Executor {
                         Layer::Operator(operator) => operator.operation().run(&read, &mut written, workspace, *threads),
                         Layer::Lstm(layer) => layer.run(&read, &mut written, recurrent, workspace, *threads),
                         Layer::Gru(layer) => layer.run(&read, &mut written, recurrent, workspace, *threads),
-                        layer => run(layer, read, written.get(0), *fused, own, workspace, *threads),
+                        layer => run(layer, read, written.get(0), stage, workspace, *threads),
                     };
                     if let (Some(list), Some(measured)) = (links.measured, measured) {
                         ranges[list] = measured;
@@ -364,12 +365,11 @@ fn run(
     layer: &Layer,
     inputs: Inputs<'_>,
     mut output: ViewMut<'_>,
-    fused: Fused,
-    ranges: Ranges<'_>,
+    stage: Stage<'_>,
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    let view = inputs.need(0)?;
+    let (view, fused) = (inputs.need(0)?, stage.fused);
     match layer {
         Layer::Embedding(table) => return table.run(&view, &mut output),
         Layer::QuantizedEmbedding(table) => return table.run(&view, &mut output),
@@ -390,8 +390,8 @@ fn run(
     let pixels = || nhwc().map(|[n, h, w, _]| [n, h, w]);
     let rows = || view.dims.iter().rev().skip(1).product();
     match layer {
-        Layer::Conv2d(conv) => conv.run(x, image()?, fused, ranges, y, workspace, threads),
-        Layer::QuantizedConv2d(conv) => conv.run(x, image()?, fused, ranges, y, workspace, threads),
+        Layer::Conv2d(conv) => conv.run(x, image()?, stage, y, workspace, threads),
+        Layer::QuantizedConv2d(conv) => conv.run(x, image()?, stage, y, workspace, threads),
         Layer::ConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::QuantizedConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::Linear(linear) => linear.run(x, rows(), fused, y, threads),

@@ -54,7 +54,7 @@ impl Operation for ShapeOf {
         Ok(vec![Shape::new([range.len()])?])
     }
 
-    fn from_shapes(&self, shapes: &[Option<Shape>]) -> Option<Result<Value>> {
+    fn value_by_shapes(&self, shapes: &[Option<Shape>]) -> Option<Result<Value>> {
         let dims = shapes.first()?.as_ref()?.dims();
         let lengths: Vec<i64> = dims[self.range(dims.len())].iter().map(|&length| length as i64).collect();
         Some(Tensor::new([lengths.len()], lengths).map(Value::I64))
@@ -87,7 +87,7 @@ impl Operation for SizeOf {
         Ok(vec![Shape::new(Vec::new())?])
     }
 
-    fn from_shapes(&self, shapes: &[Option<Shape>]) -> Option<Result<Value>> {
+    fn value_by_shapes(&self, shapes: &[Option<Shape>]) -> Option<Result<Value>> {
         let elements = shapes.first()?.as_ref()?.elements();
         Some(Tensor::new(Vec::new(), vec![elements as i64]).map(Value::I64))
     }

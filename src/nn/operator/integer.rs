@@ -215,7 +215,7 @@ impl ConvInteger {
         if x.len() < 3 || w.len() != x.len() {
             return Err(Error::shape("weight", format!("[out, in / groups, kernel..] of as many axes as {x:?}"), w));
         }
-        if self.groups == 0 || w[0] % self.groups != 0 || w[1].checked_mul(self.groups) != Some(x[1]) {
+        if self.groups == 0 || !w[0].is_multiple_of(self.groups) || w[1].checked_mul(self.groups) != Some(x[1]) {
             let expected = format!("[out, {} / {}, kernel..], out a multiple of the groups", x[1], self.groups);
             return Err(Error::shape("weight", expected, w));
         }

@@ -104,7 +104,7 @@ pub(crate) trait Operation: fmt::Debug {
     fn infer_shapes(&self, facts: &mut Facts<'_>) -> Result<Vec<Shape>>;
 
     /// The value of the one output, where the inputs' shapes alone decide it.
-    fn from_shapes(&self, _shapes: &[Option<Shape>]) -> Option<Result<Value>> {
+    fn value_by_shapes(&self, _shapes: &[Option<Shape>]) -> Option<Result<Value>> {
         None
     }
 

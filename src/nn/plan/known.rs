@@ -69,7 +69,7 @@ impl<'m> Known<'m> {
             self.shapes[edge.index] = shape;
         }
         let values = if let Layer::Operator(operator) = node.layer()
-            && let Some(value) = operator.operation().from_shapes(&shapes)
+            && let Some(value) = operator.operation().value_by_shapes(&shapes)
         {
             vec![value?]
         } else if elements <= FOLDED && node.reads().next().is_some() && node.reads().all(|edge| self.values[edge.index].is_some()) {

@@ -53,9 +53,10 @@ pub(crate) struct Links {
     pub measured: Option<usize>,
 }
 
-/// The ranges themselves.
+/// What a convolution does besides its own work, with the ranges themselves.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Ranges<'a> {
+pub(crate) struct Stage<'a> {
+    pub fused: Fused,
     pub given: Option<&'a [Range]>,
     pub measured: Option<&'a [Cell<Range>]>,
 }

@@ -6,7 +6,7 @@ use super::{DynamicScheme, Parameters};
 use crate::error::{Error, Result};
 use crate::kernels::{Conv2dGeometry, Epilogue, ImageShape, InputRule, Isa, PackedConv2d, Workspace, conv2d_dynamic};
 use crate::nn::conv::check_images;
-use crate::nn::plan::{Fused, Ranges};
+use crate::nn::plan::Stage;
 use crate::tensor::{QuantizedTensor, Tensor};
 
 /// The twin of [`nn::Conv2d`](crate::nn::Conv2d): int8 weights, each image quantized by its own range, products and
@@ -122,7 +122,7 @@ impl Conv2d {
     /// [`Error::NonFinite`] for NaN or infinities in the input (unless the scheme saturates them), [`Error::Shape`] when the
     /// kernel is larger than the image.
     pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
-        self.run(input, shape, Fused::default(), Ranges::default(), output, workspace, threads)
+        self.run(input, shape, Stage::default(), output, workspace, threads)
     }
 
     /// [`Conv2d::forward`], with what was fused into it.
@@ -130,8 +130,7 @@ impl Conv2d {
         &self,
         input: &[f32],
         shape: ImageShape,
-        fused: Fused,
-        ranges: Ranges<'_>,
+        stage: Stage<'_>,
         output: &mut [f32],
         workspace: &mut Workspace,
         threads: usize,
@@ -139,10 +138,10 @@ impl Conv2d {
         check_images(self.geometry(), shape)?;
         let epilogue = Epilogue::new(self.scales())
             .with_bias(self.bias())
-            .with_activation(fused.activation)
-            .with_accumulate(fused.residual)
-            .with_ranges(ranges.measured);
-        let rule = InputRule { rule: &self.parameters.rule, ranges: ranges.given };
+            .with_activation(stage.fused.activation)
+            .with_accumulate(stage.fused.residual)
+            .with_ranges(stage.measured);
+        let rule = InputRule { rule: &self.parameters.rule, ranges: stage.given };
         conv2d_dynamic(input, shape, rule, &self.packed, &epilogue, output, workspace, threads)
     }
 }
