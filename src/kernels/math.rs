@@ -28,17 +28,18 @@ pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// `y[i] = f(x[i])`.
+/// `y[i] = f(x[i])`. What `f` holds it must hold by value: behind a pointer, `y` might overwrite it, and no vectors come out.
 ///
 /// # Panics
 /// When `x` is shorter than `y`.
-pub(crate) fn map<T: Copy + Sync, U: Send>(x: &[T], y: &mut [U], threads: usize, f: impl Fn(T) -> U + Sync) {
+pub(crate) fn map<T: Copy + Sync, U: Send>(x: &[T], y: &mut [U], threads: usize, f: impl Fn(T) -> U + Copy + Sync) {
     let x = &x[..y.len()];
     split_rows(y, 1, parts(threads, x.len(), GRAIN), &|start, y: &mut [U]| {
         let x = &x[start..start + y.len()];
         vectorized(
             #[inline(always)]
             || {
+                let f = f;
                 for (y, &x) in y.iter_mut().zip(x) {
                     *y = f(x);
                 }

@@ -124,12 +124,12 @@ fn clip<T: Number>(x: View<'_>, y: &mut [T], min: Option<T>, max: Option<T>, thr
         });
     }
     match (min, max) {
-        (Some(min), Some(max)) => math::map(x, y, threads, |x: T| {
+        (Some(min), Some(max)) => math::map(x, y, threads, move |x: T| {
             let x = if x < min { min } else { x };
             if x > max { max } else { x }
         }),
-        (Some(min), None) => math::map(x, y, threads, |x: T| if x < min { min } else { x }),
-        (None, Some(max)) => math::map(x, y, threads, |x: T| if x > max { max } else { x }),
+        (Some(min), None) => math::map(x, y, threads, move |x: T| if x < min { min } else { x }),
+        (None, Some(max)) => math::map(x, y, threads, move |x: T| if x > max { max } else { x }),
         (None, None) => y.copy_from_slice(x),
     }
 }

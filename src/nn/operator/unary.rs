@@ -120,7 +120,7 @@ pub enum Unary {
 
 /// What a function is applied to.
 trait Apply {
-    fn apply(self, f: impl Fn(f32) -> f32 + Sync);
+    fn apply(self, f: impl Fn(f32) -> f32 + Copy + Sync);
 }
 
 struct Slices<'a> {
@@ -131,7 +131,7 @@ struct Slices<'a> {
 
 impl Apply for Slices<'_> {
     #[inline(always)]
-    fn apply(self, f: impl Fn(f32) -> f32 + Sync) {
+    fn apply(self, f: impl Fn(f32) -> f32 + Copy + Sync) {
         math::map(self.x, self.y, self.threads, f);
     }
 }
@@ -141,14 +141,14 @@ struct One<'a>(&'a mut f32);
 
 impl Apply for One<'_> {
     #[inline(always)]
-    fn apply(self, f: impl Fn(f32) -> f32 + Sync) {
+    fn apply(self, f: impl Fn(f32) -> f32 + Copy + Sync) {
         *self.0 = f(*self.0);
     }
 }
 
 /// Through f64, whose functions differ between systems in their last bits only, which rounding to f32 hides but for rare ties.
 #[inline(always)]
-fn by_f64(f: impl Fn(f64) -> f64 + Sync) -> impl Fn(f32) -> f32 + Sync {
+fn by_f64(f: impl Fn(f64) -> f64 + Copy + Sync) -> impl Fn(f32) -> f32 + Copy + Sync {
     move |x| f(f64::from(x)) as f32
 }
 
@@ -178,7 +178,7 @@ impl Unary {
             (|$x:ident| $body:expr) => {
                 to.apply(
                     #[inline(always)]
-                    |$x: f32| $body,
+                    move |$x: f32| $body,
                 )
             };
         }
