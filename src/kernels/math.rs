@@ -39,6 +39,8 @@ pub(crate) fn map<T: Copy + Sync, U: Send>(x: &[T], y: &mut [U], threads: usize,
         vectorized(
             #[inline(always)]
             || {
+                // Out of what the closure borrows, into registers.
+                #[allow(clippy::redundant_locals)]
                 let f = f;
                 for (y, &x) in y.iter_mut().zip(x) {
                     *y = f(x);
