@@ -1,7 +1,7 @@
 //! Operators that move elements, in models of one node: row-major, and behind a layer that leaves images channels-last.
 
 use lowprec::nn::operator::{
-    Concat, DepthOrder, DepthToSpace, Expand, Gather, GatherElements, GatherNd, OneHot, Operator, Pad, PadMode, Reduction, ReverseSequence,
+    Combine, Concat, DepthOrder, DepthToSpace, Expand, Gather, GatherElements, GatherNd, OneHot, Operator, Pad, PadMode, ReverseSequence,
     ScatterElements, ScatterNd, Slice, SpaceToDepth, Split, Tile, TopK, Transpose,
 };
 use lowprec::nn::{Dim, Layer, MaxPool2d, Model};
@@ -198,13 +198,13 @@ fn scattered() {
         let inputs = [x.clone(), list(&[1, -1, 1]), tensor(&[3], vec![10f32, 5.0, 0.5])];
         run(ScatterElements::new(0).with_reduction(reduction), &inputs, false).unwrap().remove(0)
     };
-    assert_eq!(with(Reduction::None), tensor(&[4], vec![1f32, 0.5, 3.0, 5.0]));
-    assert_eq!(with(Reduction::Add), tensor(&[4], vec![1f32, 12.5, 3.0, 9.0]));
-    assert_eq!(with(Reduction::Mul), tensor(&[4], vec![1f32, 10.0, 3.0, 20.0]));
-    assert_eq!(with(Reduction::Max), tensor(&[4], vec![1f32, 10.0, 3.0, 5.0]));
-    assert_eq!(with(Reduction::Min), tensor(&[4], vec![1f32, 0.5, 3.0, 4.0]));
+    assert_eq!(with(Combine::None), tensor(&[4], vec![1f32, 0.5, 3.0, 5.0]));
+    assert_eq!(with(Combine::Add), tensor(&[4], vec![1f32, 12.5, 3.0, 9.0]));
+    assert_eq!(with(Combine::Mul), tensor(&[4], vec![1f32, 10.0, 3.0, 20.0]));
+    assert_eq!(with(Combine::Max), tensor(&[4], vec![1f32, 10.0, 3.0, 5.0]));
+    assert_eq!(with(Combine::Min), tensor(&[4], vec![1f32, 0.5, 3.0, 4.0]));
     let bytes = [tensor(&[2, 2], vec![250u8, 1, 2, 3]), tensor(&[1, 1], vec![0i64]), tensor(&[1, 2], vec![10u8, 1])];
-    let y = run(ScatterNd::new().with_reduction(Reduction::Add), &bytes, false).unwrap();
+    let y = run(ScatterNd::new().with_reduction(Combine::Add), &bytes, false).unwrap();
     assert_eq!(y, [tensor(&[2, 2], vec![4u8, 2, 2, 3])]);
     assert!(run(ScatterElements::new(0), &[x.clone(), list(&[4]), tensor(&[1], vec![0f32])], false).is_err());
     assert!(run(ScatterElements::new(0), &[x.clone(), list(&[0]), tensor(&[2], vec![0f32; 2])], false).is_err());
