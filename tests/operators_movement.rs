@@ -247,7 +247,7 @@ fn one_hot_and_top_k() {
     let y = run(TopK::new(-1), &[x.clone(), list(&[3])], false).unwrap();
     assert_eq!(y[1], tensor(&[2, 3], vec![1i64, 0, 3, 3, 4, 0]));
     assert!(y[0].get::<f32>().unwrap().as_slice()[0].is_nan());
-    let y = run(TopK::new(-1).with_smallest(true).with_k(5), &[x.clone()], false).unwrap();
+    let y = run(TopK::new(-1).with_smallest(true).with_k(5), std::slice::from_ref(&x), false).unwrap();
     assert_eq!(y[1], tensor(&[2, 5], vec![2i64, 4, 0, 3, 1, 2, 0, 1, 3, 4]));
     let y = run(TopK::new(0), &[tensor(&[3, 2], vec![1u8, 6, 3, 4, 2, 5]), list(&[2])], false).unwrap();
     assert_eq!(y, [tensor(&[2, 2], vec![3u8, 6, 2, 5]), tensor(&[2, 2], vec![1i64, 0, 2, 2])]);
