@@ -1,7 +1,7 @@
 //! Low-precision quantization of neural networks: int8 arithmetic that really runs in integers, and the proof of what it
 //! cost.
 //!
-//! A trained network comes in as weights under PyTorch's names (or as layers written in Rust); [`quantize_dynamic`] turns
+//! A trained network comes in as an ONNX file, as weights under PyTorch's names, or as layers written in Rust; [`quantize_dynamic`] turns
 //! its convolutions and linear layers into int8 or says why not; [`compare`] shows what that did to accuracy, error by
 //! layer, bytes, operations, energy and time.
 //!
@@ -39,13 +39,14 @@
 //! | [`nn`] | [`Model`], [`Layer`], layers in float and int8, [`Executor`](nn::Executor) |
 //! | [`convert`] | one model to another with the same function |
 //! | [`ptq`] | [`quantize_dynamic`] and its builder |
-//! | [`io`] | safetensors |
+//! | [`io`] | ONNX, safetensors |
 //! | [`eval`] | [`compare`] and its report |
 //!
 //! # Features
 //!
 //! - `parallel` (default): large kernel calls use the caller's rayon pool. Without it all runs on the caller's thread.
 //! - `safetensors` (default): `io::safetensors`.
+//! - `onnx` (default): `io::onnx`, also as `lowprec::onnx`.
 
 pub mod convert;
 pub mod error;

@@ -132,15 +132,15 @@ fn convolutions_over_any_axes() {
                 continue;
             }
             let y = run(conv.clone(), &case.inputs(), last).unwrap();
-            near(&y, &case.convolved(&y.shape().dims()[2..].to_vec()), 1e-6);
+            near(&y, &case.convolved(&y.shape().dims()[2..]), 1e-6);
         }
         let doubles = case.inputs().map(|v| Value::F64(Tensor::new(v.shape().dims(), wide(&v)).unwrap()));
         let y = run(conv.clone(), &doubles, false).unwrap();
-        near(&y, &case.convolved(&y.shape().dims()[2..].to_vec()), 1e-14);
+        near(&y, &case.convolved(&y.shape().dims()[2..]), 1e-14);
         let half = |x: &f64| f16::from_f64(*x);
         let halves = case.inputs().map(|v| Value::from(Tensor::new(v.shape().dims(), wide(&v).iter().map(half).collect()).unwrap()));
         let y = run(conv, &halves, false).unwrap();
-        near(&y, &case.convolved(&y.shape().dims()[2..].to_vec()), 2e-3);
+        near(&y, &case.convolved(&y.shape().dims()[2..]), 2e-3);
     }
 }
 

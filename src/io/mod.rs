@@ -7,6 +7,8 @@
 //! - `safetensors` (with the feature of that name): tensors of all types that the format has, and weights under PyTorch's
 //!   names, into a [`StateDict`](crate::nn::StateDict) that layers take theirs from.
 //!
+//! - `onnx` (with the feature of that name): networks, as a [`Model`](crate::nn::Model).
+//!
 //! What a number means is not this room's business: NaN and infinities are read as they are, and refused, or not, by the
 //! [`StateDict`](crate::nn::StateDict) that hands them to a layer.
 

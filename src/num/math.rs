@@ -101,17 +101,11 @@ pub fn erf(x: f32) -> f32 {
     let z = x * x;
     let c = [0.128_379_15, -0.376_124_8, 0.112_816_826, -0.026_761_72, 0.004_985_940_2, -0.000_595_373_9];
     let near = a + a * polynomial(z, c);
-    let far = 1.0 - erfc_of_positive(a);
-    (if a < 0.925 { near } else { far }).copysign(x)
-}
-
-/// `1 - erf a` for a not below 0, within 1e-7: `e^(-q)` with a polynomial of degree 6 for `q = -ln(1 - erf a)`.
-#[inline(always)]
-fn erfc_of_positive(a: f32) -> f32 {
-    // From 3.92 on 1 minus it rounds to 1.
+    // From 3.92 on the result rounds to 1.
     let t = if a > 4.0 { 4.0 } else { a };
     let q = t * polynomial(t, [1.128_514_4, 0.635_718_3, 0.105_261_88, -0.022_889_987, 0.003_214_963, -0.000_213_985_93]);
-    exp_of_negative(-q)
+    let far = 1.0 - exp_of_negative(-q);
+    (if a < 0.925 { near } else { far }).copysign(x)
 }
 
 /// `ln x` in f32, at most 1 unit in the last place from the exact value: `-∞` at 0, NaN below.
@@ -177,13 +171,9 @@ pub(crate) fn swish(x: f32, a: f32) -> f32 {
 }
 
 /// `x / 2 · (1 + erf(x / √2))`; the error is below `1.5e-7 |x|`, and below `1.5e-7` for negative x.
-///
-/// With `e = 1 - erf |x / √2|`, as [`erf`] has it far from zero, this is `x / 2 · e` below zero and `x / 2 · (2 - e)` above: near
-/// zero only the absolute error of `e` counts, so one polynomial does for all.
 #[inline(always)]
 pub(crate) fn gelu(x: f32) -> f32 {
-    let e = erfc_of_positive(x.abs() * std::f32::consts::FRAC_1_SQRT_2);
-    let y = 0.5 * x * (if x < 0.0 { e } else { 2.0 - e });
+    let y = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
     if x == f32::NEG_INFINITY { 0.0 } else { y }
 }
 
