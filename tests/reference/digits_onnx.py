@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import safetensors.numpy
 from onnx import TensorProto, helper, numpy_helper
-from refio import DATA, FIXTURES, ROOT
+from refio import DATA, FIXTURES, ROOT, save
 
 OPSET = 17
 
@@ -61,6 +61,7 @@ def main():
     assert error < 1e-5, error
     path = FIXTURES / "digits_cnn.onnx"
     path.write_bytes(raw)
+    save(FIXTURES / "digit_images.safetensors", {"image": images[:8]}, {"values": "the first 8 test images / 16"})
     print(f"{path.relative_to(ROOT)}: {len(raw)} bytes, {error:.1e} from PyTorch in ONNX Runtime")
 
 

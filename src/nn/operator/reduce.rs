@@ -72,6 +72,11 @@ impl Reduce {
         Reduce { empty_is_none, ..self }
     }
 
+    /// Whether this is the mean over the last axis, which stays, for these axes of the second input, if it is there.
+    pub(crate) fn is_mean_over_last(&self, given: Option<&[i64]>) -> bool {
+        self.reduction == Reduction::Mean && self.keeps && given.or(self.axes.as_deref()) == Some(&[-1])
+    }
+
     /// For each axis of the shape, whether it is reduced.
     fn folds(&self, given: Option<Vec<i64>>, rank: usize) -> Result<Vec<bool>> {
         let axes = given.as_deref().or(self.axes.as_deref()).unwrap_or_default();

@@ -22,7 +22,7 @@ pub(super) fn for_execution(model: &Model) -> Result<Option<Model>> {
         rewritten = model.with_nodes(fold::fold_into(model, |_| true)?.nodes, None);
         changed = true;
     }
-    for pass in [patterns::gelu, attention::softmax, attention::transposes] {
+    for pass in [patterns::gelu, patterns::layer_norm, attention::softmax, attention::transposes] {
         let mut graph = Graph::new(&rewritten);
         pass(&mut graph)?;
         if graph.changed {

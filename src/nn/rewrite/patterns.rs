@@ -2,8 +2,8 @@
 
 use super::Graph;
 use crate::error::Result;
-use crate::nn::operator::Unary;
-use crate::nn::{Edge, LayerKind, Node};
+use crate::nn::operator::{LayerNormalization, Unary};
+use crate::nn::{Edge, Layer, LayerKind, Node, Operator};
 
 fn is(node: &Node, name: &str) -> bool {
     matches!(node.layer().kind(), LayerKind::Operator(kind) if kind == name)
@@ -56,4 +56,75 @@ fn gelu_at(graph: &Graph<'_>, erf: usize, sqrt_2: f32) -> Option<(Edge, Vec<usiz
         return Some((x, gone, product));
     }
     None
+}
+
+/// `d = x - mean(x)`, `d / √(mean(d²) + epsilon) · gamma + beta`, means over the last axis, becomes LayerNormalization.
+pub(super) fn layer_norm(graph: &mut Graph<'_>) -> Result<()> {
+    for root in 0..graph.nodes.len() {
+        let Some(found) = layer_norm_at(graph, root) else { continue };
+        let Found { inputs, epsilon, gone, last } = found;
+        graph.replace(last, LayerNormalization::new(-1, epsilon).into(), inputs.map(Some).to_vec(), &gone);
+    }
+    Ok(())
+}
+
+struct Found {
+    inputs: [Edge; 3],
+    epsilon: f32,
+    gone: Vec<usize>,
+    last: usize,
+}
+
+/// What the square root at `root` is part of.
+fn layer_norm_at(graph: &Graph<'_>, root: usize) -> Option<Found> {
+    let node = graph.node(root).filter(|node| is(node, "Sqrt"))?;
+    let (plus, add) = graph.producer(node.inputs()[0]?).filter(|(plus, node)| is(node, "Add") && sole(graph, *plus, root))?;
+    let &[Some(a), Some(b)] = add.inputs() else { return None };
+    let (variance, epsilon) = match (graph.scalar(a), graph.scalar(b)) {
+        (None, Some(epsilon)) => (a, epsilon),
+        (Some(epsilon), None) => (b, epsilon),
+        _ => return None,
+    };
+    let (mean_of_squares, squares) = mean(graph, variance, plus)?;
+    let (square, squaring) = graph.producer(squares).filter(|(square, _)| sole(graph, *square, mean_of_squares))?;
+    let centred = squaring.inputs()[0]?;
+    let by = squaring.inputs()[1]?;
+    let squares_itself = (is(squaring, "Pow") && graph.scalar(by) == Some(2.0)) || (is(squaring, "Mul") && by == centred);
+    let (minus, sub) = graph.producer(centred).filter(|(_, node)| squares_itself && is(node, "Sub"))?;
+    let &[Some(x), Some(m)] = sub.inputs() else { return None };
+    let (mean_of_x, averaged) = mean(graph, m, minus)?;
+    let (quotient, div) = graph.sole_reader(root).filter(|(_, node)| is(node, "Div"))?;
+    let root_edge = graph.node(root)?.outputs()[0];
+    let alone = graph.readers[centred.index].iter().all(|reader| [square, quotient].contains(reader));
+    if averaged != x || div.inputs() != [Some(centred), Some(root_edge)] || !alone || graph.outputs.contains(&centred.index) {
+        return None;
+    }
+    let (scaling, mul) = graph.sole_reader(quotient).filter(|(_, node)| is(node, "Mul"))?;
+    let gamma = row(graph, mul)?;
+    let (last, shift) = graph.sole_reader(scaling).filter(|(_, node)| is(node, "Add"))?;
+    let beta = row(graph, shift)?;
+    let gone = vec![mean_of_x, minus, square, mean_of_squares, plus, root, quotient, scaling];
+    Some(Found { inputs: [x, gamma, beta], epsilon, gone, last })
+}
+
+/// Whether only `reader` reads what `index` writes.
+fn sole(graph: &Graph<'_>, index: usize, reader: usize) -> bool {
+    graph.sole_reader(index).is_some_and(|(other, _)| other == reader)
+}
+
+/// The mean over the last axis that `edge` is, if only `reader` reads it, and what it is the mean of.
+fn mean(graph: &Graph<'_>, edge: Edge, reader: usize) -> Option<(usize, Edge)> {
+    let (index, node) = graph.producer(edge).filter(|(index, _)| sole(graph, *index, reader))?;
+    let Layer::Operator(Operator::Reduce(reduce)) = node.layer() else { return None };
+    let axes = match node.inputs().get(1).copied().flatten() {
+        None => None,
+        Some(edge) => Some(graph.constants[edge.index]?.get::<i64>()?.as_slice()),
+    };
+    reduce.is_mean_over_last(axes).then_some((index, node.inputs()[0]?))
+}
+
+/// Of two operands, the constant row of several numbers.
+fn row(graph: &Graph<'_>, node: &Node) -> Option<Edge> {
+    let is_row = |edge: &Edge| graph.constants[edge.index].is_some_and(|value| value.shape().rank() == 1 && value.shape().elements() > 1);
+    node.reads().find(is_row)
 }
