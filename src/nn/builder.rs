@@ -163,6 +163,7 @@ impl ModelBuilder {
     }
 
     /// Element type of an edge of its own.
+    #[cfg(feature = "onnx")]
     pub(crate) fn dtype_of(&self, edge: Edge) -> DType {
         self.edges[edge.index].1
     }

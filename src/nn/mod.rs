@@ -63,6 +63,7 @@ pub use model::{Input, Model, Node, Output};
 pub use norm::BatchNorm2d;
 pub use operator::Operator;
 pub use pattern::Pattern;
+#[cfg(feature = "onnx")]
 pub(crate) use plan::evaluate_within;
 pub use pool::{AvgPool2d, GlobalAvgPool2d, MaxPool2d};
 pub use recurrent::{Direction, GateActivation, Gru, Lstm, RecurrentOptions};

@@ -130,6 +130,7 @@ impl<'m> Known<'m> {
 ///
 /// # Errors
 /// Those of the layer.
+#[cfg(feature = "onnx")]
 pub(crate) fn evaluate_within(layer: &Layer, inputs: &[Option<&Value>], limit: usize) -> Result<Option<Vec<Value>>> {
     let types: Vec<_> = inputs.iter().map(|input| input.map(Value::dtype)).collect();
     let shapes: Vec<_> = inputs.iter().map(|input| input.map(|value| value.shape().clone())).collect();

@@ -12,6 +12,7 @@ mod known;
 mod schedule;
 
 pub(crate) use fusion::Fused;
+#[cfg(feature = "onnx")]
 pub(crate) use known::evaluate_within;
 pub(crate) use schedule::Place;
 
