@@ -1,6 +1,9 @@
 //! Models of one node.
 #![allow(dead_code)]
 
+#[cfg(all(feature = "onnx", feature = "safetensors"))]
+pub mod suite;
+
 use lowprec::kernels::Conv2dGeometry;
 use lowprec::nn::{Conv2d, Dim, Edge, Layer, Model, ModelBuilder};
 use lowprec::{DType, Result, Shape, Tensor, Value};

@@ -56,9 +56,12 @@ TENSOR_TYPES = {
 }
 
 
-def store_tensors(path, tensors):
-    """Write a safetensors file of every type that the format has, which the library's numpy side has not."""
-    header, data = {}, b""
+def store_tensors(path, tensors, metadata=None):
+    """Write a safetensors file of every type that the format has, which the library's numpy side has not.
+
+    `metadata` maps names to text.
+    """
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
     for name, array in tensors.items():
         stored, bits = TENSOR_TYPES[array.dtype.name]
         array = np.ascontiguousarray(array).reshape(-1)
