@@ -38,8 +38,8 @@ pub enum Error {
         /// The shape that was given.
         got: Vec<usize>,
     },
-    /// The number of elements of a shape does not fit `usize`.
-    #[error("shape {shape:?} has more elements than this machine can address")]
+    /// The number of elements of a shape does not fit `usize`, or memory has no room for them.
+    #[error("shape {shape:?} has more elements than this machine can address or hold")]
     ShapeOverflow {
         /// The shape.
         shape: Vec<usize>,

@@ -37,6 +37,16 @@ impl Aligned {
             .div_ceil(64)
     }
 
+    /// Room for that many bytes, as far as there is memory: for lengths that nothing stands behind yet.
+    ///
+    /// # Errors
+    /// Of an allocator that refuses.
+    pub fn try_reserve(&mut self, bytes: usize) -> Result<(), std::collections::TryReserveError> {
+        // One line more than the slack fills, so that no sum wraps: the allocator refuses such lengths.
+        let lines = bytes / 64 + 2;
+        self.lines.try_reserve_exact(lines.saturating_sub(self.lines.len()))
+    }
+
     /// At least `len` elements; what is in them stays from before.
     pub fn grow<T: Element>(&mut self, len: usize) -> &mut [T] {
         let lines = Self::lines::<T>(len);

@@ -287,7 +287,8 @@ impl Executor {
         let model = if fuses { self.rewritten.as_ref().unwrap_or(&self.model) } else { &self.model };
         let plan = Plan::new(model, fuses, input)?;
         self.buffers.resize_with(plan.buffers.len().max(self.buffers.len()), Aligned::default);
-        for (buffer, &bytes) in self.buffers.iter_mut().zip(&plan.buffers) {
+        for (index, (buffer, &bytes)) in self.buffers.iter_mut().zip(&plan.buffers).enumerate() {
+            buffer.try_reserve(bytes).map_err(|_| plan.too_large(model, index))?;
             buffer.grow::<u8>(bytes);
         }
         if self.plans.len() == PLANS {

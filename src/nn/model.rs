@@ -238,7 +238,8 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Unsupported`] when the model has several inputs or outputs; [`Error::Shape`] and [`Error::Type`] when the
-    /// input does not fit, naming the layer where it shows; [`Error::NonFinite`] from a quantized layer.
+    /// input does not fit, naming the layer where it shows; [`Error::ShapeOverflow`] naming a layer whose output memory has no
+    /// room for; [`Error::NonFinite`] from a quantized layer.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Executor::new(self).forward(x)
     }

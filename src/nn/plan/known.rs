@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::operator::Facts;
 use crate::nn::{Dim, Executor, Layer, Model, Node};
 use crate::tensor::{Shape, Value};
@@ -66,6 +66,11 @@ impl<'m> Known<'m> {
         let found = node.layer().infer_shapes(&mut Facts { shapes: &shapes, value: &mut value })?;
         let elements: usize = found.iter().map(Shape::elements).fold(0, usize::saturating_add);
         for (edge, shape) in node.outputs().iter().zip(found) {
+            // From here on the bytes of every value are known to fit `isize`.
+            let bytes = shape.elements().checked_mul(self.model.edge_type(*edge).bytes());
+            if bytes.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
+                return Err(Error::ShapeOverflow { shape: shape.dims().to_vec() });
+            }
             self.shapes[edge.index] = shape;
         }
         let values = if let Layer::Operator(operator) = node.layer()

@@ -18,10 +18,10 @@ pub(crate) use schedule::Place;
 
 use std::cell::Cell;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::Range;
-use crate::nn::Model;
 use crate::nn::view::Target;
+use crate::nn::{Edge, Model};
 use crate::tensor::{DType, Shape, Value};
 
 /// Where a value is found while the model runs.
@@ -98,6 +98,20 @@ impl Plan {
         self.fuses == fuses
             && self.inputs.iter().enumerate().all(|(i, shape)| input(i).shape() == shape)
             && self.consulted.iter().all(|(i, value)| input(*i) == value)
+    }
+
+    /// The error of a buffer that memory has no room for, naming the node that writes the largest value in it.
+    pub fn too_large(&self, model: &Model, buffer: usize) -> Error {
+        let bytes = |edge: &Edge| {
+            let place = self.places[edge.index].as_ref().filter(|place| place.source == Source::Buffer(buffer));
+            place.map(|place| (place.bytes(), place.shape.dims()))
+        };
+        let written = model.nodes().iter().flat_map(|node| node.outputs().iter().filter_map(move |edge| Some((bytes(edge)?, node.name()))));
+        match written.max() {
+            Some(((_, dims), node)) => Error::ShapeOverflow { shape: dims.to_vec() }.in_layer(node),
+            // An image in its other order.
+            None => Error::ShapeOverflow { shape: vec![self.buffers[buffer]] },
+        }
     }
 
     /// The plan for these inputs. With `fuses` unset every node runs by itself, so that every value can be shown.
