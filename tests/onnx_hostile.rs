@@ -129,8 +129,11 @@ fn damaged(file: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// The fields of a message: key, the number if it is one, the rest as it is; `None` for what is no message.
-fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Option<u64>, &[u8])>> {
+/// A field of a message: key, the number if it is one, the rest as it is.
+type Field<'a> = (u64, Option<u64>, &'a [u8]);
+
+/// The fields of a message; `None` for what is none.
+fn fields(mut bytes: &[u8]) -> Option<Vec<Field<'_>>> {
     fn varint(bytes: &mut &[u8]) -> Option<u64> {
         let end = bytes.iter().take(10).position(|byte| *byte < 0x80)?;
         let value = bytes[..=end].iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
