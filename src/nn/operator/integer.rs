@@ -144,8 +144,8 @@ impl Operation for MatMulInteger {
         let [a, b] = self.parts.codes;
         let ([m, _, n], mut batch) = matrices(facts.shape(a)?.dims(), facts.shape(b)?.dims())?;
         let mut counts = vec![(self.parts.zero_points[0], m), (self.parts.zero_points[1], n)];
-        if let Some((scales, _)) = self.parts.output {
-            counts.extend([(scales[0], m), (scales[1], n)]);
+        if let Some((scales, zero_point)) = self.parts.output {
+            counts.extend([(scales[0], m), (scales[1], n), (scales[2], 1), (zero_point, 1)]);
         }
         for (i, count) in counts {
             if facts.has(i) && ![1, count].contains(&facts.shape(i)?.elements()) {
@@ -260,6 +260,8 @@ impl Operation for ConvInteger {
         let axes = self.axes(x.dims, w.dims)?;
         let (channels, inner) = (w.dims[0], w.dims[1]);
         let (pixels, taps): (usize, usize) = (axes.iter().map(|a| a.outputs).product(), axes.iter().map(|a| a.kernel).product());
+        // Taps of no channel add nothing, and no weight stands behind their number.
+        let taps = if inner == 0 { 0 } else { taps };
         let size: usize = axes.iter().map(|a| a.length).product();
         let zero_x = zero_point(zeros[0].as_ref(), 0);
         for i in 0..x.dims[0] * channels * pixels {
