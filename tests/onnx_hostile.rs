@@ -290,7 +290,7 @@ fn no_mutation_panics_aborts_or_takes_much_memory() {
         Case { model: std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/digits_cnn.onnx")).unwrap(), ..Case::default() };
     let small: Vec<(&str, &Case)> =
         suite.cases.iter().filter(|(_, case)| case.model.len() < 4000).map(|(name, case)| (name.as_str(), case)).collect();
-    let (mut random, mut counts, mut panics) = (Random(1), Counts::default(), Vec::new());
+    let (mut random, mut counts, mut panics) = (Random(3), Counts::default(), Vec::new());
     for i in 0..MUTATIONS {
         let (name, case) = if i < DIGITS { ("digits_cnn", &digits) } else { small[i % small.len()] };
         let change = if random.below(2) == 0 { damaged } else { lying };
