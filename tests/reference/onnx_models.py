@@ -75,10 +75,12 @@ def sqnr(expected, got):
 
 def main():
     parser = argparse.ArgumentParser(description="Whole networks through quantize_onnx against ONNX Runtime.")
-    parser.add_argument("model", nargs="*", choices=list(NETWORKS), default=[], help="default: all")
+    parser.add_argument("model", nargs="*", help=f"of {', '.join(NETWORKS)} (default: all)")
     parser.add_argument("--models", type=Path, default=MODELS, metavar="DIR")
     parser.add_argument("--tool", type=Path, default=ROOT / "target" / "release" / "examples" / "quantize_onnx")
     options = parser.parse_args()
+    if unknown := set(options.model) - NETWORKS.keys():
+        parser.error(f"no network is called {', '.join(unknown)}")
     if not options.tool.exists():
         parser.error(f"{options.tool} is not there: cargo build --release --example quantize_onnx")
     missed = False
