@@ -237,8 +237,8 @@ impl<'p> DynamicQuantization<'p> {
     fn twin(&self, layer: &Layer) -> Result<Layer> {
         match layer {
             Layer::Conv2d(conv) => {
-                let (weight, bias) = (conv.weight().as_slice(), conv.bias().map(Tensor::as_slice));
-                quantized::Conv2d::from_float(conv.geometry(), weight, bias, &self.scheme, self.isa).map(Layer::from)
+                let bias = conv.bias().map(Tensor::as_slice);
+                quantized::Conv2d::from_tensor(conv.geometry(), conv.weight(), bias, &self.scheme, self.isa).map(Layer::from)
             }
             Layer::ConvTranspose2d(conv) => {
                 let (weight, bias) = (conv.weight().as_slice(), conv.bias().map(Tensor::as_slice));
@@ -247,9 +247,8 @@ impl<'p> DynamicQuantization<'p> {
             }
             Layer::Embedding(table) => quantized::Embedding::from_float(table.weight(), &self.scheme).map(Layer::from),
             Layer::Linear(linear) => {
-                let (weight, bias) = (linear.weight().as_slice(), linear.bias().map(Tensor::as_slice));
-                let (k, n) = (linear.in_features(), linear.out_features());
-                quantized::Linear::from_float(k, n, weight, bias, &self.scheme, self.isa).map(Layer::from)
+                let bias = linear.bias().map(Tensor::as_slice);
+                quantized::Linear::from_tensor(linear.weight(), bias, &self.scheme, self.isa).map(Layer::from)
             }
             Layer::Lstm(lstm) => lstm.quantized(&self.scheme, self.isa).map(Layer::from),
             Layer::Gru(gru) => gru.quantized(&self.scheme, self.isa).map(Layer::from),

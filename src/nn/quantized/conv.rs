@@ -54,8 +54,18 @@ impl Conv2d {
         if weight.len() != expected {
             return Err(Error::length(format!("weight of shape {dims:?}"), expected, weight.len()));
         }
-        let weight = scheme.weights(&Tensor::new(dims, weight.to_vec())?)?;
-        Conv2d::from_codes(geometry, &weight, bias, scheme, isa)
+        Conv2d::from_tensor(geometry, &Tensor::new(dims, weight.to_vec())?, bias, scheme, isa)
+    }
+
+    /// As [`Conv2d::from_float`], of a weight that is a tensor already: a copy would take as long as the quantization.
+    pub(crate) fn from_tensor(
+        geometry: &Conv2dGeometry,
+        weight: &Tensor,
+        bias: Option<&[f32]>,
+        scheme: &DynamicScheme,
+        isa: Isa,
+    ) -> Result<Self> {
+        Conv2d::from_codes(geometry, &scheme.weights(weight)?, bias, scheme, isa)
     }
 
     /// Takes weights that are quantized already: symmetric codes `[out, in / groups, kh, kw]`.

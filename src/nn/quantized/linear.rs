@@ -54,8 +54,12 @@ impl Linear {
         if weight.len() != shape.elements() {
             return Err(Error::length(format!("weight of shape {shape:?}"), shape.elements(), weight.len()));
         }
-        let weight = scheme.weights(&Tensor::from_shape(shape, weight.to_vec())?)?;
-        Linear::from_codes(&weight, bias, scheme, isa)
+        Linear::from_tensor(&Tensor::from_shape(shape, weight.to_vec())?, bias, scheme, isa)
+    }
+
+    /// As [`Linear::from_float`], of a weight that is a tensor already.
+    pub(crate) fn from_tensor(weight: &Tensor, bias: Option<&[f32]>, scheme: &DynamicScheme, isa: Isa) -> Result<Self> {
+        Linear::from_codes(&scheme.weights(weight)?, bias, scheme, isa)
     }
 
     /// Takes weights that are quantized already: symmetric codes `[out_features, in_features]`.

@@ -227,8 +227,8 @@ impl Projection {
     fn quantized(&self, scheme: &DynamicScheme, isa: Isa) -> Result<Projection> {
         match self {
             Projection::Float(linear) => {
-                let (weight, bias) = (linear.weight().as_slice(), linear.bias().map(Tensor::as_slice));
-                quantized::Linear::from_float(linear.in_features(), linear.out_features(), weight, bias, scheme, isa).map(Projection::Int8)
+                let bias = linear.bias().map(Tensor::as_slice);
+                quantized::Linear::from_tensor(linear.weight(), bias, scheme, isa).map(Projection::Int8)
             }
             Projection::Int8(_) => Ok(self.clone()),
         }
