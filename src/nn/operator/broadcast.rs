@@ -1,5 +1,6 @@
 //! Operands of several shapes over one: numpy's broadcasting.
 
+use super::facts::broadcast_dims;
 use crate::error::{Error, Result};
 use crate::kernels::math::{GRAIN, parts, split_rows, vectorized};
 use crate::tensor::Shape;
@@ -12,21 +13,7 @@ pub(super) const AXES: usize = 8;
 /// # Errors
 /// [`Error::Shape`] when two lengths differ and neither is 1.
 pub(super) fn broadcast_shape<'a>(shapes: impl IntoIterator<Item = &'a Shape>) -> Result<Shape> {
-    let mut dims: Vec<usize> = Vec::new();
-    for shape in shapes {
-        let missing = shape.rank().saturating_sub(dims.len());
-        dims.splice(..0, std::iter::repeat_n(1, missing));
-        let offset = dims.len() - shape.rank();
-        for (i, &length) in shape.dims().iter().enumerate() {
-            let own = &mut dims[offset + i];
-            match (*own, length) {
-                (1, _) => *own = length,
-                (_, 1) => {}
-                (a, b) if a == b => {}
-                _ => return Err(Error::shape("operand", format!("one that broadcasts with {dims:?}"), shape.dims())),
-            }
-        }
-    }
+    let dims = shapes.into_iter().try_fold(Vec::new(), |dims, shape| broadcast_dims(&dims, shape.dims()))?;
     Shape::new(dims)
 }
 
