@@ -162,6 +162,12 @@ impl ModelBuilder {
         Ok(Model::from_parts(self.inputs, self.nodes, self.outputs, self.edges, self.constants, None))
     }
 
+    /// Whether a node may be called so that writes none of that name.
+    #[cfg(feature = "onnx")]
+    pub(crate) fn is_free(&self, node: &str) -> bool {
+        !self.node_names.contains(node) && !self.names.contains(node)
+    }
+
     /// Element type of an edge of its own.
     #[cfg(feature = "onnx")]
     pub(crate) fn dtype_of(&self, edge: Edge) -> DType {

@@ -60,10 +60,7 @@ pub(super) fn import(graph: Graph) -> Result<Model> {
 fn check_operators(graph: &Graph) -> Result<()> {
     let mut unknown: Vec<(String, usize, &str)> = Vec::new();
     for node in graph.nodes.iter().filter(|node| !table::knows(&node.domain, &node.operator)) {
-        let mut name = if node.domain.is_empty() { node.operator.clone() } else { format!("{}:{}", node.domain, node.operator) };
-        if graph.functions.contains(&(node.domain.clone(), node.operator.clone())) {
-            name.push_str(", a function that the file defines");
-        }
+        let name = if node.domain.is_empty() { node.operator.clone() } else { format!("{}:{}", node.domain, node.operator) };
         match unknown.iter_mut().find(|(other, ..)| *other == name) {
             Some((_, count, _)) => *count += 1,
             None => unknown.push((name, 1, &node.name)),
@@ -73,13 +70,12 @@ fn check_operators(graph: &Graph) -> Result<()> {
         return Ok(());
     }
     let list: Vec<String> = unknown.iter().map(|(op, count, first)| format!("{op} ({count}, first in `{first}`)")).collect();
-    let what = if list.len() == 1 { "the ONNX operator" } else { "a model with the ONNX operators" };
     let own = |node: &Node| graph.functions.contains(&(node.domain.clone(), node.operator.clone()));
     let way_out = match graph.nodes.iter().any(own) {
         true => "the file defines some of them as functions: inline those (`onnx.inliner.inline_local_functions`)",
         false => "export the model without them, or with a lower opset that spells them out",
     };
-    Err(Error::Unsupported { what: format!("{what} {}", list.join(", ")), way_out: way_out.into() })
+    Err(Error::Unsupported { what: format!("a model with unsupported ONNX operators, {},", list.join(", ")), way_out: way_out.into() })
 }
 
 /// A node without its attributes.
@@ -223,7 +219,11 @@ impl<'f> Importer<'f> {
         let rank = rank_after(&chain, first);
         let last = chain.len() - 1;
         for (i, layer) in chain.into_iter().enumerate() {
-            let name = if i == main { shell.name.clone() } else { format!("{}/{}", shell.name, layer.kind()) };
+            let mut name = if i == main { shell.name.clone() } else { format!("{}/{}", shell.name, layer.kind()) };
+            // ONNX lets a node be called like a value that is not its own.
+            while !(self.builder.is_free(&name) || i == main && outputs.contains(&name)) {
+                name.push_str(".node");
+            }
             let names: Vec<Option<&str>> = outputs.iter().map(|name| (!name.is_empty()).then_some(name.as_str())).collect();
             let edges = self.builder.add_node(&name, if i == last { &names } else { &[] }, layer, &inputs)?;
             if i == last {
@@ -272,3 +272,74 @@ const KEEPS_RANK: &[&str] = &[
     "Resize",
     "Cast",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::onnx::graph::{Input, Node};
+    use crate::nn::Dim;
+    use crate::tensor::Tensor;
+
+    fn node(name: &str, operator: &str, inputs: &[&str], output: &str) -> Node {
+        Node {
+            name: name.into(),
+            operator: operator.into(),
+            domain: String::new(),
+            inputs: inputs.iter().map(|&input| input.to_owned()).collect(),
+            outputs: vec![output.into()],
+            attributes: Attributes::new(name, operator, Vec::new(), &mut Default::default()).unwrap(),
+        }
+    }
+
+    fn graph(nodes: Vec<Node>) -> Graph {
+        Graph {
+            opset: 21,
+            inputs: vec![Input { name: "x".into(), dtype: DType::F32, dims: Some(vec![Dim::Any, Dim::Fixed(2)]) }],
+            initializers: vec![
+                ("w".into(), Tensor::new([2, 2], vec![1.0f32, 2.0, 3.0, 4.0]).unwrap().into()),
+                ("b".into(), Tensor::new([2], vec![10.0f32, 20.0]).unwrap().into()),
+            ],
+            nodes,
+            outputs: vec!["y".into()],
+            functions: HashSet::new(),
+        }
+    }
+
+    #[test]
+    fn a_product_takes_its_bias_in_and_names_may_be_those_of_other_values() {
+        // Each node is called like a value that it does not write.
+        let nodes = vec![node("x", "MatMul", &["x", "w"], "p"), node("w", "Add", &["b", "p"], "q"), node("q", "Relu", &["q"], "y")];
+        let model = import(graph(nodes)).unwrap();
+        let names: Vec<&str> = model.nodes().iter().map(|node| node.name()).collect();
+        assert_eq!(names, ["x.node", "q.node"]);
+        let y = model.forward(&Tensor::new([1, 2], vec![1.0, -8.0]).unwrap()).unwrap();
+        assert_eq!(y.as_slice(), [0.0, 0.0]);
+        let y = model.forward(&Tensor::new([1, 2], vec![1.0, 1.0]).unwrap()).unwrap();
+        assert_eq!(y.as_slice(), [14.0, 26.0]);
+    }
+
+    #[test]
+    fn a_product_that_others_see_keeps_its_sum_apart() {
+        let mut graph = graph(vec![node("product", "MatMul", &["x", "w"], "p"), node("sum", "Add", &["p", "b"], "y")]);
+        graph.outputs.push("p".into());
+        let model = import(graph).unwrap();
+        assert_eq!(model.nodes().len(), 2);
+    }
+
+    #[test]
+    fn what_is_constant_is_computed_once() {
+        let nodes = vec![node("twice", "Add", &["w", "w"], "v"), node("product", "MatMul", &["x", "v"], "y")];
+        let model = import(graph(nodes)).unwrap();
+        assert!(
+            matches!(model.nodes(), [only] if matches!(only.layer(), Layer::Linear(linear) if linear.weight().as_slice() == [2.0, 6.0, 4.0, 8.0]))
+        );
+    }
+
+    #[test]
+    fn all_unknown_operators_are_named_at_once() {
+        let nodes = vec![node("a", "Loop", &["x"], "p"), node("b", "NonZero", &["p"], "q"), node("c", "Loop", &["q"], "y")];
+        let error = import(graph(nodes)).unwrap_err().to_string();
+        let parts = ["unsupported", "Loop (2, first in `a`)", "NonZero (1, first in `b`)"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}

@@ -27,9 +27,10 @@ pub(super) fn knows(domain: &str, operator: &str) -> bool {
 pub(super) fn build(call: &mut Call<'_>) -> Result<Built> {
     match find(call.domain, call.operator) {
         Some(builder) => builder(call),
-        None => {
-            Err(Error::Unsupported { what: format!("the ONNX operator {}", call.operator), way_out: "export the model without it".into() })
-        }
+        None => Err(Error::Unsupported {
+            what: format!("the unsupported ONNX operator {}", call.operator),
+            way_out: "export the model without it".into(),
+        }),
     }
 }
 
