@@ -286,8 +286,18 @@ impl Executor {
         if fuses && self.rewritten.is_none() {
             self.rewritten = Some(rewrite::for_execution(&self.model)?.unwrap_or_else(|| self.model.clone()));
         }
-        let model = if fuses { self.rewritten.as_ref().unwrap_or(&self.model) } else { &self.model };
-        let plan = Plan::new(model, fuses, input)?;
+        let mut model = if fuses { self.rewritten.as_ref().unwrap_or(&self.model) } else { &self.model };
+        let plan = match Plan::new(model, fuses, input) {
+            // What was put together without knowing any shape may not go together for these; and an error names the model's own nodes.
+            Err(_) if fuses => {
+                let plan = Plan::new(&self.model, fuses, input)?;
+                self.plans.clear();
+                self.rewritten = Some(self.model.clone());
+                model = &self.model;
+                plan
+            }
+            plan => plan?,
+        };
         self.buffers.resize_with(plan.buffers.len().max(self.buffers.len()), Aligned::default);
         for (index, (buffer, &bytes)) in self.buffers.iter_mut().zip(&plan.buffers).enumerate() {
             buffer.try_reserve(bytes).map_err(|_| plan.too_large(model, index))?;

@@ -36,9 +36,9 @@ impl Softmax {
 }
 
 impl Softmax {
-    /// Whether this is the softmax along the last axis of a value of `rank` axes.
-    pub(crate) fn is_along_last(&self, rank: usize) -> bool {
-        !self.log && (self.axis == -1 || self.axis == rank as i64 - 1) && (!self.flattened || rank <= 2)
+    /// Whether this is the softmax along the last axis, however many there are.
+    pub(crate) fn is_along_last(&self) -> bool {
+        !self.log && self.axis == -1 && !self.flattened
     }
 }
 

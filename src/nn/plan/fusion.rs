@@ -52,7 +52,7 @@ pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group
             match nodes[reader].layer() {
                 Layer::Relu => group.activation = Activation::Relu,
                 Layer::Relu6 => group.activation = Activation::Clamp { lo: 0.0, hi: 6.0 },
-                layer if is_add(layer) && group.residual.is_none() => {
+                layer if is_add(layer) && adds(node.layer()) && group.residual.is_none() => {
                     let other = nodes[reader].reads().map(|edge| edge.index).find(|&other| other != edge);
                     let Some(other) = other.filter(|&other| known.shapes[other] == known.shapes[edge]) else { break };
                     group.residual = Some(other);
@@ -78,6 +78,11 @@ fn has_output_stage(layer: &Layer) -> bool {
             | Layer::QuantizedConvTranspose2d(_)
             | Layer::QuantizedLinear(_)
     )
+}
+
+/// Whether the output stage can add to what is in the output; a transposed convolution scatters its own sums there.
+fn adds(layer: &Layer) -> bool {
+    matches!(layer, Layer::Conv2d(_) | Layer::Linear(_) | Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_))
 }
 
 fn is_add(layer: &Layer) -> bool {

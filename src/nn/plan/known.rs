@@ -16,7 +16,7 @@ pub(super) struct Known<'m> {
     model: &'m Model,
     /// By edge.
     pub shapes: Vec<Shape>,
-    /// By edge: the value, if it is the same for all inputs of these shapes and `values_of_inputs` had no part in it.
+    /// By edge: the value, if what the inputs hold has no part in it.
     pub values: Vec<Option<Value>>,
     /// By edge: values that were asked for and depend on what the inputs hold.
     asked: Vec<Option<Value>>,

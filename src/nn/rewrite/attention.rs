@@ -45,9 +45,8 @@ pub(super) fn transposes(graph: &mut Graph<'_>) -> Result<()> {
 pub(super) fn softmax(graph: &mut Graph<'_>) -> Result<()> {
     for at in 0..graph.nodes.len() {
         let Some(node) = graph.node(at) else { continue };
-        // The axis counts from the end: how many there are is not known here.
         let Layer::Operator(Operator::Softmax(softmax)) = node.layer() else { continue };
-        if !softmax.is_along_last(usize::MAX >> 1) {
+        if !softmax.is_along_last() {
             continue;
         }
         let (mut x, mut mask, mut scale, mut gone) = (node.inputs()[0], None, 1.0, Vec::new());

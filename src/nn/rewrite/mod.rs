@@ -78,23 +78,23 @@ impl<'m> Graph<'m> {
         }
     }
 
-    /// Whether nobody but `reader` sees the edge.
+    /// Whether `reader` alone sees the edge, as one of its inputs and not as two.
     fn is_private(&self, edge: Edge, reader: usize) -> bool {
-        !self.outputs.contains(&edge.index) && self.readers[edge.index].iter().all(|&other| other == reader)
+        !self.outputs.contains(&edge.index) && self.readers[edge.index] == [reader]
     }
 
-    /// The number that the edge always holds.
+    /// The number that the edge always holds. One with axes, though single, could give more of them to what it meets.
     fn scalar(&self, edge: Edge) -> Option<f32> {
         match self.constants[edge.index]? {
-            Value::F32(tensor) if tensor.len() == 1 => Some(tensor.as_slice()[0]),
+            Value::F32(tensor) if tensor.dims().is_empty() => Some(tensor.as_slice()[0]),
             _ => None,
         }
     }
 
-    /// Of two operands, the one that always holds the number `wanted`, approximately, and the other one.
+    /// Of two operands, the other one where one always holds the number `wanted`, but for the last digits of f32.
     fn other_than(&self, node: &Node, wanted: f32) -> Option<Edge> {
         let &[Some(a), Some(b)] = node.inputs() else { return None };
-        let holds = |edge: Edge| self.scalar(edge).is_some_and(|x| (x - wanted).abs() <= 1e-3 * wanted.abs());
+        let holds = |edge: Edge| self.scalar(edge).is_some_and(|x| (x - wanted).abs() <= 1e-6 * wanted.abs());
         if holds(b) {
             Some(a)
         } else if holds(a) {
@@ -116,5 +116,34 @@ impl<'m> Graph<'m> {
 
     fn into_model(self) -> Model {
         self.model.with_nodes(self.nodes.into_iter().flatten().collect(), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Dim;
+    use crate::nn::operator::{Binary, MatMul, Softmax, Transpose, Unary};
+    use crate::tensor::{DType, Tensor};
+
+    #[test]
+    fn what_an_exporter_spells_out_runs_as_one() {
+        let mut net = Model::builder();
+        let x = net.input("x", DType::F32, &[Dim::Any; 3]).unwrap();
+        let mut number = |name: &str, x: f32| net.constant(name, Tensor::new(Vec::new(), vec![x]).unwrap()).unwrap();
+        let (root, one, half) = (number("root", 2f32.sqrt()), number("one", 1.0), number("half", 0.5));
+        let turned = net.add("turned", Transpose::new().with_perm([0, 2, 1]), &[x]).unwrap();
+        let scores = net.add("scores", MatMul::new(), &[x, turned]).unwrap();
+        let scaled = net.add("scaled", Binary::Mul, &[scores, half]).unwrap();
+        let weights = net.add("weights", Softmax::new(-1), &[scaled]).unwrap();
+        let divided = net.add("divided", Binary::Div, &[weights, root]).unwrap();
+        let erf = net.add("erf", Unary::Erf, &[divided]).unwrap();
+        let plus = net.add("plus", Binary::Add, &[erf, one]).unwrap();
+        let product = net.add("product", Binary::Mul, &[weights, plus]).unwrap();
+        let y = net.add("y", Binary::Mul, &[product, half]).unwrap();
+        net.output("y", y).unwrap();
+        let rewritten = for_execution(&net.build().unwrap()).unwrap().unwrap();
+        let names: Vec<&str> = rewritten.nodes().iter().map(Node::name).collect();
+        assert_eq!(names, ["scores", "weights", "y"]);
     }
 }

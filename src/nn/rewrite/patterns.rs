@@ -27,7 +27,7 @@ fn gelu_at(graph: &Graph<'_>, erf: usize, sqrt_2: f32) -> Option<(Edge, Vec<usiz
     let x = match () {
         () if is(scaled, "Div") => scaled.inputs()[0].filter(|_| {
             let divisor = scaled.inputs()[1].and_then(|edge| graph.scalar(edge));
-            divisor.is_some_and(|divisor| (divisor - sqrt_2).abs() < 1e-3)
+            divisor.is_some_and(|divisor| (divisor - sqrt_2).abs() <= 1e-6 * sqrt_2)
         })?,
         () if is(scaled, "Mul") => graph.other_than(scaled, 1.0 / sqrt_2)?,
         () => return None,
