@@ -40,6 +40,7 @@
 
 mod affine;
 mod elem;
+mod grid;
 pub(crate) mod math;
 pub mod reduce;
 mod round;
@@ -47,6 +48,7 @@ mod small_float;
 
 pub use affine::affine_qparams;
 pub use elem::{I2, I4, QuantElem, U2, U4};
+pub use grid::U8Grid;
 pub use half::{bf16, f16};
 pub use math::{erf, exp, tanh};
 pub use round::{dequantize, quantize, requantize, round_clamped};
