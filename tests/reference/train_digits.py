@@ -119,11 +119,11 @@ def evaluate(model, images, labels):
     return logits, int((logits.argmax(1) == labels).sum()), loss
 
 
-def train(images, labels, check):
-    """The trained model. `check` = (images, labels) of the validation set, printed, not learned."""
+def train(make, images, labels, check):
+    """What `make()` builds, trained. `check` = (images, labels) of the validation set, printed, not learned."""
     torch.manual_seed(TRAIN_SEED)
     generator = torch.Generator().manual_seed(TRAIN_SEED)
-    model = DigitsCnn()
+    model = make()
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.SGD(
@@ -180,7 +180,7 @@ def main():
         name: (to_input(images), torch.from_numpy(labels.astype(np.int64)))
         for name, (images, labels) in parts.items()
     }
-    model = train(*ready["train"], check=ready["validate"])
+    model = train(DigitsCnn, *ready["train"], check=ready["validate"])
     _, validated, _ = evaluate(model, *ready["validate"])
     refio.save(
         refio.DATA / "digits_cnn.safetensors",
