@@ -51,7 +51,8 @@ class Samples(CalibrationDataReader):
 
 def digits(part):
     """The network's input: f32 [n, 1, 8, 8] in 0..1."""
-    return safetensors.numpy.load_file(DATA / "digits.safetensors")[f"{part}.images"].astype(np.float32) / np.float32(16)
+    images = safetensors.numpy.load_file(DATA / "digits.safetensors")[f"{part}.images"]
+    return images.astype(np.float32) / np.float32(16)
 
 
 def prepared(network):
