@@ -35,6 +35,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod arch;
+mod codes;
 mod conv;
 mod conv_weights;
 mod depthwise;
@@ -68,6 +69,8 @@ mod tile;
 mod weights;
 mod workspace;
 
+pub(crate) use codes::{CodeMeans, GRAIN as CODES_GRAIN, NARROW};
+pub use codes::{Pairwise, lookup, lookup_for};
 pub use conv::{PackedConv2d, conv2d};
 pub use dequantize::Dequantize;
 pub use dynamic::{ActivationRule, Epilogue, InputRule, RangeOf, conv2d_dynamic, gemm_dynamic};
@@ -82,7 +85,7 @@ pub use isa::Isa;
 pub use matmul::matmul_f32;
 pub use operand::{ActivationCode, Matrix, MatrixMut, Per};
 pub use output::{Accumulate, Activation, OutputStage};
-pub(crate) use pool::{Taps, max_windows, mean_pixels, mean_windows};
+pub(crate) use pool::{Largest, LargestCode, Mean, Pooling, Taps, Windows, mean_pixels, pool};
 pub use ranges::Range;
 pub use requantize::{Requantize, Residual};
 pub(crate) use scatter::{Scatter, scatter};

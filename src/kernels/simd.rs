@@ -168,6 +168,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         unreachable!("only where QUADS says so")
     }
 
+    /// `y[i] = table[x[i]]`, for slices of one length.
+    fn lookup(self, table: &[u8; 256], x: &[u8], y: &mut [u8]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = table[usize::from(x)];
+        }
+    }
+
     /// Asks for the cache line at `p`, which need not be valid, where the instruction set can.
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

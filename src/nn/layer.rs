@@ -180,6 +180,7 @@ impl Layer {
             Layer::QuantizedConv2d(_) | Layer::QuantizedConvTranspose2d(_) | Layer::QuantizedLinear(_) | Layer::QuantizedEmbedding(_) => {
                 Precision::Int8
             }
+            Layer::Operator(operator) => operator.operation().precision(),
             _ => Precision::F32,
         }
     }

@@ -1,7 +1,8 @@
 //! Pooling over channels-last images.
 
 use crate::error::{Error, Result};
-use crate::kernels::{Taps, max_windows, mean_pixels, mean_windows};
+use crate::kernels::{self, Largest, Mean, Pooling, Taps, mean_pixels, pool};
+use crate::nn::operator;
 use crate::tensor::elements;
 
 /// Largest value of each window. Padding never wins; a window that holds NaN gives NaN.
@@ -82,9 +83,11 @@ impl Windows {
     fn inside(&self, axis: usize, i: usize, length: usize) -> Taps {
         let (start, dilation) = (i * self.stride[axis], self.dilation[axis]);
         let before = self.padding[axis];
-        let skipped = before.saturating_sub(start).div_ceil(dilation);
+        // A division takes as long as some taps do.
+        let steps = |distance: usize| if dilation == 1 { distance } else { distance.div_ceil(dilation) };
+        let skipped = steps(before.saturating_sub(start));
         let first = start + skipped * dilation;
-        let taps = (length + before).saturating_sub(first).div_ceil(dilation);
+        let taps = steps((length + before).saturating_sub(first));
         Taps { first: first.saturating_sub(before), count: taps.min(self.kernel[axis].saturating_sub(skipped)) }
     }
 
@@ -94,22 +97,35 @@ impl Windows {
         self.kernel[axis].min(end.saturating_sub(start))
     }
 
-    /// Checks images and output, and calls `pool` for each image with its pixels, its output's, and the output's size.
-    fn each(
-        &self,
-        dims: [usize; 4],
-        input: &[f32],
-        output: &mut [f32],
-        mut pool: impl FnMut(&[f32], &mut [f32], [usize; 2]),
-    ) -> Result<()> {
+    /// Checks images and output, and pools them.
+    fn pool(&self, pooling: impl Pooling<In = f32, Out = f32>, dims: [usize; 4], input: &[f32], output: &mut [f32]) -> Result<()> {
         let [n, h, w, c] = dims;
-        let [oh, ow] = self.output_size(h, w)?;
-        check(dims, input, [n, oh, ow, c], output)?;
-        if c > 0 {
-            let images = input.chunks_exact(h * w * c).zip(output.chunks_exact_mut(oh * ow * c));
-            images.for_each(|(image, output)| pool(image, output, [oh, ow]));
-        }
+        let out = self.output_size(h, w)?;
+        check(dims, input, [n, out[0], out[1], c], output)?;
+        let (rows, columns) = (move |oy| self.inside(0, oy, h), move |ox| self.inside(1, ox, w));
+        let windows = kernels::Windows { image: [h, w, c], out, dilation: self.dilation, rows, columns };
+        pool(pooling, input, &windows, output, (1, usize::MAX));
         Ok(())
+    }
+}
+
+impl From<&Windows> for operator::Windows {
+    fn from(windows: &Windows) -> operator::Windows {
+        let Windows { stride, padding, dilation, ceil_mode, .. } = *windows;
+        operator::Windows::new().with_strides(stride).with_pads(padding).with_dilations(dilation).with_ceil_mode(ceil_mode)
+    }
+}
+
+impl From<MaxPool2d> for operator::Pool {
+    fn from(pool: MaxPool2d) -> operator::Pool {
+        operator::Pool::max(pool.windows.kernel).with_windows((&pool.windows).into())
+    }
+}
+
+impl From<AvgPool2d> for operator::Pool {
+    fn from(pool: AvgPool2d) -> operator::Pool {
+        let average = operator::Pool::average(pool.windows.kernel).with_windows((&pool.windows).into());
+        average.with_count_include_pad(pool.count_include_pad)
     }
 }
 
@@ -187,11 +203,7 @@ impl MaxPool2d {
     /// # Errors
     /// [`Error::Length`], [`Error::ShapeOverflow`], and those of [`MaxPool2d::output_size`].
     pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
-        let ([_, h, w, c], windows) = (dims, &self.windows);
-        windows.each(dims, input, output, |image, y, out| {
-            let along = (|oy: usize| windows.inside(0, oy, h), |ox: usize| windows.inside(1, ox, w));
-            max_windows(image, [w, c], y, out, windows.dilation, along);
-        })
+        self.windows.pool(Largest, dims, input, output)
     }
 }
 
@@ -213,14 +225,10 @@ impl AvgPool2d {
     /// # Errors
     /// [`Error::Length`], [`Error::ShapeOverflow`], and those of [`AvgPool2d::output_size`].
     pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
-        let ([_, h, w, c], windows) = (dims, &self.windows);
-        windows.each(dims, input, output, |image, y, out| {
-            let along = (|oy: usize| windows.inside(0, oy, h), |ox: usize| windows.inside(1, ox, w));
-            let padded = |oy: usize, ox: usize| windows.padded_length(0, oy, h) * windows.padded_length(1, ox, w);
-            let inside = |oy: usize, ox: usize| windows.inside(0, oy, h).count * windows.inside(1, ox, w).count;
-            let count = |oy: usize, ox: usize| if self.count_include_pad { padded(oy, ox) } else { inside(oy, ox) };
-            mean_windows(image, [w, c], y, out, windows.dilation, along, count);
-        })
+        let ([_, h, w, _], windows, include_pad) = (dims, &self.windows, self.count_include_pad);
+        let padded = move |oy, ox| windows.padded_length(0, oy, h) * windows.padded_length(1, ox, w);
+        let count = move |oy, ox, inside| if include_pad { padded(oy, ox) } else { inside };
+        windows.pool(Mean(count), dims, input, output)
     }
 }
 

@@ -208,6 +208,14 @@ macro_rules! simd_of_512_bits {
                 unsafe { store_interleaved_codes(q, grid, dst, columns) }
             }
 
+            fn lookup(self, table: &[u8; 256], x: &[u8], y: &mut [u8]) {
+                match super::lookup512::Vbmi::detect() {
+                    Some(vbmi) => vbmi.lookup(table, x, y),
+                    // SAFETY: the token exists only where AVX-512 F and BW do.
+                    None => unsafe { super::lookup512::by_shuffles(table, x, y) },
+                }
+            }
+
             #[inline(always)]
             fn prefetch(self, p: *const u8) {
                 // SAFETY: a hint: it reads nothing that could fault.

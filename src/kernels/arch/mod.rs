@@ -51,6 +51,8 @@ mod lanes256;
 #[cfg(target_arch = "x86_64")]
 mod lanes512;
 #[cfg(target_arch = "x86_64")]
+mod lookup512;
+#[cfg(target_arch = "x86_64")]
 mod vnni256;
 #[cfg(target_arch = "x86_64")]
 pub use {

@@ -70,14 +70,14 @@ impl<const N: usize> Spread<N> {
         self.strides[self.rank - 1]
     }
 
-    /// Calls `f` for pieces of `y`, on threads where it is large, with the rows of each. A piece is part of the only row, or whole
+    /// Calls `f` for pieces of `y`, on threads where each has `grain` elements, with the rows of each. A piece is part of the only row, or whole
     /// rows.
-    pub fn split<Y: Send>(&self, y: &mut [Y], threads: usize, f: &(dyn Fn(Rows<'_, N>, &mut [Y]) + Sync)) {
+    pub fn split<Y: Send>(&self, y: &mut [Y], (threads, grain): (usize, usize), f: &(dyn Fn(Rows<'_, N>, &mut [Y]) + Sync)) {
         if y.is_empty() {
             return;
         }
         let row = if self.rank == 1 { 1 } else { self.dims[self.rank - 1] };
-        split_rows(y, row, parts(threads, y.len(), GRAIN), &|start, y: &mut [Y]| f(self.rows(start, y.len()), y));
+        split_rows(y, row, parts(threads, y.len(), grain), &|start, y: &mut [Y]| f(self.rows(start, y.len()), y));
     }
 
     /// The rows of a piece of `length` elements that begins at element `start`.
@@ -150,7 +150,7 @@ pub(super) fn zip_vectors<T: Copy + Sync, Y: Send>(
     f: impl Fn(T, T) -> Y + Sync,
 ) {
     let steps = spread.steps();
-    spread.split(y, threads, &|mut rows: Rows<'_, 2>, y: &mut [Y]| {
+    spread.split(y, (threads, GRAIN), &|mut rows: Rows<'_, 2>, y: &mut [Y]| {
         vectorized(
             #[inline(always)]
             || {

@@ -6,7 +6,8 @@ use super::pool::{Field, Float, check_float, check_norm, check_spatial, power, r
 use super::window::Windows;
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
-use crate::kernels::{Taps, Workspace, max_windows, mean_pixels};
+use crate::kernels::math::GRAIN;
+use crate::kernels::{self, Largest, Taps, Workspace, mean_pixels, pool};
 use crate::nn::layer::Order;
 use crate::nn::view::{Inputs, Outputs};
 use crate::tensor::{DType, Shape};
@@ -74,7 +75,7 @@ impl Operation for GlobalPool {
         Order::Any
     }
 
-    fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, _: usize) -> Result<()> {
+    fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, threads: usize) -> Result<()> {
         let (x, mut y) = (inputs.need(0)?, outputs.get(0));
         let Field { outer, inner, first, rank } = Field::new(x.dims, inputs.channels_last());
         let size: usize = x.dims[first..first + rank].iter().product();
@@ -82,14 +83,13 @@ impl Operation for GlobalPool {
             return Ok(());
         }
         if x.dtype == DType::F32 && !matches!(self.kind, Kind::Lp { .. }) {
-            for (x, y) in x.f32().chunks_exact(size * inner).zip(y.f32().chunks_exact_mut(inner)) {
-                match self.kind {
-                    Kind::Average => mean_pixels(x, y),
-                    _ => {
-                        let along = (|_| Taps { first: 0, count: 1 }, |_| Taps { first: 0, count: size });
-                        max_windows(x, [size, inner], y, [1, 1], [1, 1], along);
+            match self.kind {
+                Kind::Average => {
+                    for (x, y) in x.f32().chunks_exact(size * inner).zip(y.f32().chunks_exact_mut(inner)) {
+                        mean_pixels(x, y);
                     }
                 }
+                _ => pool(Largest, x.f32(), &whole(size, inner), y.f32(), (threads, GRAIN)),
             }
             return Ok(());
         }
@@ -106,6 +106,12 @@ impl Operation for GlobalPool {
         });
         Ok(())
     }
+}
+
+/// One window over all `size` pixels of an image of `channels`.
+pub(super) fn whole(size: usize, channels: usize) -> kernels::Windows<impl Fn(usize) -> Taps + Copy + Sync, impl Fn(usize) -> Taps + Copy + Sync> {
+    let (rows, columns) = (|_| Taps { first: 0, count: 1 }, move |_| Taps { first: 0, count: size });
+    kernels::Windows { image: [1, size, channels], out: [1, 1], dilation: [1, 1], rows, columns }
 }
 
 /// ONNX MaxUnpool: each element at the place that its index (input 1) names, zeros elsewhere.

@@ -29,6 +29,7 @@ mod numbers;
 mod pool;
 mod power;
 mod quantize;
+mod quantized;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -65,6 +66,7 @@ pub use movement::{
 pub use pool::Pool;
 pub use power::Pow;
 pub use quantize::{DequantizeLinear, DynamicQuantizeLinear, QuantizeLinear};
+pub use quantized::{CodeTable, QuantizedAdd, QuantizedAvgPool, QuantizedGlobalAvgPool, QuantizedMaxPool, QuantizedMul};
 pub use recurrent::{Recurrent, RecurrentKind};
 pub use reduce::{Reduce, Reduction};
 pub use resize::{AspectPolicy, Coordinates, NearestMode, Resize, ResizeMode};
@@ -81,7 +83,7 @@ pub(crate) use movement::resolve_index;
 
 use crate::error::Result;
 use crate::kernels::Workspace;
-use crate::nn::layer::Order;
+use crate::nn::layer::{Order, Precision};
 use crate::nn::view::{Inputs, Outputs};
 use crate::tensor::{DType, Shape, Value};
 
@@ -111,6 +113,11 @@ pub(crate) trait Operation: fmt::Debug {
     /// How images must lie.
     fn order(&self) -> Order {
         Order::RowMajor
+    }
+
+    /// What it computes in.
+    fn precision(&self) -> Precision {
+        Precision::F32
     }
 
     /// Whether the one output is the first input's elements, row-major, under another shape: then nothing runs.
@@ -275,6 +282,18 @@ operators! {
     MeanVarianceNormalization(MeanVarianceNormalization),
     /// A tensor stretched or shrunk.
     Resize(Resize),
+    /// Sum of two values in codes.
+    QuantizedAdd(QuantizedAdd),
+    /// Product of two values in codes.
+    QuantizedMul(QuantizedMul),
+    /// A function of each code.
+    CodeTable(CodeTable),
+    /// The largest code of each window.
+    QuantizedMaxPool(QuantizedMaxPool),
+    /// The mean of each window in codes.
+    QuantizedAvgPool(QuantizedAvgPool),
+    /// The mean of each channel in codes.
+    QuantizedGlobalAvgPool(QuantizedGlobalAvgPool),
     /// A convolution over any axes.
     Conv(Conv),
     /// A transposed convolution over any axes.

@@ -4,7 +4,8 @@ use super::movement::walk::AXES;
 use super::window::{Along, Windows};
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
-use crate::kernels::{Taps, Workspace, max_windows, mean_windows};
+use crate::kernels::math::GRAIN;
+use crate::kernels::{self, CODES_GRAIN, Largest, LargestCode, Mean, Pooling, Taps, Workspace, pool};
 use crate::nn::layer::Order;
 use crate::nn::view::{Inputs, Outputs, View, ViewMut};
 use crate::num::{bf16, f16};
@@ -100,6 +101,34 @@ impl Pool {
         self
     }
 
+    /// Whether padding counts, if it is a mean over images.
+    pub(super) fn averages_images(&self) -> Option<bool> {
+        match self.kind {
+            Kind::Average { count_include_pad } if self.kernel.len() == 2 => Some(count_include_pad),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the largest element of each window, and nothing more.
+    pub(super) fn is_max(&self) -> bool {
+        matches!(self.kind, Kind::Max { indices: false, .. })
+    }
+
+    /// Whether the lists of its windows fit its kernel.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::Parameter`].
+    pub(super) fn check_windows(&self) -> Result<()> {
+        self.windows.check(self.kernel.len())
+    }
+
+    /// Calls `f` with the windows over channels-last images `[n, h, w, c]`.
+    pub(super) fn over_images(&self, dims: &[usize], f: impl FnOnce(Images<'_>)) -> Result<()> {
+        let axes = self.axes(&dims[1..3])?;
+        f(Images { c: dims[3], rows: &axes[0], columns: &axes[1] });
+        Ok(())
+    }
+
     /// The windows along each axis of an input of these dimensions.
     fn axes(&self, dims: &[usize]) -> Result<[Along; AXES]> {
         let mut axes = [Along::default(); AXES];
@@ -136,7 +165,7 @@ impl Operation for Pool {
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         check_arity(inputs, 1, 1)?;
-        self.windows.check(self.kernel.len())?;
+        self.check_windows()?;
         let indices = matches!(self.kind, Kind::Max { indices: true, .. }).then_some(DType::I64);
         let dtype = match (self.kind, inputs[0]) {
             (Kind::Max { .. }, Some(dtype @ (DType::U8 | DType::I8))) => dtype,
@@ -165,7 +194,7 @@ impl Operation for Pool {
         if self.kernel.len() == 2 { Order::ChannelsLast } else { Order::RowMajor }
     }
 
-    fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, _: usize) -> Result<()> {
+    fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, threads: usize) -> Result<()> {
         let x = inputs.need(0)?;
         let field = Field::new(x.dims, inputs.channels_last());
         let spatial = &x.dims[field.first..field.first + field.rank];
@@ -182,11 +211,19 @@ impl Operation for Pool {
             };
         }
         let mut y = outputs.get(0);
-        if let (DType::F32, [rows, columns], 1) = (x.dtype, axes, field.first)
-            && !matches!(self.kind, Kind::Lp { .. })
-        {
-            images(self.kind, x.f32(), y.f32(), field.inner, rows, columns);
-            return Ok(());
+        if let ([rows, columns], 1) = (axes, field.first) {
+            let images = Images { c: field.inner, rows, columns };
+            match (x.dtype, self.kind) {
+                (DType::U8, Kind::Max { .. }) => {
+                    images.pool(LargestCode, x.bytes, y.bytes, (threads, CODES_GRAIN));
+                    return Ok(());
+                }
+                (DType::F32, Kind::Max { .. } | Kind::Average { .. }) => {
+                    images.floats(self.kind, x.f32(), y.f32(), threads);
+                    return Ok(());
+                }
+                _ => {}
+            }
         }
         match self.kind {
             Kind::Max { .. } => by_order(&x, &mut y, None, &field, axes),
@@ -220,30 +257,46 @@ pub(super) fn root(x: f64, p: i64) -> f64 {
     }
 }
 
-/// Channels-last images of floats, image by image.
-fn images(kind: Kind, x: &[f32], y: &mut [f32], c: usize, rows: &Along, columns: &Along) {
-    let (image, out) = (rows.length * columns.length * c, [rows.outputs, columns.outputs]);
-    if image == 0 || y.is_empty() {
-        y.fill(if matches!(kind, Kind::Max { .. }) { f32::NEG_INFINITY } else { f32::NAN });
-        return;
+/// Windows over channels-last images.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Images<'a> {
+    c: usize,
+    pub rows: &'a Along,
+    pub columns: &'a Along,
+}
+
+impl Images<'_> {
+    /// Pools images into so many threads, each of so many elements at least.
+    pub fn pool<P: Pooling>(&self, pooling: P, x: &[P::In], y: &mut [P::Out], threads: (usize, usize)) {
+        let taps = |along: &Along, i: usize| {
+            let (_, first, count) = along.taps(i);
+            Taps { first, count }
+        };
+        let (own, other) = (self.rows, self.columns);
+        let windows = kernels::Windows {
+            image: [own.length, other.length, self.c],
+            out: [own.outputs, other.outputs],
+            dilation: [own.dilation, other.dilation],
+            rows: move |i| taps(own, i),
+            columns: move |i| taps(other, i),
+        };
+        pool(pooling, x, &windows, y, threads);
     }
-    let taps = |along: &Along, i: usize| {
-        let (_, first, count) = along.taps(i);
-        Taps { first, count }
-    };
-    let along = (|i: usize| taps(rows, i), |i: usize| taps(columns, i));
-    let dilation = [rows.dilation, columns.dilation];
-    for (x, y) in x.chunks_exact(image).zip(y.chunks_exact_mut(out[0] * out[1] * c)) {
+
+    /// Elements of the padded image under the window of a row and column.
+    pub fn padded_count(&self, row: usize, column: usize) -> usize {
+        self.rows.padded_count(row) * self.columns.padded_count(column)
+    }
+
+    fn floats(&self, kind: Kind, x: &[f32], y: &mut [f32], threads: usize) {
+        let threads = (threads, GRAIN);
         match kind {
+            Kind::Average { .. } if x.is_empty() => y.fill(f32::NAN),
             Kind::Average { count_include_pad: true } => {
-                let count = |oy: usize, ox: usize| rows.padded_count(oy) * columns.padded_count(ox);
-                mean_windows(x, [columns.length, c], y, out, dilation, along, count);
+                self.pool(Mean(move |row, column, _| self.padded_count(row, column)), x, y, threads);
             }
-            Kind::Average { .. } => {
-                let count = |oy: usize, ox: usize| rows.taps(oy).2 * columns.taps(ox).2;
-                mean_windows(x, [columns.length, c], y, out, dilation, along, count);
-            }
-            _ => max_windows(x, [columns.length, c], y, out, dilation, along),
+            Kind::Average { .. } => self.pool(Mean(|_, _, inside| inside), x, y, threads),
+            _ => self.pool(Largest, x, y, threads),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::numbers::{Number, check_same, check_type, is_float, is_number, unexpe
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
-use crate::kernels::math::{self, vectorized};
+use crate::kernels::math::{self, GRAIN, vectorized};
 use crate::nn::layer::Order;
 use crate::nn::view::{Inputs, Outputs, View};
 use crate::tensor::{DType, Shape};
@@ -21,7 +21,7 @@ impl Where {
         let spread = Spread::new(dims, [c.dims, a.dims, b.dims])?;
         let (c, a, b): (&[u8], &[T], &[T]) = (c.bytes, a.as_slice(), b.as_slice());
         let steps = spread.steps();
-        spread.split(y, threads, &|mut rows: Rows<'_, 3>, y: &mut [T]| {
+        spread.split(y, (threads, GRAIN), &|mut rows: Rows<'_, 3>, y: &mut [T]| {
             vectorized(
                 #[inline(always)]
                 || {

@@ -151,9 +151,11 @@ impl Along {
     /// the dilation.
     pub fn taps(&self, i: usize) -> (usize, usize, usize) {
         let start = i * self.stride;
-        let skipped = self.before.saturating_sub(start).div_ceil(self.dilation).min(self.kernel);
+        // A division takes as long as some taps do.
+        let steps = |distance: usize| if self.dilation == 1 { distance } else { distance.div_ceil(self.dilation) };
+        let skipped = steps(self.before.saturating_sub(start)).min(self.kernel);
         let first = start.saturating_add(skipped.saturating_mul(self.dilation));
-        let count = (self.length + self.before).saturating_sub(first).div_ceil(self.dilation);
+        let count = steps((self.length + self.before).saturating_sub(first));
         (skipped, first.saturating_sub(self.before), count.min(self.kernel - skipped))
     }
 

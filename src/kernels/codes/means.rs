@@ -1,0 +1,100 @@
+//! Means of codes in windows.
+
+use super::checked;
+use crate::error::Result;
+use crate::kernels::pool::Pooling;
+use crate::num::U8Grid;
+
+/// The mean of a window's codes as a code: `clamp(round(f32(sum - inside * zx) * (sx / (s * count))) + z)`, where `sum` is that
+/// of the `inside` codes that lie in the image, and `count` may be more where padding counts, as zeros. The multiplier is two f32
+/// operations; a window without codes gives the zero point.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct CodeMeans {
+    x: U8Grid,
+    out: U8Grid,
+}
+
+impl CodeMeans {
+    /// # Errors
+    /// [`Error::Parameter`](crate::Error::Parameter) when `sx / s` is above 2^64.
+    pub fn new(x: U8Grid, out: U8Grid) -> Result<Self> {
+        checked(x.scale() / out.scale())?;
+        Ok(CodeMeans { x, out })
+    }
+
+    /// With sums in i32: of windows of at most [`NARROW`] pixels. `count` is the divisor of the window of a row and column, given
+    /// how many codes lie inside.
+    pub fn narrow<N: Fn(usize, usize, usize) -> usize + Copy + Sync>(self, count: N) -> Means<N, i32> {
+        Means { means: self, count, sum: 0 }
+    }
+
+    /// [`CodeMeans::narrow`] with sums in i64, of any windows.
+    pub fn wide<N: Fn(usize, usize, usize) -> usize + Copy + Sync>(self, count: N) -> Means<N, i64> {
+        Means { means: self, count, sum: 0 }
+    }
+}
+
+/// Pixels of which an i32 holds the sum.
+pub(crate) const NARROW: usize = (i32::MAX / 255) as usize;
+
+/// Added to a float between -2^22 and 2^22, it leaves the nearest integer, ties to even, in the low bits of the sum.
+const ROUNDING: f32 = 12582912.0;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Means<N, T> {
+    means: CodeMeans,
+    count: N,
+    sum: T,
+}
+
+/// What a window's sum becomes a code by.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<T> {
+    zeros: T,
+    multiplier: f32,
+    lo: f32,
+    hi: f32,
+    zero_point: u8,
+}
+
+macro_rules! means {
+    ($sum:ty) => {
+        impl<N: Fn(usize, usize, usize) -> usize + Copy + Sync> Pooling for Means<N, $sum> {
+            type In = u8;
+            type Sum = $sum;
+            type Out = u8;
+            type Finish = Finish<$sum>;
+
+            #[inline(always)]
+            fn start(self) -> $sum {
+                self.sum
+            }
+
+            #[inline(always)]
+            fn take(self, sum: $sum, x: u8) -> $sum {
+                sum + <$sum>::from(x)
+            }
+
+            #[inline(always)]
+            fn window(self, row: usize, column: usize, inside: usize) -> Finish<$sum> {
+                let CodeMeans { x, out } = self.means;
+                let count = (self.count)(row, column, inside);
+                // Without a code the sum is 0, and 0 times anything finite is.
+                let multiplier = if inside == 0 { 0.0 } else { x.scale() / (out.scale() * count as f32) };
+                let zero_point = out.zero_point();
+                let (lo, hi) = (-f32::from(zero_point), 255.0 - f32::from(zero_point));
+                Finish { zeros: inside as $sum * <$sum>::from(x.zero_point()), multiplier, lo, hi, zero_point }
+            }
+
+            #[inline(always)]
+            fn finish(self, by: Finish<$sum>, sum: $sum) -> u8 {
+                let x = (sum - by.zeros) as f32 * by.multiplier;
+                let x = if x > by.lo { x } else { by.lo };
+                let x = if x < by.hi { x } else { by.hi };
+                (x + ROUNDING).to_bits().wrapping_add(by.zero_point.into()) as u8
+            }
+        }
+    };
+}
+means!(i32);
+means!(i64);
