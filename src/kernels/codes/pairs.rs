@@ -212,31 +212,52 @@ impl<S: Simd, F: Values> Loop<S, F> {
     fn row<const A: bool, const B: bool>(self, a: &[u8], b: &[u8], y: &mut [u8]) {
         let (simd, len) = (self.simd, y.len());
         assert!(a.len() >= if A { 1 } else { len } && b.len() >= if B { 1 } else { len });
-        let zeros = self.zero_points.map(|zero| simd.splat_i32(-zero));
-        let codes = |x: &[u8], one: bool, at: usize, lanes: usize| match one {
-            true => simd.splat_i32(i32::from(x[0])),
-            // SAFETY: the callers below stay within `y`, and so within operands that are as long.
-            false => unsafe { simd.load_bytes(x.as_ptr().add(at), lanes) },
-        };
-        let vector = |at: usize, lanes: usize| {
-            let a = simd.add_i32(codes(a, A, at, lanes), zeros[0]);
-            let b = simd.add_i32(codes(b, B, at, lanes), zeros[1]);
-            let x = self.function.of(simd, a, b);
-            simd.round_i32(if self.bounded { x } else { simd.min_f32(x, simd.splat_f32(INTEGER_MAX)) })
-        };
         let mut done = 0;
         while done + 4 * S::LANES <= len {
-            let at = |i: usize| vector(done + i * S::LANES, S::LANES);
-            let q = [[at(0), at(1)], [at(2), at(3)]];
+            let mut q = [[simd.splat_i32(0); 2]; 2];
+            for i in 0..4 {
+                // SAFETY: four vectors are left in operands that are not one code.
+                q[i / 2][i % 2] = unsafe { self.vector::<A, B>(a, b, done + i * S::LANES, S::LANES) };
+            }
             // SAFETY: four vectors are left, as two rows next to each other.
             unsafe { simd.store_codes::<2, 2>(&q, self.grid, y.as_mut_ptr().add(done), 2 * S::LANES, 2 * S::LANES) }
             done += 4 * S::LANES;
         }
         while done < len {
             let lanes = S::LANES.min(len - done);
-            // SAFETY: so many codes are left.
-            unsafe { simd.store_codes::<1, 1>(&[[vector(done, lanes)]], self.grid, y.as_mut_ptr().add(done), 0, lanes) }
+            // SAFETY: so many codes are left in `y`, and in operands that are not one code.
+            unsafe {
+                let q = self.vector::<A, B>(a, b, done, lanes);
+                simd.store_codes::<1, 1>(&[[q]], self.grid, y.as_mut_ptr().add(done), 0, lanes);
+            }
             done += lanes;
         }
+    }
+
+    /// Results from `at` on, as integers without their zero point.
+    ///
+    /// # Safety
+    /// `at + lanes` codes are in the operands that are not one code.
+    #[inline(always)]
+    unsafe fn vector<const A: bool, const B: bool>(self, a: &[u8], b: &[u8], at: usize, lanes: usize) -> S::I32 {
+        let simd = self.simd;
+        // SAFETY: the caller's promise.
+        let [a, b] = unsafe { [self.codes::<A>(a, 0, at, lanes), self.codes::<B>(b, 1, at, lanes)] };
+        let x = self.function.of(simd, a, b);
+        simd.round_i32(if self.bounded { x } else { simd.min_f32(x, simd.splat_f32(INTEGER_MAX)) })
+    }
+
+    /// Codes of operand `i` without their zero point.
+    ///
+    /// # Safety
+    /// `at + lanes` codes are in `x`, unless it is one code.
+    #[inline(always)]
+    unsafe fn codes<const ONE: bool>(self, x: &[u8], i: usize, at: usize, lanes: usize) -> S::I32 {
+        let codes = match ONE {
+            true => self.simd.splat_i32(i32::from(x[0])),
+            // SAFETY: the caller's promise.
+            false => unsafe { self.simd.load_bytes(x.as_ptr().add(at), lanes) },
+        };
+        self.simd.add_i32(codes, self.simd.splat_i32(-self.zero_points[i]))
     }
 }

@@ -109,7 +109,10 @@ impl Operation for GlobalPool {
 }
 
 /// One window over all `size` pixels of an image of `channels`.
-pub(super) fn whole(size: usize, channels: usize) -> kernels::Windows<impl Fn(usize) -> Taps + Copy + Sync, impl Fn(usize) -> Taps + Copy + Sync> {
+pub(super) fn whole(
+    size: usize,
+    channels: usize,
+) -> kernels::Windows<impl Fn(usize) -> Taps + Copy + Sync, impl Fn(usize) -> Taps + Copy + Sync> {
     let (rows, columns) = (|_| Taps { first: 0, count: 1 }, move |_| Taps { first: 0, count: size });
     kernels::Windows { image: [1, size, channels], out: [1, 1], dilation: [1, 1], rows, columns }
 }
