@@ -5,11 +5,13 @@ use super::isa::{Isa, Visitor};
 use super::simd::Simd;
 use super::threads::{parts, split_rows};
 
-/// The pixels of a window along one axis that lie inside the image: the first, and how many follow at steps of the dilation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The pixels of a window along one axis that lie inside the image: the first, and how many follow at steps of the dilation; and
+/// how many there are with those of the padding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Taps {
     pub first: usize,
     pub count: usize,
+    pub padded: usize,
 }
 
 /// Windows over images: `rows` and `columns` say where they lie.
@@ -35,8 +37,8 @@ pub(crate) trait Pooling: Copy + Sync {
     /// What one window is finished by.
     type Finish: Copy;
 
-    /// That of the window of a row and column with so many pixels inside the image.
-    fn window(self, row: usize, column: usize, inside: usize) -> Self::Finish;
+    /// That of a window; not of where it is, only of its numbers of taps.
+    fn window(self, rows: Taps, columns: Taps) -> Self::Finish;
     /// What a window without pixels comes to.
     fn start(self) -> Self::Sum;
     fn take(self, sum: Self::Sum, x: Self::In) -> Self::Sum;
@@ -51,9 +53,18 @@ pub(crate) struct Largest;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LargestCode;
 
-/// The sum, row by row in f32, divided by the count of a row and column, given how many pixels lie inside.
+/// The sum, row by row in f32, divided by the number of pixels.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mean<N>(pub N);
+pub(crate) struct Mean {
+    /// Whether those of the padding count.
+    pub include_pad: bool,
+}
+
+/// The pixels of a window that count.
+#[inline(always)]
+pub(super) fn count(rows: Taps, columns: Taps, include_pad: bool) -> usize {
+    if include_pad { rows.padded * columns.padded } else { rows.count * columns.count }
+}
 
 impl Pooling for Largest {
     type In = f32;
@@ -62,7 +73,7 @@ impl Pooling for Largest {
     type Finish = ();
 
     #[inline(always)]
-    fn window(self, _: usize, _: usize, _: usize) {}
+    fn window(self, _: Taps, _: Taps) {}
 
     #[inline(always)]
     fn start(self) -> f32 {
@@ -88,7 +99,7 @@ impl Pooling for LargestCode {
     type Finish = ();
 
     #[inline(always)]
-    fn window(self, _: usize, _: usize, _: usize) {}
+    fn window(self, _: Taps, _: Taps) {}
 
     #[inline(always)]
     fn start(self) -> u8 {
@@ -106,15 +117,15 @@ impl Pooling for LargestCode {
     }
 }
 
-impl<N: Fn(usize, usize, usize) -> usize + Copy + Sync> Pooling for Mean<N> {
+impl Pooling for Mean {
     type In = f32;
     type Sum = f32;
     type Out = f32;
     type Finish = f32;
 
     #[inline(always)]
-    fn window(self, row: usize, column: usize, inside: usize) -> f32 {
-        (self.0)(row, column, inside) as f32
+    fn window(self, rows: Taps, columns: Taps) -> f32 {
+        count(rows, columns, self.include_pad) as f32
     }
 
     #[inline(always)]
@@ -185,10 +196,17 @@ impl<P: Pooling, R: Fn(usize) -> Taps + Copy + Sync, C: Fn(usize) -> Taps + Copy
                 for (i, line) in y.chunks_exact_mut(out[1] * c).enumerate() {
                     let (image, oy) = ((first + i) / out[0], (first + i) % out[0]);
                     let (x, rows) = (&x[image * h * w * c..][..h * w * c], rows(oy));
+                    let mut last = Taps::default();
+                    let mut by = pooling.window(rows, last);
                     for (ox, y) in line.chunks_exact_mut(c).enumerate() {
                         let columns = columns(ox);
-                        let by = pooling.window(oy, ox, rows.count * columns.count);
-                        let window = Window { pooling, by, x, w, c, rows, columns, dilation };
+                        // Most windows are as their neighbours, and what they are finished by may take a division.
+                        if (columns.count, columns.padded) != (last.count, last.padded) {
+                            (by, last) = (pooling.window(rows, columns), columns);
+                        }
+                        let first = (rows.first * w + columns.first) * c;
+                        let steps = [dilation[0] * w * c, dilation[1] * c];
+                        let window = Window { pooling, by, x, first, steps, taps: [rows.count, columns.count] };
                         let mut done = 0;
                         done = window.blocks::<64>(done, y);
                         done = window.blocks::<32>(done, y);
@@ -206,11 +224,10 @@ struct Window<'a, P: Pooling> {
     pooling: P,
     by: P::Finish,
     x: &'a [P::In],
-    w: usize,
-    c: usize,
-    rows: Taps,
-    columns: Taps,
-    dilation: [usize; 2],
+    /// The first channel of the first tap, and elements from a tap to the next, down and across.
+    first: usize,
+    steps: [usize; 2],
+    taps: [usize; 2],
 }
 
 impl<P: Pooling> Window<'_, P> {
@@ -220,18 +237,19 @@ impl<P: Pooling> Window<'_, P> {
         let pooling = self.pooling;
         while done + N <= y.len() {
             let mut block = [pooling.start(); N];
-            for ky in 0..self.rows.count {
-                let row = (self.rows.first + ky * self.dilation[0]) * self.w;
-                for kx in 0..self.columns.count {
-                    let at = (row + self.columns.first + kx * self.dilation[1]) * self.c + done;
+            let mut row = self.first + done;
+            for _ in 0..self.taps[0] {
+                let mut at = row;
+                for _ in 0..self.taps[1] {
                     let from: [P::In; N] = self.x[at..at + N].try_into().expect("as long as that");
                     // Into another array: written in place, the block would stay in memory, behind masked stores.
                     let mut next = block;
                     for i in 0..N {
                         next[i] = pooling.take(block[i], from[i]);
                     }
-                    block = next;
+                    (block, at) = (next, at + self.steps[1]);
                 }
+                row += self.steps[0];
             }
             for (y, sum) in y[done..done + N].iter_mut().zip(block) {
                 *y = pooling.finish(self.by, sum);

@@ -78,8 +78,8 @@ impl Windows {
         Ok(windows)
     }
 
-    /// The taps of window `i` along an axis that fall inside the input: the first, and how many follow at steps of the
-    /// dilation.
+    /// The taps of window `i` along an axis. The padding's are counted as pixels, without a dilation, which means have none of;
+    /// what hangs over the padded end is not.
     fn inside(&self, axis: usize, i: usize, length: usize) -> Taps {
         let (start, dilation) = (i * self.stride[axis], self.dilation[axis]);
         let before = self.padding[axis];
@@ -88,13 +88,8 @@ impl Windows {
         let skipped = steps(before.saturating_sub(start));
         let first = start + skipped * dilation;
         let taps = steps((length + before).saturating_sub(first));
-        Taps { first: first.saturating_sub(before), count: taps.min(self.kernel[axis].saturating_sub(skipped)) }
-    }
-
-    /// Length along an axis of window `i`, padding included, but not what hangs over the padded end.
-    fn padded_length(&self, axis: usize, i: usize, length: usize) -> usize {
-        let (start, end) = (i * self.stride[axis], length + self.padding[axis] + self.padding[axis + 2]);
-        self.kernel[axis].min(end.saturating_sub(start))
+        let padded = self.kernel[axis].min((length + before + self.padding[axis + 2]).saturating_sub(start));
+        Taps { first: first.saturating_sub(before), count: taps.min(self.kernel[axis].saturating_sub(skipped)), padded }
     }
 
     /// Checks images and output, and pools them.
@@ -225,10 +220,7 @@ impl AvgPool2d {
     /// # Errors
     /// [`Error::Length`], [`Error::ShapeOverflow`], and those of [`AvgPool2d::output_size`].
     pub fn forward(&self, input: &[f32], dims: [usize; 4], output: &mut [f32]) -> Result<()> {
-        let ([_, h, w, _], windows, include_pad) = (dims, &self.windows, self.count_include_pad);
-        let padded = move |oy, ox| windows.padded_length(0, oy, h) * windows.padded_length(1, ox, w);
-        let count = move |oy, ox, inside| if include_pad { padded(oy, ox) } else { inside };
-        windows.pool(Mean(count), dims, input, output)
+        self.windows.pool(Mean { include_pad: self.count_include_pad }, dims, input, output)
     }
 }
 

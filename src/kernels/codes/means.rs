@@ -2,7 +2,7 @@
 
 use super::checked;
 use crate::error::Result;
-use crate::kernels::pool::Pooling;
+use crate::kernels::pool::{Pooling, Taps, count};
 use crate::num::U8Grid;
 
 /// The mean of a window's codes as a code: `clamp(round(f32(sum - inside * zx) * (sx / (s * count))) + z)`, where `sum` is that
@@ -22,15 +22,14 @@ impl CodeMeans {
         Ok(CodeMeans { x, out })
     }
 
-    /// With sums in i32: of windows of at most [`NARROW`] pixels. `count` is the divisor of the window of a row and column, given
-    /// how many codes lie inside.
-    pub fn narrow<N: Fn(usize, usize, usize) -> usize + Copy + Sync>(self, count: N) -> Means<N, i32> {
-        Means { means: self, count, sum: 0 }
+    /// With sums in i32: of windows of at most [`NARROW`] pixels.
+    pub fn narrow(self, include_pad: bool) -> Means<i32> {
+        Means { means: self, include_pad, none: 0 }
     }
 
-    /// [`CodeMeans::narrow`] with sums in i64, of any windows.
-    pub fn wide<N: Fn(usize, usize, usize) -> usize + Copy + Sync>(self, count: N) -> Means<N, i64> {
-        Means { means: self, count, sum: 0 }
+    /// With sums in i64, of any windows.
+    pub fn wide(self, include_pad: bool) -> Means<i64> {
+        Means { means: self, include_pad, none: 0 }
     }
 }
 
@@ -41,10 +40,10 @@ pub(crate) const NARROW: usize = (i32::MAX / 255) as usize;
 const ROUNDING: f32 = 12582912.0;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Means<N, T> {
+pub(crate) struct Means<T> {
     means: CodeMeans,
-    count: N,
-    sum: T,
+    include_pad: bool,
+    none: T,
 }
 
 /// What a window's sum becomes a code by.
@@ -59,7 +58,7 @@ pub(crate) struct Finish<T> {
 
 macro_rules! means {
     ($sum:ty) => {
-        impl<N: Fn(usize, usize, usize) -> usize + Copy + Sync> Pooling for Means<N, $sum> {
+        impl Pooling for Means<$sum> {
             type In = u8;
             type Sum = $sum;
             type Out = u8;
@@ -67,7 +66,7 @@ macro_rules! means {
 
             #[inline(always)]
             fn start(self) -> $sum {
-                self.sum
+                self.none
             }
 
             #[inline(always)]
@@ -76,9 +75,10 @@ macro_rules! means {
             }
 
             #[inline(always)]
-            fn window(self, row: usize, column: usize, inside: usize) -> Finish<$sum> {
+            fn window(self, rows: Taps, columns: Taps) -> Finish<$sum> {
                 let CodeMeans { x, out } = self.means;
-                let count = (self.count)(row, column, inside);
+                let inside = rows.count * columns.count;
+                let count = count(rows, columns, self.include_pad);
                 // Without a code the sum is 0, and 0 times anything finite is.
                 let multiplier = if inside == 0 { 0.0 } else { x.scale() / (out.scale() * count as f32) };
                 let zero_point = out.zero_point();

@@ -113,7 +113,8 @@ pub(super) fn whole(
     size: usize,
     channels: usize,
 ) -> kernels::Windows<impl Fn(usize) -> Taps + Copy + Sync, impl Fn(usize) -> Taps + Copy + Sync> {
-    let (rows, columns) = (|_| Taps { first: 0, count: 1 }, move |_| Taps { first: 0, count: size });
+    let taps = |count: usize| Taps { first: 0, count, padded: count };
+    let (rows, columns) = (move |_| taps(1), move |_| taps(size));
     kernels::Windows { image: [1, size, channels], out: [1, 1], dilation: [1, 1], rows, columns }
 }
 

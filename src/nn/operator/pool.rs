@@ -270,7 +270,7 @@ impl Images<'_> {
     pub fn pool<P: Pooling>(&self, pooling: P, x: &[P::In], y: &mut [P::Out], threads: (usize, usize)) {
         let taps = |along: &Along, i: usize| {
             let (_, first, count) = along.taps(i);
-            Taps { first, count }
+            Taps { first, count, padded: along.padded_count(i) }
         };
         let (own, other) = (self.rows, self.columns);
         let windows = kernels::Windows {
@@ -283,19 +283,11 @@ impl Images<'_> {
         pool(pooling, x, &windows, y, threads);
     }
 
-    /// Elements of the padded image under the window of a row and column.
-    pub fn padded_count(&self, row: usize, column: usize) -> usize {
-        self.rows.padded_count(row) * self.columns.padded_count(column)
-    }
-
     fn floats(&self, kind: Kind, x: &[f32], y: &mut [f32], threads: usize) {
         let threads = (threads, GRAIN);
         match kind {
             Kind::Average { .. } if x.is_empty() => y.fill(f32::NAN),
-            Kind::Average { count_include_pad: true } => {
-                self.pool(Mean(move |row, column, _| self.padded_count(row, column)), x, y, threads);
-            }
-            Kind::Average { .. } => self.pool(Mean(|_, _, inside| inside), x, y, threads),
+            Kind::Average { count_include_pad: include_pad } => self.pool(Mean { include_pad }, x, y, threads),
             _ => self.pool(Largest, x, y, threads),
         }
     }

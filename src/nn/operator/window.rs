@@ -151,16 +151,20 @@ impl Along {
     /// the dilation.
     pub fn taps(&self, i: usize) -> (usize, usize, usize) {
         let start = i * self.stride;
-        // A division takes as long as some taps do.
-        let steps = |distance: usize| if self.dilation == 1 { distance } else { distance.div_ceil(self.dilation) };
-        let skipped = steps(self.before.saturating_sub(start)).min(self.kernel);
+        let skipped = self.steps(self.before.saturating_sub(start)).min(self.kernel);
         let first = start.saturating_add(skipped.saturating_mul(self.dilation));
-        let count = steps((self.length + self.before).saturating_sub(first));
+        let count = self.steps((self.length + self.before).saturating_sub(first));
         (skipped, first.saturating_sub(self.before), count.min(self.kernel - skipped))
+    }
+
+    /// Steps of the dilation within a distance. A division takes as long as some taps do.
+    fn steps(&self, distance: usize) -> usize {
+        if self.dilation == 1 { distance } else { distance.div_ceil(self.dilation) }
     }
 
     /// Elements of window `i` in the padded input.
     pub fn padded_count(&self, i: usize) -> usize {
-        (self.length + self.before + self.after).saturating_sub(i * self.stride).div_ceil(self.dilation).min(self.kernel)
+        let distance = (self.length + self.before + self.after).saturating_sub(i * self.stride);
+        self.steps(distance).min(self.kernel)
     }
 }

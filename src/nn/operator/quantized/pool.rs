@@ -123,13 +123,9 @@ impl Operation for QuantizedAvgPool {
     fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, threads: usize) -> Result<()> {
         let (x, y) = (inputs.need(0)?, outputs.get(0));
         let narrow = x.dims[1] * x.dims[2] <= NARROW;
-        self.pool.over_images(x.dims, |images| {
-            let include_pad = self.include_pad;
-            let count = move |row: usize, column: usize, inside: usize| if include_pad { images.padded_count(row, column) } else { inside };
-            match narrow {
-                true => images.pool(self.means.narrow(count), x.bytes, y.bytes, (threads, CODES_GRAIN)),
-                false => images.pool(self.means.wide(count), x.bytes, y.bytes, (threads, CODES_GRAIN)),
-            }
+        self.pool.over_images(x.dims, |images| match narrow {
+            true => images.pool(self.means.narrow(self.include_pad), x.bytes, y.bytes, (threads, CODES_GRAIN)),
+            false => images.pool(self.means.wide(self.include_pad), x.bytes, y.bytes, (threads, CODES_GRAIN)),
         })
     }
 }
@@ -175,10 +171,10 @@ impl Operation for QuantizedGlobalAvgPool {
         let (x, y) = (inputs.need(0)?, outputs.get(0));
         let Field { inner, first, rank, .. } = Field::new(x.dims, inputs.channels_last());
         let size: usize = x.dims[first..first + rank].iter().product();
-        let (windows, inside) = (whole(size, inner), |_: usize, _: usize, inside: usize| inside);
+        let windows = whole(size, inner);
         match size <= NARROW {
-            true => pool(self.means.narrow(inside), x.bytes, &windows, y.bytes, (threads, CODES_GRAIN)),
-            false => pool(self.means.wide(inside), x.bytes, &windows, y.bytes, (threads, CODES_GRAIN)),
+            true => pool(self.means.narrow(false), x.bytes, &windows, y.bytes, (threads, CODES_GRAIN)),
+            false => pool(self.means.wide(false), x.bytes, &windows, y.bytes, (threads, CODES_GRAIN)),
         }
         Ok(())
     }
