@@ -307,3 +307,48 @@ fn mean_blocks<const N: usize>(x: &[f32], mut done: usize, y: &mut [f32]) -> usi
     }
     done
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{CodeMeans, reference};
+    use crate::num::U8Grid;
+
+    /// The taps of a window of three pixels, two apart, of an image padded by two.
+    fn taps(i: usize, stride: usize, length: usize) -> Taps {
+        let positions = (0..3).map(|tap| i * stride + 2 * tap).filter(|at| (2..length + 2).contains(at));
+        Taps { first: positions.clone().next().map_or(0, |at| at - 2), count: positions.count(), padded: 3 }
+    }
+
+    #[test]
+    fn every_instruction_set_pools_codes_alike() {
+        for c in [1, 3, 8, 21, 64, 127] {
+            let (image, out) = ([5, 7, c], [5, 4]);
+            let x: Vec<u8> = (0..2 * 5 * 7 * c).map(|i| ((i * 7919) >> 4) as u8).collect();
+            let windows = Windows { image, out, dilation: [2, 2], rows: |i| taps(i, 1, 5), columns: |i| taps(i, 2, 7) };
+            let (grid, to) = (U8Grid::new(0.7, 200).unwrap(), U8Grid::new(0.4, 90).unwrap());
+            let means = CodeMeans::new(grid, to).unwrap();
+            for isa in Isa::available() {
+                for threads in [1, 2, 3] {
+                    let mut got = vec![[7u8; 2 * 5 * 4]; 5].into_iter().map(|y| y.repeat(c)).collect::<Vec<_>>();
+                    pool_for(isa, LargestCode, &x, &windows, &mut got[0], (threads, 1));
+                    pool_for(isa, means.narrow(false), &x, &windows, &mut got[1], (threads, 1));
+                    pool_for(isa, means.narrow(true), &x, &windows, &mut got[2], (threads, 1));
+                    pool_for(isa, means.wide(false), &x, &windows, &mut got[3], (threads, 1));
+                    pool_for(isa, means.wide(true), &x, &windows, &mut got[4], (threads, 1));
+                    for i in 0..2 * 5 * 4 * c {
+                        let (channel, ox, oy, n) = (i % c, i / c % 4, i / c / 4 % 5, i / c / 20);
+                        let (rows, columns) = (taps(oy, 1, 5), taps(ox, 2, 7));
+                        let places = (0..rows.count).flat_map(|ky| (0..columns.count).map(move |kx| (ky, kx)));
+                        let at = |(ky, kx)| ((n * 5 + rows.first + 2 * ky) * 7 + columns.first + 2 * kx) * c + channel;
+                        let inside = places.map(|place| x[at(place)]);
+                        let inner = reference::mean_code(inside.clone(), rows.count * columns.count, grid, to);
+                        let padded = reference::mean_code(inside.clone(), 9, grid, to);
+                        let expected = [inside.max().unwrap_or(0), inner, padded, inner, padded];
+                        assert!((0..5).all(|k| got[k][i] == expected[k]), "{} {threads}, c {c}, element {i}", isa.name());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@ use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape};
 use super::operand::{ActivationCode, Per};
 use super::output::Activation;
 use super::requantize::Requantize;
-use crate::num;
+use crate::num::{self, U8Grid};
 
 /// `sum over k of (lhs[m][k] - zero_point) * weights[n][k]`, `[m, n]`.
 ///
@@ -167,4 +167,45 @@ fn clamp(x: f64, activation: Activation) -> f64 {
     let (lo, hi) = activation.bounds();
     let x = if f64::from(lo) > x { lo.into() } else { x };
     if f64::from(hi) < x { hi.into() } else { x }
+}
+
+/// The code of `x`, a distance from the zero point of `out` in its scale, within `range`.
+fn code(x: f32, out: U8Grid, range: [u8; 2]) -> u8 {
+    let zero = i32::from(out.zero_point());
+    (num::round_clamped(x, i32::from(range[0]) - zero, i32::from(range[1]) - zero) + zero) as u8
+}
+
+/// `code - zero_point`.
+fn distance(code: u8, grid: U8Grid) -> i32 {
+    i32::from(code) - i32::from(grid.zero_point())
+}
+
+/// [`Pairwise::sum`](super::Pairwise::sum) of codes on the first two grids, on the third.
+///
+/// # Panics
+/// When `b` is shorter than `a`.
+pub fn add_codes(a: &[u8], b: &[u8], [ga, gb, out]: [U8Grid; 3], range: [u8; 2]) -> Vec<u8> {
+    let (ma, mb) = (ga.scale() / out.scale(), gb.scale() / out.scale());
+    let sum = |i: usize| distance(a[i], ga) as f32 * ma + distance(b[i], gb) as f32 * mb;
+    (0..a.len()).map(|i| code(sum(i), out, range)).collect()
+}
+
+/// [`Pairwise::product`](super::Pairwise::product) of codes on the first two grids, on the third.
+///
+/// # Panics
+/// When `b` is shorter than `a`.
+pub fn multiply_codes(a: &[u8], b: &[u8], [ga, gb, out]: [U8Grid; 3], range: [u8; 2]) -> Vec<u8> {
+    let multiplier = ga.scale() * gb.scale() / out.scale();
+    let product = |i: usize| (distance(a[i], ga) * distance(b[i], gb)) as f32 * multiplier;
+    (0..a.len()).map(|i| code(product(i), out, range)).collect()
+}
+
+/// The mean of the codes that lie inside a window of `count` pixels, as the integer poolings have it.
+pub fn mean_code(inside: impl Iterator<Item = u8>, count: usize, x: U8Grid, out: U8Grid) -> u8 {
+    let (mut sum, mut taps) = (0i64, 0i64);
+    inside.for_each(|code| (sum, taps) = (sum + i64::from(code), taps + 1));
+    if taps == 0 {
+        return out.zero_point();
+    }
+    code((sum - taps * i64::from(x.zero_point())) as f32 * (x.scale() / (out.scale() * count as f32)), out, [0, 255])
 }
