@@ -26,6 +26,9 @@
 //! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to [`mod@reference`].
 //! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated.
 //!
+//! Between products, codes meet element by element ([`Pairwise`], [`lookup`]) or in windows (`pool`, which floats share), without
+//! leaving their integers for longer than a register.
+//!
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
 //! (activations), `product`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` (those of a convolution around them), `gemm`,
