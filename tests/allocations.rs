@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lowprec::kernels::{
     Accumulate, Activation, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, ImageLayout, ImageShape, Isa, Matrix, MatrixMut,
-    PackedConv2d, PackedFloatConv2d, PackedFloatWeights, PackedWeights, Per, RangeOf, Requantize, WeightLayout, Workspace, conv2d,
-    conv2d_dynamic, conv2d_f32, gemm, gemm_dynamic, min_max, quantize_u8, sgemm,
+    PackedConv2d, PackedFloatConv2d, PackedFloatWeights, PackedWeights, Pairwise, Per, RangeOf, Requantize, WeightLayout, Workspace,
+    conv2d, conv2d_dynamic, conv2d_f32, gemm, gemm_dynamic, lookup_for, min_max, quantize_u8, sgemm,
 };
+use lowprec::num::U8Grid;
 
 struct Counting;
 
@@ -49,6 +50,8 @@ fn a_warm_workspace_allocates_nothing() {
     let nhwc = ImageShape { layout: ImageLayout::Nhwc, ..shape };
     let dense = Conv2dGeometry::new(9, 20, [3, 3]).with_padding([1; 4]);
     let depthwise = Conv2dGeometry::new(9, 18, [3, 3]).with_padding([1; 4]).with_groups(9);
+    let grid = U8Grid::new(0.5, 3).unwrap();
+    let pairs = Pairwise::sum(grid, grid, grid).unwrap();
     let rule = ActivationRule::default();
     let (mut sums, mut out, mut result) = (vec![0i32; 2200], vec![0u8; 2200], vec![0f32; 2200]);
     for isa in Isa::available() {
@@ -82,6 +85,8 @@ fn a_warm_workspace_allocates_nothing() {
             }
             let range = min_max(&floats);
             quantize_u8(&floats, range.max / 255.0, 0, 0, 255, &mut out[..m * k]).unwrap();
+            pairs.with_isa(isa).unwrap().run(&codes, &codes, &mut out[..m * k], 1).unwrap();
+            lookup_for(isa, &[7; 256], &codes, &mut out[..m * k], 1).unwrap();
         };
         pass();
         let before = ALLOCATIONS.load(Ordering::Relaxed);
