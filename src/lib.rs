@@ -47,6 +47,7 @@
 //! - `parallel` (default): large kernel calls use the caller's rayon pool. Without it all runs on the caller's thread.
 //! - `safetensors` (default): `io::safetensors`.
 //! - `onnx` (default): `io::onnx`, also as `lowprec::onnx`.
+//! - `serde`: saves and loads schemes and what observers saw.
 
 pub mod convert;
 pub mod error;

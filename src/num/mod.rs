@@ -58,6 +58,7 @@ use crate::error::{Error, Result};
 
 /// What to do with NaN and infinities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum NonFinite {
     /// Refuse them with [`Error::NonFinite`], which names the tensor and the first such element.

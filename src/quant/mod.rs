@@ -1,5 +1,5 @@
-//! From values to codes: a [`Scheme`] says what is wanted, an [`Observer`] looks at the values and finds the scales, a
-//! [`Quantizer`] rounds.
+//! From values to codes: a [`Scheme`] says what is wanted, an [`Observer`] looks at the values and finds the scales (of
+//! weights, [`least_squares`] the best ones), a [`Quantizer`] rounds.
 //!
 //! ```
 //! use lowprec::quant::observer::MinMax;
@@ -15,10 +15,12 @@
 //! ```
 
 mod affine;
+mod least_squares;
 pub mod observer;
 mod scheme;
 
 pub use affine::Affine;
+pub use least_squares::least_squares;
 pub use scheme::Scheme;
 
 use crate::error::Result;
@@ -28,7 +30,10 @@ use crate::tensor::{QParams, QuantizedTensor, Tensor};
 /// Looks at values as they come and chooses scales and zero points for them.
 ///
 /// What an observer knows depends on the values alone, not on how they were cut into tensors: observers that saw the
-/// parts, [merged](Observer::merge), equal one that saw the whole.
+/// parts, [merged](Observer::merge), know what one knows that saw the whole. Only a
+/// [`MovingAverage`](observer::MovingAverage) counts batches; merged, it goes on with the other's.
+///
+/// `Box<dyn Observer>` observes and answers; to merge, the type must be known.
 pub trait Observer {
     /// Takes these values into account.
     ///

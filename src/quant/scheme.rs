@@ -14,6 +14,7 @@ use crate::tensor::Granularity;
 /// assert_eq!(int4.to_string(), "i4 symmetric -7..=7, groups of 32 along axis 1");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Scheme {
     bits: u32,
     signed: bool,

@@ -9,6 +9,7 @@ use crate::tensor::Shape;
 ///
 /// The axis is always said, and always checked against the shape: no operation assumes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Granularity {
     /// All of them.

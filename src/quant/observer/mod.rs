@@ -1,11 +1,23 @@
 //! Observers: how scales are found.
 //!
-//! **In**: float tensors, one after the other, and then a [`Scheme`](crate::Scheme). **Out**: one scale and zero point for the
-//! tensor, for each channel or for each group ([`QParams`](crate::QParams)). In between an [`Observer`](crate::Observer) keeps
-//! a summary whose size does not depend on how much was seen, and two of them can be merged: batches may be observed apart.
+//! **In**: float tensors, one after the other, and then a [`Scheme`](crate::Scheme). **Out**: one scale and zero point for
+//! the tensor, for each channel or for each group ([`QParams`](crate::QParams)). In between an [`Observer`](crate::Observer)
+//! keeps a summary whose size does not depend on how much was seen, and two of them can be merged: batches may be observed
+//! apart. With the feature `serde` it can be saved at any time, and goes on exactly where it was.
 //!
-//! - [`MinMax`]: the exact range of all that was seen, `min` and `max` for each scale. Right for weights, and for activations
-//!   without outliers; of one element a thousand times as large as the others it leaves these almost no codes.
+//! | observer | range | for | mind |
+//! |---|---|---|---|
+//! | [`MinMax`] | `min` and `max` of all | weights; activations without outliers | one element a thousand times as large as the others leaves these almost no codes |
+//! | [`MovingAverage`] | of a usual batch: `end += rate · (end of the batch - end)` | activations whose batches have stray extremes | depends on order and size of the batches, and clips what lies beyond the average |
+//! | [`Percentile`] | what so many percent of the values lie in | activations with few, large outliers | of fewer than `1 / (1 - p)` values it is the exact range; a percentage that suits one layer ruins another |
+//! | [`Histogram`] | least `Σ (x - x̂)²` for the codes that the scheme has | activations at any number of bits; the one to begin with | 24 bytes a bin and scale: hardly for groups |
+//! | [`Entropy`] | least Kullback-Leibler divergence | comparing with tools that have nothing else | the divergence of a histogram is not the error of a layer |
+//! | [`FixedRange`] | the one given | softmax, tanh, images | values beyond it are clipped |
+//!
+//! For weights, which are all there at once, [`least_squares`](crate::quant::least_squares) finds the best scale exactly.
+//! [`ObserverKind`] names an observer in a configuration or on a command line and builds it.
+//!
+//! From the range to the scale:
 //!
 //! ```text
 //! asymmetric   scale = (max(max, 0) - min(min, 0)) / (qmax - qmin)     zero_point = round(qmin - min(min, 0) / scale)
@@ -29,6 +41,22 @@
 //! # Ok::<(), lowprec::Error>(())
 //! ```
 
+mod entropy;
+#[cfg(feature = "serde")]
+mod exact;
+mod fixed_range;
+mod histogram;
+mod kind;
 mod min_max;
+mod moving_average;
+mod percentile;
+mod range;
+mod summaries;
 
+pub use entropy::Entropy;
+pub use fixed_range::FixedRange;
+pub use histogram::Histogram;
+pub use kind::ObserverKind;
 pub use min_max::MinMax;
+pub use moving_average::MovingAverage;
+pub use percentile::Percentile;
