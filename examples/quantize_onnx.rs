@@ -18,10 +18,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use arguments::{Arguments, Mode, Request};
+use lowprec::convert::{LayerConfig, StaticScheme};
 use lowprec::io::safetensors;
 use lowprec::nn::Executor;
-use lowprec::ptq::DynamicQuantization;
-use lowprec::{Error, LayerKind, Model, Progress, Result, Value, onnx};
+use lowprec::ptq::{Calibrator, DynamicQuantization};
+use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Value, onnx};
 use report::Report;
 
 fn main() -> ExitCode {
@@ -64,6 +65,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let quantized = match arguments.mode {
         Mode::Float => None,
         Mode::Dynamic => Some(report.timed("quantize", || quantize(arguments, &float))?),
+        Mode::Static => Some(report.timed("quantize", || calibrate(arguments, &float))?),
     };
     let mut execute = |stage, model: &Model| {
         let mut executor = Executor::new(model);
@@ -96,20 +98,61 @@ fn quantize(arguments: &Arguments, model: &Model) -> Result<Model> {
         None if known.iter().any(|kind| present(&kind)) => known.iter().filter(present).copied().collect(),
         None => known.to_vec(),
     };
-    let (terminal, start) = (std::io::stderr().is_terminal(), Instant::now());
-    let progress = Progress::new(move |step| {
-        if terminal {
-            eprint!("\r\x1b[K{} {}/{} {}", step.stage, step.done + 1, step.total, step.item);
-        }
-        ControlFlow::Continue(())
-    });
-    let mut quantization = DynamicQuantization::new(&kinds).with_progress(progress);
+    let start = Instant::now();
+    let mut quantization = DynamicQuantization::new(&kinds).with_progress(progress());
     for pattern in &arguments.exclude {
         quantization = quantization.exclude(pattern)?;
     }
     let model = quantization.apply(model);
-    if terminal {
+    quantized_in(start);
+    model
+}
+
+/// The model in integers from layer to layer, by the samples of the calibration file.
+fn calibrate(arguments: &Arguments, model: &Model) -> Result<Model> {
+    let mut scheme = StaticScheme::default();
+    if let Some(observer) = arguments.observer {
+        scheme = scheme.with_activation_observer(observer);
+    }
+    let mut config = QConfig::new(scheme);
+    if let Some(kinds) = &arguments.kinds {
+        for kind in DynamicQuantization::KINDS.iter().filter(|kind| !kinds.contains(kind)) {
+            config = config.with_kind(*kind, LayerConfig::Float);
+        }
+    }
+    for pattern in &arguments.exclude {
+        config = config.with_pattern(pattern, LayerConfig::Float)?;
+    }
+    let start = Instant::now();
+    let mut calibrator = Calibrator::new(model, &config)?.with_progress(progress());
+    if let Some(threads) = arguments.threads {
+        calibrator = calibrator.with_threads(threads);
+    }
+    let path = arguments.calibration.as_ref().expect("the command line has one");
+    let contents = safetensors::read_tensors_file(path)?;
+    let samples: Vec<(&str, &Value)> = contents.tensors.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    for part in batches::parts(model, &samples, arguments.batch)? {
+        let part: Vec<(&str, &Value)> = part.iter().map(|(name, value)| (*name, value)).collect();
+        calibrator.observe(&part)?;
+    }
+    let model = calibrator.convert();
+    quantized_in(start);
+    model
+}
+
+/// A line on the terminal that tells what runs.
+fn progress() -> Progress<'static> {
+    let terminal = std::io::stderr().is_terminal();
+    Progress::new(move |step| {
+        if terminal {
+            eprint!("\r\x1b[K{} {}/{} {}", step.stage, step.done + 1, step.total, step.item);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+fn quantized_in(start: Instant) {
+    if std::io::stderr().is_terminal() {
         eprintln!("\r\x1b[Kquantized in {:.2?}", start.elapsed());
     }
-    model
 }

@@ -2,7 +2,8 @@
 //! cost.
 //!
 //! A trained network comes in as an ONNX file, as weights under PyTorch's names, or as layers written in Rust; [`quantize_dynamic`] turns
-//! its convolutions and linear layers into int8 or says why not; [`compare`] shows what that did to accuracy, error by
+//! its convolutions and linear layers into int8 or says why not, and [`quantize_static`], given samples, the whole network between
+//! them too; [`compare`] shows what that did to accuracy, error by
 //! layer, bytes, operations, energy and time.
 //!
 //! ```
@@ -37,8 +38,8 @@
 //! | [`quant`] | [`Scheme`], [`Observer`], [`Quantizer`] |
 //! | [`metrics`] | SQNR, KL, top-1: plain functions |
 //! | [`nn`] | [`Model`], [`Layer`], layers in float and int8, [`Executor`](nn::Executor) |
-//! | [`convert`] | one model to another with the same function |
-//! | [`ptq`] | [`quantize_dynamic`] and its builder |
+//! | [`convert`] | one model to another: batch norm folded; [`QConfig`], [`Calibration`], the integer graph |
+//! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`] and their builders |
 //! | [`io`] | ONNX, safetensors |
 //! | [`eval`] | [`compare`] and its report |
 //!
@@ -47,7 +48,7 @@
 //! - `parallel` (default): large kernel calls use the caller's rayon pool. Without it all runs on the caller's thread.
 //! - `safetensors` (default): `io::safetensors`.
 //! - `onnx` (default): `io::onnx`, also as `lowprec::onnx`.
-//! - `serde`: saves and loads schemes and what observers saw.
+//! - `serde`: saves and loads calibrations, schemes and what observers saw.
 
 pub mod convert;
 pub mod error;
@@ -62,6 +63,7 @@ pub mod ptq;
 pub mod quant;
 pub mod tensor;
 
+pub use convert::{Calibration, QConfig};
 pub use error::{Error, Result};
 pub use eval::{Report, compare};
 #[cfg(feature = "onnx")]
@@ -69,7 +71,7 @@ pub use io::onnx;
 pub use nn::{Layer, LayerKind, Model, Precision};
 pub use num::{I2, I4, NonFinite, QuantElem, U2, U4};
 pub use progress::{Progress, Step};
-pub use ptq::quantize_dynamic;
+pub use ptq::{quantize_dynamic, quantize_static};
 pub use quant::{Observer, Quantizer, Scheme};
 pub use tensor::{DType, Granularity, QParams, QuantizedTensor, Shape, Tensor, Value};
 

@@ -278,21 +278,26 @@ impl Counts {
     }
 }
 
-/// Mutations in all, and of the digits network, which is a hundred times as large as the others.
+/// Mutations in all, and of the digits networks, which are a hundred times as large as the others.
 const MUTATIONS: usize = 10_000;
-const DIGITS: usize = 800;
+const DIGITS: usize = 1600;
+/// One of floats, every other time, and those that ONNX Runtime's tool quantized.
+const NETWORKS: [&str; 4] = ["digits_cnn", "digits_residual_qdq_i8", "digits_separable_qoperator_i8", "digits_squeeze_qoperator"];
 
 // One test alone in this binary: others would allocate on their own threads meanwhile.
 #[test]
 fn no_mutation_panics_aborts_or_takes_much_memory() {
     let suite = Suite::load();
-    let digits =
-        Case { model: std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/digits_cnn.onnx")).unwrap(), ..Case::default() };
+    let digits = NETWORKS.map(|name| {
+        let path = format!("{}/tests/fixtures/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
+        Case { model: std::fs::read(path).unwrap(), ..Case::default() }
+    });
     let small: Vec<(&str, &Case)> =
         suite.cases.iter().filter(|(_, case)| case.model.len() < 4000).map(|(name, case)| (name.as_str(), case)).collect();
     let (mut random, mut counts, mut panics) = (Random(3), Counts::default(), Vec::new());
     for i in 0..MUTATIONS {
-        let (name, case) = if i < DIGITS { ("digits_cnn", &digits) } else { small[i % small.len()] };
+        let which = if i % 2 == 0 { 0 } else { 1 + i / 2 % (NETWORKS.len() - 1) };
+        let (name, case) = if i < DIGITS { (NETWORKS[which], &digits[which]) } else { small[i % small.len()] };
         let change = if random.below(2) == 0 { damaged } else { lying };
         let bytes = change(&case.model, &mut random);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| counts.one(&bytes, &case.inputs))) {

@@ -9,6 +9,7 @@ mod batches;
 
 use arguments::{Mode, Request, parse};
 use lowprec::nn::{Dim, Executor, Layer, Linear};
+use lowprec::quant::observer::ObserverKind;
 use lowprec::{DType, Error, LayerKind, Model, Tensor, Value};
 
 fn arguments(text: &str) -> Result<Request, lexopt::Error> {
@@ -26,6 +27,11 @@ fn a_command_line() {
     let Ok(Request::Run(least)) = arguments("--mode float --input i --output o m.onnx") else { panic!() };
     assert!(least.kinds.is_none() && least.exclude.is_empty() && least.threads.is_none() && !least.json);
     assert!(matches!(arguments("m.onnx --help"), Ok(Request::Help)));
+    let calibrated = "m.onnx --mode static --input i --output o --calibration c --observer percentile:99.9 --batch 8";
+    let Ok(Request::Run(calibrated)) = arguments(calibrated) else { panic!() };
+    assert_eq!((calibrated.mode, calibrated.batch), (Mode::Static, Some(8)));
+    assert_eq!(calibrated.observer, Some(ObserverKind::Percentile { percent: 99.9 }));
+    assert_eq!(calibrated.calibration.as_deref().and_then(|path| path.to_str()), Some("c"));
 }
 
 #[test]
@@ -39,6 +45,14 @@ fn wrong_usage() {
         assert!(arguments(&format!("{right} {more}")).is_err(), "{more}");
     }
     assert!(arguments("m.onnx --mode float --input i --output o --kinds linear").is_err());
+    for dynamic in ["--calibration c", "--observer minmax", "--batch 2"] {
+        assert!(arguments(&format!("{right} {dynamic}")).is_err(), "{dynamic}");
+    }
+    let calibrated = "m.onnx --mode static --input i --output o --calibration c";
+    assert!(arguments(calibrated).is_ok() && arguments(&calibrated.replace("--calibration c", "")).is_err());
+    for more in ["--observer median", "--observer range:2:1", "--batch 0"] {
+        assert!(arguments(&format!("{calibrated} {more}")).is_err(), "{more}");
+    }
 }
 
 /// A linear layer on `samples` at a time, beside a function of a second input.
@@ -82,4 +96,17 @@ fn samples_that_make_no_batches() {
     assert!(matches!(&different, Error::Shape { .. }) && different.to_string().contains("`z`"), "{different}");
     // Fewer samples than a batch holds.
     assert!(run(12, &[Dim::Fixed(2)], &floats(&[2])).is_err());
+}
+
+#[test]
+fn calibration_in_parts() {
+    let sizes = |first: Dim, size: Option<usize>| -> Vec<usize> {
+        let parts = batches::parts(&model(first, &[Dim::Any]), &[("x", &floats(&[5, 3])), ("z", &floats(&[4]))], size).unwrap();
+        parts.iter().map(|part| part[0].1.shape().dims()[0]).collect()
+    };
+    assert_eq!(sizes(Dim::Any, None), [5]);
+    assert_eq!(sizes(Dim::Any, Some(2)), [2, 2, 1]);
+    assert_eq!(sizes(Dim::Any, Some(9)), [5]);
+    // What the model takes at once is decided by the model, and the last part is filled up.
+    assert_eq!(sizes(Dim::Fixed(2), Some(3)), [2, 2, 2]);
 }

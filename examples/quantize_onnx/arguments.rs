@@ -6,13 +6,20 @@ use lexopt::{Arg, Parser, ValueExt};
 use lowprec::LayerKind;
 use lowprec::nn::Pattern;
 use lowprec::ptq::DynamicQuantization;
+use lowprec::quant::observer::ObserverKind;
 
 pub const USAGE: &str = "\
-usage: quantize_onnx MODEL.onnx --mode float|dynamic --input IN.safetensors --output OUT.safetensors
+usage: quantize_onnx MODEL.onnx --mode float|dynamic|static --input IN.safetensors --output OUT.safetensors
+                     [--calibration CAL.safetensors] [--observer NAME] [--batch N]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
   --mode float       run the model as it is
   --mode dynamic     weights in int8, activations quantized as they come
+  --mode static      integers from layer to layer, by the ranges of values on calibration samples
+  --calibration FILE samples under the names of the model's inputs, for --mode static
+  --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,
+                     entropy, range:MIN:MAX
+  --batch N          calibrate on N samples at a time; default: as many as the model takes
   --kinds KIND,...   quantize layers of these kinds (conv2d, linear, ...); default: every kind that can be
   --exclude GLOB,... leave out layers of these names
   --input FILE       tensors under the names of the model's inputs; of more samples than the model takes
@@ -26,6 +33,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic --input IN.safetensors --ou
 pub enum Mode {
     Float,
     Dynamic,
+    Static,
 }
 
 impl Mode {
@@ -33,6 +41,7 @@ impl Mode {
         match self {
             Mode::Float => "float",
             Mode::Dynamic => "dynamic",
+            Mode::Static => "static",
         }
     }
 }
@@ -42,6 +51,9 @@ pub struct Arguments {
     pub mode: Mode,
     pub input: PathBuf,
     pub output: PathBuf,
+    pub calibration: Option<PathBuf>,
+    pub observer: Option<ObserverKind>,
+    pub batch: Option<usize>,
     pub kinds: Option<Vec<LayerKind>>,
     pub exclude: Vec<String>,
     pub threads: Option<usize>,
@@ -55,6 +67,7 @@ pub enum Request {
 
 pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
+    let (mut calibration, mut observer, mut batch) = (None, None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -62,6 +75,12 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("mode") => mode = Some(parse_mode(&parser.value()?.string()?)?),
             Arg::Long("input") => input = Some(PathBuf::from(parser.value()?)),
             Arg::Long("output") => output = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("calibration") => calibration = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("observer") => observer = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
+            Arg::Long("batch") => match parser.value()?.parse()? {
+                0 => return Err("--batch is 0: at least 1".into()),
+                count => batch = Some(count),
+            },
             Arg::Long("kinds") => kinds = Some(parse_kinds(&parser.value()?.string()?)?),
             Arg::Long("exclude") => {
                 for pattern in parser.value()?.string()?.split(',') {
@@ -83,11 +102,22 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if mode == Mode::Float && (kinds.is_some() || !exclude.is_empty()) {
         return Err("--kinds and --exclude choose layers to quantize, and --mode float quantizes none".into());
     }
+    match (mode, &calibration) {
+        (Mode::Static, None) => return Err(missing("--calibration, which --mode static needs,")),
+        (Mode::Static, Some(_)) => {}
+        _ if calibration.is_some() || observer.is_some() || batch.is_some() => {
+            return Err("--calibration, --observer and --batch belong to --mode static".into());
+        }
+        _ => {}
+    }
     Ok(Request::Run(Arguments {
         model: model.ok_or_else(|| missing("MODEL.onnx"))?,
         mode,
         input: input.ok_or_else(|| missing("--input"))?,
         output: output.ok_or_else(|| missing("--output"))?,
+        calibration,
+        observer,
+        batch,
         kinds,
         exclude,
         threads,
@@ -96,8 +126,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
 }
 
 fn parse_mode(text: &str) -> Result<Mode, lexopt::Error> {
-    let modes = [Mode::Float, Mode::Dynamic];
-    modes.into_iter().find(|mode| mode.name() == text).ok_or_else(|| format!("--mode is `{text}`: float or dynamic").into())
+    let modes = [Mode::Float, Mode::Dynamic, Mode::Static];
+    modes.into_iter().find(|mode| mode.name() == text).ok_or_else(|| format!("--mode is `{text}`: float, dynamic or static").into())
 }
 
 fn parse_kinds(text: &str) -> Result<Vec<LayerKind>, lexopt::Error> {

@@ -5,19 +5,35 @@ use std::ops::Range;
 use lowprec::nn::{Dim, Executor};
 use lowprec::{Error, Model, Result, Shape, Value};
 
+/// The inputs of each run: `size` samples at a time, or as many as the model takes, the last ones filled up where the model's
+/// first axis is fixed.
+pub fn parts<'n>(model: &Model, inputs: &[(&'n str, &Value)], size: Option<usize>) -> Result<Vec<Vec<(&'n str, Value)>>> {
+    let whole = || vec![inputs.iter().map(|&(name, value)| (name, value.clone())).collect()];
+    let (samples, size, fixed) = match (batches(model, inputs)?, size) {
+        (Some(Batches { samples, size }), _) => (samples, size, true),
+        (None, Some(size)) => match inputs.iter().find_map(|(_, value)| value.shape().dims().first().copied()) {
+            Some(samples) if samples > size => (samples, size, false),
+            _ => return Ok(whole()),
+        },
+        (None, None) => return Ok(whole()),
+    };
+    let part = |start: usize| {
+        let end = if fixed { start + size } else { samples.min(start + size) };
+        let cut = |&(name, value): &(&'n str, &Value)| match has_samples(model, name, value, samples, size) {
+            true => Ok((name, rows(value, start..end)?)),
+            false => Ok((name, value.clone())),
+        };
+        inputs.iter().map(cut).collect()
+    };
+    (0..samples).step_by(size).map(part).collect()
+}
+
 /// The model's outputs for these inputs: of one run, or, when inputs have more samples than a fixed first axis holds, of as
 /// many as it takes. Outputs are then put together along their first axis.
 pub fn run(executor: &mut Executor, inputs: &[(&str, &Value)]) -> Result<Vec<(String, Value)>> {
     let Some(Batches { samples, size }) = batches(executor.model(), inputs)? else { return executor.run(inputs) };
     let mut joined: Vec<(String, Joined)> = Vec::new();
-    for start in (0..samples).step_by(size) {
-        let part: Vec<(&str, Value)> = inputs
-            .iter()
-            .map(|&(name, value)| match has_samples(executor.model(), name, value, samples, size) {
-                true => Ok((name, rows(value, start..start + size)?)),
-                false => Ok((name, value.clone())),
-            })
-            .collect::<Result<_>>()?;
+    for (part, start) in parts(executor.model(), inputs, None)?.iter().zip((0..samples).step_by(size)) {
         let part: Vec<(&str, &Value)> = part.iter().map(|(name, value)| (*name, value)).collect();
         for (i, (name, value)) in executor.run(&part)?.into_iter().enumerate() {
             if value.shape().dims().first() != Some(&size) {

@@ -7,8 +7,10 @@ use crate::error::{Error, Result};
 use crate::eval::Cost;
 use crate::eval::report::{Classification, LayerReport, Report};
 use crate::eval::sums::Sums;
+use crate::kernels::dequantize_u8;
 use crate::metrics;
 use crate::nn::{Dim, Edge, Executor, Model};
+use crate::num::U8Grid;
 use crate::progress::Progress;
 use crate::tensor::{Shape, Tensor, Value};
 
@@ -81,6 +83,9 @@ impl<'a> Comparison<'a> {
         }
         let batch = batch_size(self.float, samples)?;
         let mut executors = [self.executor(self.float)?, self.executor(self.quantized)?];
+        let edges = self.quantized.nodes().iter().flat_map(|node| node.outputs());
+        let grids: HashMap<&str, U8Grid> =
+            edges.filter_map(|&edge| Some((self.quantized.edge_name(edge), self.quantized.grid(edge)?))).collect();
         let mut sums: HashMap<String, Sums> = HashMap::new();
         let (mut whole, mut classes) = (Sums::default(), None);
         let (mut logits, mut logits_quantized) = (Vec::new(), Vec::new());
@@ -95,7 +100,7 @@ impl<'a> Comparison<'a> {
                 Ok(())
             })?;
             let y_quantized = executors[1].forward_with(&x, |tap| {
-                if let (Some(reference), Value::F32(value)) = (values.get(tap.edge), tap.value) {
+                if let (Some(reference), Some(value)) = (values.get(tap.edge), floats(tap.value, grids.get(tap.edge).copied())?) {
                     if reference.shape() != value.shape() {
                         return Err(Error::shape(
                             format!("value `{}` of the quantized model", tap.edge),
@@ -164,6 +169,19 @@ impl<'a> Comparison<'a> {
             Some(threads) => executor.with_threads(threads),
             None => Ok(executor),
         }
+    }
+}
+
+/// A value of floats, or of codes by what they stand for.
+fn floats(value: &Value, grid: Option<U8Grid>) -> Result<Option<Tensor>> {
+    match (value, grid) {
+        (Value::F32(value), _) => Ok(Some(value.clone())),
+        (Value::U8(codes), Some(grid)) => {
+            let mut floats = vec![0.0; codes.len()];
+            dequantize_u8(codes.as_slice(), grid.scale(), grid.zero_point().into(), &mut floats)?;
+            Tensor::from_shape(codes.shape().clone(), floats).map(Some)
+        }
+        _ => Ok(None),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::nn::{Edge, Layer, Model, Precision};
-use crate::tensor::Shape;
+use crate::tensor::{DType, Shape};
 
 /// Energy of one forward, by an estimate and not a measurement, in joules.
 ///
@@ -14,12 +14,13 @@ use crate::tensor::Shape;
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Energy {
-    /// Multiply-accumulates, and for int8 layers the quantization of every input and the dequantization of every output
-    /// (one float multiplication and addition each).
+    /// Multiply-accumulates, and for int8 layers the quantization of every float input and the dequantization or requantization of
+    /// every output (one float multiplication and addition each).
     pub compute: f64,
     /// Weights read once from DRAM: the regime of a large model at batch 1. A model that stays in cache doesn't pay it.
     pub weights: f64,
-    /// Inputs read from and outputs written to SRAM, as f32, and for int8 layers the codes written and read in addition.
+    /// Inputs read from and outputs written to SRAM, each in its type, and where an int8 layer quantizes floats, their codes written
+    /// and read in addition.
     pub activations: f64,
 }
 
@@ -56,15 +57,18 @@ impl Cost {
     pub(crate) fn of(model: &Model, shapes: &HashMap<Edge, Shape>) -> Cost {
         let mut cost = Cost { bytes: model.bytes(), ..Cost::default() };
         let elements = |edge: &Edge| shapes.get(edge).map_or(0, Shape::elements);
+        let bytes = |edge: &Edge| elements(edge) * model.edge_type(*edge).bytes();
         for node in model.nodes() {
             let layer = node.layer();
             let macs: u64 = node.outputs().iter().filter_map(|edge| shapes.get(edge)).map(|shape| layer.macs(shape)).sum();
-            let read: usize = node.reads().map(|edge| elements(&edge)).sum();
+            // Floats that an integer layer quantizes on its way.
+            let quantized: usize = node.reads().filter(|&edge| model.edge_type(edge) == DType::F32).map(|edge| elements(&edge)).sum();
             let written: usize = node.outputs().iter().map(elements).sum();
             let energy = &mut cost.energy;
             energy.weights += layer.bytes() as f64 * DRAM_BYTE;
             if !matches!(layer, Layer::Flatten { .. }) {
-                energy.activations += 4.0 * (read + written) as f64 * SRAM_BYTE;
+                let moved = node.reads().map(|edge| bytes(&edge)).chain(node.outputs().iter().map(bytes)).sum::<usize>();
+                energy.activations += moved as f64 * SRAM_BYTE;
             }
             match layer.precision() {
                 Precision::F32 => {
@@ -73,8 +77,8 @@ impl Cost {
                 }
                 Precision::Int8 => {
                     cost.macs_int8 += macs;
-                    energy.compute += macs as f64 * MAC_INT8 + (read + written) as f64 * CONVERSION;
-                    energy.activations += 2.0 * read as f64 * SRAM_BYTE;
+                    energy.compute += macs as f64 * MAC_INT8 + (quantized + written) as f64 * CONVERSION;
+                    energy.activations += 2.0 * quantized as f64 * SRAM_BYTE;
                 }
             }
         }

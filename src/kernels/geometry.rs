@@ -133,7 +133,7 @@ impl Conv2dGeometry {
     }
 
     /// Products in each sum.
-    pub(super) fn k(&self) -> usize {
+    pub(crate) fn k(&self) -> usize {
         self.weight_shape()[1..].iter().product()
     }
 

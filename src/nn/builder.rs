@@ -1,10 +1,11 @@
 //! Building a model, node by node.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::nn::{Input, Layer, Model, Node, Output};
+use crate::num::U8Grid;
 use crate::tensor::{DType, Value};
 
 /// A value on its way from one node to others: a handle that the builder of its model hands out.
@@ -37,6 +38,7 @@ pub struct ModelBuilder {
     // Name and type of every edge.
     pub(crate) edges: Vec<(String, DType)>,
     constants: Vec<(Edge, Value)>,
+    grids: HashMap<usize, U8Grid>,
     // Names of edges, and names of nodes.
     names: HashSet<String>,
     node_names: HashSet<String>,
@@ -53,6 +55,7 @@ impl Default for ModelBuilder {
             outputs: Vec::new(),
             edges: Vec::new(),
             constants: Vec::new(),
+            grids: HashMap::new(),
             names: HashSet::new(),
             node_names: HashSet::new(),
         }
@@ -138,6 +141,20 @@ impl ModelBuilder {
         Ok(edge)
     }
 
+    /// Says what the u8 codes of an edge stand for, which [`Model::grid`] then tells.
+    ///
+    /// # Errors
+    /// [`Error::Type`] for an edge of another type, [`Error::Parameter`] for one of another builder.
+    pub fn grid(&mut self, edge: Edge, grid: U8Grid) -> Result<()> {
+        match self.dtype(edge)? {
+            DType::U8 => {
+                self.grids.insert(edge.index, grid);
+                Ok(())
+            }
+            other => Err(Error::Type { what: format!("edge `{}`", self.edges[edge.index].0), expected: "u8", got: other.name() }),
+        }
+    }
+
     /// Declares that `edge` is an output called `name`.
     ///
     /// # Errors
@@ -159,11 +176,10 @@ impl ModelBuilder {
         if self.outputs.is_empty() {
             return Err(Error::Empty { what: "list of the model's outputs".into(), way_out: "declare one with `output`" });
         }
-        Ok(Model::from_parts(self.inputs, self.nodes, self.outputs, self.edges, self.constants, None))
+        Ok(Model::from_parts(self.inputs, self.nodes, self.outputs, self.edges, self.constants, self.grids))
     }
 
     /// Whether a node may be called so that writes none of that name.
-    #[cfg(feature = "onnx")]
     pub(crate) fn is_free(&self, node: &str) -> bool {
         !self.node_names.contains(node) && !self.names.contains(node)
     }

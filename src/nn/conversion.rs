@@ -47,6 +47,8 @@ pub enum SkipReason {
     NotIncluded,
     /// The pattern that excludes it.
     Excluded(String),
+    /// The configuration leaves it in float.
+    Configured,
     /// It can't be done exactly; the text says why.
     Unsupported(String),
 }
@@ -57,6 +59,7 @@ impl fmt::Display for SkipReason {
             SkipReason::AlreadyQuantized => f.write_str("already quantized"),
             SkipReason::NotIncluded => f.write_str("no include pattern matches it"),
             SkipReason::Excluded(pattern) => write!(f, "excluded by `{pattern}`"),
+            SkipReason::Configured => f.write_str("left in float by the configuration"),
             SkipReason::Unsupported(why) => f.write_str(why),
         }
     }

@@ -383,10 +383,24 @@ fn run(
     threads: usize,
 ) -> Result<()> {
     let (view, fused) = (inputs.need(0)?, stage.fused);
+    let image = || match *view.dims {
+        [n, h, w, _] if inputs.channels_last() => Ok(ImageShape { n, h, w, layout: ImageLayout::Nhwc }),
+        [n, _, h, w] => Ok(ImageShape { n, h, w, layout: ImageLayout::Nchw }),
+        _ => Err(Error::shape("input", "[n, c, h, w]", view.dims)),
+    };
+    let rows = || view.dims.iter().rev().skip(1).product();
     match layer {
         Layer::Embedding(table) => return table.run(&view, &mut output),
         Layer::QuantizedEmbedding(table) => return table.run(&view, &mut output),
         _ => {}
+    }
+    if let Layer::StaticConv2d(_) | Layer::StaticLinear(_) = layer {
+        let (residual, y) = (inputs.get(1).map(|residual| residual.bytes), output.codes_or_floats());
+        return match layer {
+            Layer::StaticConv2d(conv) => conv.forward(view.bytes, image()?, residual, y, workspace, threads),
+            Layer::StaticLinear(linear) => linear.forward(view.bytes, rows(), residual, y, workspace, threads),
+            _ => unreachable!("one of the two"),
+        };
     }
     let (x, y) = (view.f32(), output.f32());
     if fused.residual
@@ -394,14 +408,8 @@ fn run(
     {
         y.copy_from_slice(residual.f32());
     }
-    let image = || match *view.dims {
-        [n, h, w, _] if inputs.channels_last() => Ok(ImageShape { n, h, w, layout: ImageLayout::Nhwc }),
-        [n, _, h, w] => Ok(ImageShape { n, h, w, layout: ImageLayout::Nchw }),
-        _ => Err(Error::shape("input", "[n, c, h, w]", view.dims)),
-    };
     let nhwc = || <[usize; 4]>::try_from(view.dims).map_err(|_| Error::shape("input", "[n, c, h, w]", view.dims));
     let pixels = || nhwc().map(|[n, h, w, _]| [n, h, w]);
-    let rows = || view.dims.iter().rev().skip(1).product();
     match layer {
         Layer::Conv2d(conv) => conv.run(x, image()?, stage, y, workspace, threads),
         Layer::QuantizedConv2d(conv) => conv.run(x, image()?, stage, y, workspace, threads),
@@ -417,8 +425,8 @@ fn run(
         Layer::GlobalAvgPool2d(pool) => pool.forward(x, nhwc()?, y),
         Layer::Add => add(x, inputs.need(1)?.f32(), y),
         Layer::Softmax { axis } => softmax(x, around(view.dims, *axis), y),
-        Layer::Flatten { .. } | Layer::Embedding(_) | Layer::QuantizedEmbedding(_) => {
-            unreachable!("the planner renames the value, and tables ran above")
+        Layer::Flatten { .. } | Layer::Embedding(_) | Layer::QuantizedEmbedding(_) | Layer::StaticConv2d(_) | Layer::StaticLinear(_) => {
+            unreachable!("the planner renames the value, and tables and codes ran above")
         }
         Layer::Lstm(_) | Layer::Gru(_) | Layer::Operator(_) => {
             unreachable!("these have several outputs")

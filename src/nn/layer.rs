@@ -27,6 +27,10 @@ pub enum Layer {
     QuantizedConvTranspose2d(quantized::ConvTranspose2d),
     /// Fully connected layer in int8, its input quantized at run time.
     QuantizedLinear(quantized::Linear),
+    /// Convolution from codes to codes.
+    StaticConv2d(quantized::StaticConv2d),
+    /// Fully connected layer from codes to codes.
+    StaticLinear(quantized::StaticLinear),
     /// Long short-term memory, in float or in int8.
     Lstm(Lstm),
     /// Gated recurrent unit, in float or in int8.
@@ -153,9 +157,9 @@ impl Layer {
     /// Its kind; a quantized layer is of the kind of its float twin.
     pub fn kind(&self) -> LayerKind {
         match self {
-            Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => LayerKind::Conv2d,
+            Layer::Conv2d(_) | Layer::QuantizedConv2d(_) | Layer::StaticConv2d(_) => LayerKind::Conv2d,
             Layer::ConvTranspose2d(_) | Layer::QuantizedConvTranspose2d(_) => LayerKind::ConvTranspose2d,
-            Layer::Linear(_) | Layer::QuantizedLinear(_) => LayerKind::Linear,
+            Layer::Linear(_) | Layer::QuantizedLinear(_) | Layer::StaticLinear(_) => LayerKind::Linear,
             Layer::Lstm(_) => LayerKind::Lstm,
             Layer::Gru(_) => LayerKind::Gru,
             Layer::Embedding(_) | Layer::QuantizedEmbedding(_) => LayerKind::Embedding,
@@ -181,6 +185,7 @@ impl Layer {
                 Precision::Int8
             }
             Layer::Operator(operator) => operator.operation().precision(),
+            Layer::StaticConv2d(_) | Layer::StaticLinear(_) => Precision::Int8,
             _ => Precision::F32,
         }
     }
@@ -191,6 +196,8 @@ impl Layer {
             Layer::QuantizedConv2d(conv) => Some(conv.kernel_name()),
             Layer::QuantizedConvTranspose2d(conv) => Some(conv.kernel_name()),
             Layer::QuantizedLinear(linear) => Some(linear.kernel_name()),
+            Layer::StaticConv2d(conv) => Some(conv.kernel_name()),
+            Layer::StaticLinear(linear) => Some(linear.kernel_name()),
             Layer::Lstm(layer) => layer.kernel_name(),
             Layer::Gru(layer) => layer.kernel_name(),
             _ => None,
@@ -199,12 +206,13 @@ impl Layer {
 
     pub(crate) fn order(&self) -> Order {
         match self {
-            Layer::Conv2d(_) | Layer::QuantizedConv2d(_) => Order::AnyToChannelsLast,
+            Layer::Conv2d(_) | Layer::QuantizedConv2d(_) | Layer::StaticConv2d(_) => Order::AnyToChannelsLast,
             Layer::Relu | Layer::Relu6 | Layer::Add => Order::Any,
             Layer::ConvTranspose2d(_) | Layer::QuantizedConvTranspose2d(_) => Order::ChannelsLast,
             Layer::BatchNorm2d(_) | Layer::MaxPool2d(_) | Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d(_) => Order::ChannelsLast,
             Layer::Linear(_)
             | Layer::QuantizedLinear(_)
+            | Layer::StaticLinear(_)
             | Layer::Lstm(_)
             | Layer::Gru(_)
             | Layer::Flatten { .. }
@@ -223,6 +231,15 @@ impl Layer {
         }
     }
 
+    /// What a layer with fixed grids writes, and whether it adds a residual.
+    pub(crate) fn static_output(&self) -> Option<(quantized::StaticOutput, bool)> {
+        match self {
+            Layer::StaticConv2d(layer) => Some((layer.output(), layer.residual().is_some())),
+            Layer::StaticLinear(layer) => Some((layer.output(), layer.residual().is_some())),
+            _ => None,
+        }
+    }
+
     /// The element types of the outputs for inputs of these types.
     pub(crate) fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         if let Layer::Operator(operator) = self {
@@ -230,6 +247,14 @@ impl Layer {
         }
         if let Layer::Lstm(_) | Layer::Gru(_) = self {
             return recurrent::infer_types(inputs, matches!(self, Layer::Lstm(_)));
+        }
+        if let Some((output, residual)) = self.static_output() {
+            let arity = 1 + usize::from(residual);
+            check_arity(inputs, arity, arity)?;
+            return match inputs.iter().flatten().find(|&&dtype| dtype != DType::U8) {
+                Some(other) => Err(Error::Type { what: format!("input of a static {}", self.kind()), expected: "u8", got: other.name() }),
+                None => Ok(vec![output.dtype()]),
+            };
         }
         let arity = if matches!(self, Layer::Add) { 2 } else { 1 };
         if inputs.len() != arity {
@@ -286,12 +311,14 @@ impl Layer {
         match self {
             Layer::Conv2d(layer) => conv(layer.geometry()),
             Layer::QuantizedConv2d(layer) => conv(layer.geometry()),
+            Layer::StaticConv2d(layer) => adds(inputs, conv(layer.geometry())?),
             Layer::ConvTranspose2d(layer) => transposed(layer.shape()),
             Layer::QuantizedConvTranspose2d(layer) => transposed(layer.shape()),
             Layer::Embedding(layer) => looked_up(layer.width()),
             Layer::QuantizedEmbedding(layer) => looked_up(layer.width()),
             Layer::Linear(layer) => linear(layer.in_features(), layer.out_features()),
             Layer::QuantizedLinear(layer) => linear(layer.in_features(), layer.out_features()),
+            Layer::StaticLinear(layer) => adds(inputs, linear(layer.in_features(), layer.out_features())?),
             Layer::BatchNorm2d(norm) => image(Some(norm.channels())).map(|_| input.clone()),
             Layer::MaxPool2d(pool) => image(None).and_then(|dims| pooled(dims, pool.output_size(dims[2], dims[3])?)),
             Layer::AvgPool2d(pool) => image(None).and_then(|dims| pooled(dims, pool.output_size(dims[2], dims[3])?)),
@@ -324,6 +351,8 @@ impl Layer {
             Layer::QuantizedConv2d(layer) => layer.weight_bytes(),
             Layer::QuantizedConvTranspose2d(layer) => layer.weight_bytes(),
             Layer::QuantizedLinear(layer) => layer.weight_bytes(),
+            Layer::StaticConv2d(layer) => layer.weight_bytes(),
+            Layer::StaticLinear(layer) => layer.weight_bytes(),
             Layer::Lstm(layer) => layer.bytes()[0],
             Layer::Gru(layer) => layer.bytes()[0],
             Layer::QuantizedEmbedding(layer) => layer.weight_bytes(),
@@ -341,6 +370,8 @@ impl Layer {
             Layer::QuantizedConv2d(layer) => layer.bias().map_or(0, <[f32]>::len),
             Layer::QuantizedConvTranspose2d(layer) => layer.bias().map_or(0, <[f32]>::len),
             Layer::QuantizedLinear(layer) => layer.bias().map_or(0, <[f32]>::len),
+            Layer::StaticConv2d(layer) => layer.bias_bytes() / 4,
+            Layer::StaticLinear(layer) => layer.bias_bytes() / 4,
             Layer::BatchNorm2d(norm) => 2 * norm.channels(),
             Layer::Lstm(layer) => layer.bytes()[1] / 4,
             Layer::Gru(layer) => layer.bytes()[1] / 4,
@@ -367,13 +398,25 @@ impl Layer {
             Layer::QuantizedConvTranspose2d(layer) => transposed(layer.shape()),
             Layer::Conv2d(layer) => images(layer.geometry()),
             Layer::QuantizedConv2d(layer) => images(layer.geometry()),
+            Layer::StaticConv2d(layer) => images(layer.geometry()),
             Layer::Linear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
             Layer::QuantizedLinear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
+            Layer::StaticLinear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
             // Of the first output: a row of each step and direction.
             Layer::Lstm(layer) if output.rank() == 4 => rows(output, layer.options()).saturating_mul(layer.macs_per_row()),
             Layer::Gru(layer) if output.rank() == 4 => rows(output, layer.options()).saturating_mul(layer.macs_per_row()),
             _ => 0,
         }
+    }
+}
+
+/// The shape of an output to which the second input, if there is one, is added.
+fn adds(inputs: &[&Shape], output: Shape) -> Result<Shape> {
+    match inputs.get(1) {
+        Some(residual) if **residual != output => {
+            Err(Error::shape("residual", format!("{output:?}, the shape of the output"), residual.dims()))
+        }
+        _ => Ok(output),
     }
 }
 
@@ -394,6 +437,8 @@ wraps! {
     quantized::Conv2d => QuantizedConv2d,
     quantized::ConvTranspose2d => QuantizedConvTranspose2d,
     quantized::Linear => QuantizedLinear,
+    quantized::StaticConv2d => StaticConv2d,
+    quantized::StaticLinear => StaticLinear,
     Lstm => Lstm,
     Gru => Gru,
     quantized::Embedding => QuantizedEmbedding,

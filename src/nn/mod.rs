@@ -50,6 +50,7 @@ pub mod reorder;
 pub(crate) mod rewrite;
 mod state;
 mod view;
+mod wiring;
 
 pub use builder::{Dim, Edge, ModelBuilder};
 pub use conv::Conv2d;
@@ -63,8 +64,8 @@ pub use model::{Input, Model, Node, Output};
 pub use norm::BatchNorm2d;
 pub use operator::Operator;
 pub use pattern::Pattern;
-#[cfg(feature = "onnx")]
-pub(crate) use plan::evaluate_within;
+pub(crate) use plan::{buffer_bytes, evaluate_within, shapes};
 pub use pool::{AvgPool2d, GlobalAvgPool2d, MaxPool2d};
 pub use recurrent::{Direction, GateActivation, Gru, Lstm, RecurrentOptions};
 pub use state::StateDict;
+pub(crate) use wiring::Wiring;

@@ -1,12 +1,13 @@
 //! The graph of a network: named nodes in topological order.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Names, Result};
 use crate::nn::builder::{Dim, Edge, ModelBuilder};
 use crate::nn::{Conversion, Executor, Layer, LayerKind, Tap};
+use crate::num::U8Grid;
 use crate::tensor::{DType, Tensor, Value};
 
 /// A network, immutable and cheap to clone.
@@ -23,6 +24,8 @@ struct Graph {
     outputs: Vec<Output>,
     edges: Vec<(String, DType)>,
     constants: Vec<(Edge, Value)>,
+    /// By edge: what its codes stand for.
+    grids: HashMap<usize, U8Grid>,
     conversion: Option<Conversion>,
 }
 
@@ -152,9 +155,9 @@ impl Model {
         outputs: Vec<Output>,
         edges: Vec<(String, DType)>,
         constants: Vec<(Edge, Value)>,
-        conversion: Option<Conversion>,
+        grids: HashMap<usize, U8Grid>,
     ) -> Self {
-        Model { graph: Arc::new(Graph { inputs, nodes, outputs, edges, constants, conversion }) }
+        Model { graph: Arc::new(Graph { inputs, nodes, outputs, edges, constants, grids, conversion: None }) }
     }
 
     /// This graph with other nodes, and what was done to it. Constants that no node reads any more are dropped.
@@ -162,7 +165,13 @@ impl Model {
         let graph = &self.graph;
         let read: HashSet<Edge> = nodes.iter().flat_map(Node::reads).chain(graph.outputs.iter().map(|output| output.edge)).collect();
         let constants = graph.constants.iter().filter(|(edge, _)| read.contains(edge)).cloned().collect();
-        Model::from_parts(graph.inputs.clone(), nodes, graph.outputs.clone(), graph.edges.clone(), constants, conversion)
+        let (inputs, outputs, edges, grids) = (graph.inputs.clone(), graph.outputs.clone(), graph.edges.clone(), graph.grids.clone());
+        Model { graph: Arc::new(Graph { inputs, nodes, outputs, edges, constants, grids, conversion }) }
+    }
+
+    /// This graph, and what was done to it.
+    pub(crate) fn with_conversion(&self, conversion: Conversion) -> Self {
+        self.with_nodes(self.nodes().to_vec(), Some(conversion))
     }
 
     /// The named inputs.
@@ -198,6 +207,20 @@ impl Model {
         let own = self.graph.outputs[0].edge.builder;
         assert_eq!(edge.builder, own, "an edge of another model");
         &self.graph.edges[edge.index].0
+    }
+
+    /// What the codes of an edge of an integer model stand for; `None` for an edge that carries something else.
+    ///
+    /// # Panics
+    /// As [`Model::edge_name`].
+    pub fn grid(&self, edge: Edge) -> Option<U8Grid> {
+        self.edge_name(edge);
+        self.graph.grids.get(&edge.index).copied()
+    }
+
+    /// Name of the edge of this index.
+    pub(crate) fn edge_name_of(&self, index: usize) -> &str {
+        &self.graph.edges[index].0
     }
 
     pub(crate) fn edge_count(&self) -> usize {

@@ -4,6 +4,7 @@ use bytemuck::Pod;
 
 use crate::error::{Error, Result};
 use crate::kernels::Aligned;
+use crate::nn::quantized::StaticOutputMut;
 use crate::tensor::DType;
 
 /// A value that a step reads. Its dimensions are those of memory: an image that lies channels-last is `[n, h, w, c]`.
@@ -63,6 +64,14 @@ impl ViewMut<'_> {
 
     pub fn f32(&mut self) -> &mut [f32] {
         self.as_mut_slice()
+    }
+
+    /// The memory as a layer with fixed grids writes it.
+    pub fn codes_or_floats(&mut self) -> StaticOutputMut<'_> {
+        match self.dtype {
+            DType::F32 => StaticOutputMut::Float(self.f32()),
+            _ => StaticOutputMut::Codes(self.bytes),
+        }
     }
 }
 

@@ -3,18 +3,13 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
-use crate::kernels::{Isa, PackedConv2d};
+use crate::kernels::Isa;
 use crate::nn::quantized::{self, DynamicScheme};
 use crate::nn::rewrite::fold::fold_into;
-use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, Precision, SkipReason, Skipped};
+use crate::nn::{Conversion, LayerKind, Model, Node, Pattern, Precision, SkipReason, Skipped};
 use crate::num::NonFinite;
 use crate::progress::Progress;
 use crate::quant::Scheme;
-use crate::tensor::Tensor;
-
-/// The kinds that have a dynamic int8 twin.
-const KINDS: [LayerKind; 6] =
-    [LayerKind::Conv2d, LayerKind::ConvTranspose2d, LayerKind::Linear, LayerKind::Lstm, LayerKind::Gru, LayerKind::Embedding];
 
 /// Quantizes every layer of the given kinds to int8; `model` is untouched.
 ///
@@ -69,7 +64,7 @@ pub struct DynamicQuantization<'p> {
 
 impl<'p> DynamicQuantization<'p> {
     /// The kinds of layers that have a dynamic int8 twin.
-    pub const KINDS: &'static [LayerKind] = &KINDS;
+    pub const KINDS: &'static [LayerKind] = &quantized::DYNAMIC_KINDS;
 
     /// The choices of [`quantize_dynamic`].
     pub fn new(kinds: &[LayerKind]) -> Self {
@@ -163,7 +158,7 @@ impl<'p> DynamicQuantization<'p> {
                 done += 1;
             }
             if chosen.contains(node.name()) {
-                let twin = self.twin(node.layer()).map_err(|e| e.in_layer(node.name()))?;
+                let twin = quantized::dynamic_twin(node.layer(), &self.scheme, self.isa).map_err(|e| e.in_layer(node.name()))?;
                 conversion.quantized.push(node.name().to_owned());
                 nodes.push(node.with_layer(twin));
             } else {
@@ -177,10 +172,10 @@ impl<'p> DynamicQuantization<'p> {
         if self.kinds.is_empty() {
             return Err(self.nothing(model, &Conversion::default()));
         }
-        if let Some(kind) = self.kinds.iter().find(|kind| !KINDS.contains(kind)) {
+        if let Some(kind) = self.kinds.iter().find(|kind| !Self::KINDS.contains(kind)) {
             return Err(Error::Unsupported {
                 what: format!("dynamic quantization of {kind}"),
-                way_out: format!("these kinds can be: {}", list(&KINDS)),
+                way_out: format!("these kinds can be: {}", list(Self::KINDS)),
             });
         }
         self.scheme.validate()?;
@@ -218,45 +213,7 @@ impl<'p> DynamicQuantization<'p> {
         if let Some(pattern) = self.exclude.iter().find(|pattern| pattern.matches(node.name())) {
             return Some(SkipReason::Excluded(pattern.as_str().to_owned()));
         }
-        match layer {
-            // Asked of the kernels without a weight, before anything is folded into a layer that then stays in float.
-            Layer::Conv2d(conv) => match PackedConv2d::pack_for(self.isa, conv.geometry(), &[]) {
-                Err(error @ Error::Accumulator { .. }) => Some(SkipReason::Unsupported(error.to_string())),
-                _ => None,
-            },
-            Layer::ConvTranspose2d(conv) => match quantized::check_sums(conv.shape()) {
-                Err(error) => Some(SkipReason::Unsupported(error.to_string())),
-                Ok(()) => None,
-            },
-            Layer::Linear(_) | Layer::Lstm(_) | Layer::Gru(_) | Layer::Embedding(_) => None,
-            other => Some(SkipReason::Unsupported(format!("{} has no int8 twin", other.kind()))),
-        }
-    }
-
-    /// The layer in int8.
-    fn twin(&self, layer: &Layer) -> Result<Layer> {
-        match layer {
-            Layer::Conv2d(conv) => {
-                let bias = conv.bias().map(Tensor::as_slice);
-                quantized::Conv2d::from_tensor(conv.geometry(), conv.weight(), bias, &self.scheme, self.isa).map(Layer::from)
-            }
-            Layer::ConvTranspose2d(conv) => {
-                let (weight, bias) = (conv.weight().as_slice(), conv.bias().map(Tensor::as_slice));
-                let padding = conv.output_padding();
-                quantized::ConvTranspose2d::from_float(conv.geometry(), padding, weight, bias, &self.scheme, self.isa).map(Layer::from)
-            }
-            Layer::Embedding(table) => quantized::Embedding::from_float(table.weight(), &self.scheme).map(Layer::from),
-            Layer::Linear(linear) => {
-                let bias = linear.bias().map(Tensor::as_slice);
-                quantized::Linear::from_tensor(linear.weight(), bias, &self.scheme, self.isa).map(Layer::from)
-            }
-            Layer::Lstm(lstm) => lstm.quantized(&self.scheme, self.isa).map(Layer::from),
-            Layer::Gru(gru) => gru.quantized(&self.scheme, self.isa).map(Layer::from),
-            other => Err(Error::Unsupported {
-                what: format!("dynamic quantization of {}", other.kind()),
-                way_out: format!("these kinds can be: {}", list(&KINDS)),
-            }),
-        }
+        quantized::dynamic_obstacle(layer, self.isa).map(SkipReason::Unsupported)
     }
 
     fn nothing(&self, model: &Model, conversion: &Conversion) -> Error {

@@ -13,6 +13,14 @@
 //! y   = (Σ (x_q - z) · w_q) · (s · s_c) + bias
 //! ```
 //!
+//! - [`quantize_static`]: weights in int8 and the grids of activations fixed beforehand, by observing samples; from layer to layer
+//!   there are only codes. Faster than dynamic, since nothing is measured and nothing is float in between; and it needs samples
+//!   like those to come. [`convert`](crate::convert) has the rules.
+//!
+//! ```text
+//! y_q = clamp(round((Σ (x_q - z) · w_q + b_q) · (s · s_c / s_y)) + z_y)
+//! ```
+//!
 //! ```
 //! use lowprec::nn::{Dim, Linear, Model, SkipReason};
 //! use lowprec::ptq::DynamicQuantization;
@@ -33,6 +41,8 @@
 //! # Ok::<(), lowprec::Error>(())
 //! ```
 
+mod calibrate;
 mod dynamic;
 
+pub use calibrate::{Calibrator, quantize_static};
 pub use dynamic::{DynamicQuantization, quantize_dynamic};

@@ -8,12 +8,33 @@ use crate::tensor::Granularity;
 /// A value of this type is valid: scales are finite and above zero, zero points are codes, and there are as many of the
 /// one as of the other, or no zero points at all, which means that all are 0 and none is stored.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "Unchecked"))]
 pub struct QParams {
     scales: Vec<f32>,
     zero_points: Vec<i32>,
     granularity: Granularity,
     qmin: i32,
     qmax: i32,
+}
+
+/// Parameters as a file has them.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Unchecked {
+    scales: Vec<f32>,
+    zero_points: Vec<i32>,
+    granularity: Granularity,
+    qmin: i32,
+    qmax: i32,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Unchecked> for QParams {
+    type Error = Error;
+
+    fn try_from(read: Unchecked) -> Result<Self> {
+        QParams::of_any_axis(read.scales, read.zero_points, read.granularity, read.qmin, read.qmax)
+    }
 }
 
 impl QParams {

@@ -116,6 +116,21 @@ impl Attributes {
         self.take(name, "int", |a| if let Attribute::Int(x) = a { Ok(x) } else { Err(a) })
     }
 
+    /// The integer of that name, which stays there.
+    pub fn peek_int(&self, name: &str) -> Option<i64> {
+        if let Some(Attribute::Int(x)) = self.left.get(name) { Some(*x) } else { None }
+    }
+
+    /// The integers of that name, which stay there.
+    pub fn peek_ints(&self, name: &str) -> Option<&[i64]> {
+        if let Some(Attribute::Ints(list)) = self.left.get(name) { Some(list) } else { None }
+    }
+
+    /// The float of that name, which stays there.
+    pub fn peek_float(&self, name: &str) -> Option<f32> {
+        if let Some(Attribute::Float(x)) = self.left.get(name) { Some(*x) } else { None }
+    }
+
     /// The integer of that name, or `default`.
     ///
     /// # Errors

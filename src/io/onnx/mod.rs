@@ -43,6 +43,13 @@ use tensor::Places;
 /// [`LayerKind`](crate::LayerKind)), which can be quantized; everything else becomes the operator that the standard
 /// describes. Nodes and values keep their names. Symbolic lengths are decided by each run.
 ///
+/// A model that another tool quantized becomes one in integers: where activations are rounded to 8-bit codes of one constant scale,
+/// by QuantizeLinear and DequantizeLinear or by operators on codes (QLinearConv and its like, those of ONNX Runtime among them), a
+/// layer whose weights are symmetric codes is a [`StaticConv2d`](crate::nn::quantized::StaticConv2d) or
+/// [`StaticLinear`](crate::nn::quantized::StaticLinear), and sums, products, pools and functions of one element between them run on
+/// codes too. Codes keep the names that the file gives them; those of type i8 are held as u8, 128 higher. What can't run so runs as
+/// it is spelled.
+///
 /// ```no_run
 /// let model = lowprec::onnx::load("resnet50.onnx")?;
 /// let int8 = lowprec::quantize_dynamic(&model, &[lowprec::LayerKind::Conv2d])?;

@@ -31,6 +31,11 @@ impl GlobalPool {
         GlobalPool { kind: Kind::Average }
     }
 
+    /// Whether it is the mean.
+    pub(crate) fn is_average(&self) -> bool {
+        matches!(self.kind, Kind::Average)
+    }
+
     /// The largest; NaN is larger than all numbers.
     pub fn max() -> Self {
         GlobalPool { kind: Kind::Max }

@@ -102,7 +102,7 @@ impl Pool {
     }
 
     /// Whether padding counts, if it is a mean over images.
-    pub(super) fn averages_images(&self) -> Option<bool> {
+    pub(crate) fn averages_images(&self) -> Option<bool> {
         match self.kind {
             Kind::Average { count_include_pad } if self.kernel.len() == 2 => Some(count_include_pad),
             _ => None,
@@ -110,7 +110,7 @@ impl Pool {
     }
 
     /// Whether it is the largest element of each window, and nothing more.
-    pub(super) fn is_max(&self) -> bool {
+    pub(crate) fn is_max(&self) -> bool {
         matches!(self.kind, Kind::Max { indices: false, .. })
     }
 

@@ -104,6 +104,11 @@ impl Clip {
         Clip::default()
     }
 
+    /// The bounds that hold where the inputs are left out.
+    pub(crate) fn bounds(self) -> (Option<f32>, Option<f32>) {
+        (self.min, self.max)
+    }
+
     /// Bounds that hold where the input is left out: the attributes of opset 10 and before.
     #[must_use]
     pub fn with_bounds(self, min: Option<f32>, max: Option<f32>) -> Self {

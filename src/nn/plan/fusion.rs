@@ -4,7 +4,7 @@
 use super::known::Known;
 use crate::kernels::Activation;
 use crate::nn::operator::Binary;
-use crate::nn::{Layer, Model, Operator};
+use crate::nn::{Layer, Model, Operator, Wiring};
 
 /// What a layer's output stage does besides its own work.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -30,12 +30,7 @@ pub(super) struct Group {
 /// The steps to come, in order. Nodes whose values are known are groups of their own, and run nothing.
 pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group> {
     let nodes = model.nodes();
-    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); model.edge_count()];
-    for (index, node) in nodes.iter().enumerate() {
-        node.reads().for_each(|edge| readers[edge.index].push(index));
-    }
-    let mut is_output = vec![false; model.edge_count()];
-    model.outputs().iter().for_each(|output| is_output[output.edge().index] = true);
+    let wiring = Wiring::new(model);
     let mut swallowed = vec![false; nodes.len()];
     let mut groups: Vec<Group> = Vec::with_capacity(nodes.len());
     for (index, node) in nodes.iter().enumerate() {
@@ -44,11 +39,9 @@ pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group
         }
         let mut group = Group { node: index, last: index, residual: None, activation: Activation::None };
         while fuses && !known.folded[index] && has_output_stage(node.layer()) && group.activation == Activation::None {
-            let edge = nodes[group.last].outputs()[0].index;
-            let &[reader] = readers[edge].as_slice() else { break };
-            if is_output[edge] || swallowed[reader] {
-                break;
-            }
+            let edge = nodes[group.last].outputs()[0];
+            let Some(reader) = wiring.sole_reader(edge).filter(|&reader| !swallowed[reader]) else { break };
+            let edge = edge.index;
             match nodes[reader].layer() {
                 Layer::Relu => group.activation = Activation::Relu,
                 Layer::Relu6 => group.activation = Activation::Clamp { lo: 0.0, hi: 6.0 },

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::error::{Error, Result};
 use crate::nn::operator::Facts;
-use crate::nn::{Dim, Executor, Layer, Model, Node};
+use crate::nn::{Dim, Executor, Input, Layer, Model, Node};
 use crate::tensor::{Shape, Value};
 
 /// Largest number of elements that a node's outputs may have to be computed while planning: shape arithmetic, positions,
@@ -131,11 +131,20 @@ impl<'m> Known<'m> {
     }
 }
 
+/// The shape of every edge, by index, for inputs of these shapes, in the model's order, that hold zeros.
+///
+/// # Errors
+/// Of shapes that do not fit, naming the layer.
+pub(crate) fn shapes(model: &Model, inputs: &[Shape]) -> Result<Vec<Shape>> {
+    let zeros = |(input, shape): (&Input, &Shape)| Value::zeros(input.dtype(), shape.clone());
+    let zeros: Vec<Value> = model.inputs().iter().zip(inputs).map(zeros).collect::<Result<_>>()?;
+    Ok(Known::new(model, &|i| &zeros[i])?.shapes)
+}
+
 /// Runs one layer by itself, if its outputs have at most `limit` elements together.
 ///
 /// # Errors
 /// Those of the layer.
-#[cfg(feature = "onnx")]
 pub(crate) fn evaluate_within(layer: &Layer, inputs: &[Option<&Value>], limit: usize) -> Result<Option<Vec<Value>>> {
     let types: Vec<_> = inputs.iter().map(|input| input.map(Value::dtype)).collect();
     let shapes: Vec<_> = inputs.iter().map(|input| input.map(|value| value.shape().clone())).collect();

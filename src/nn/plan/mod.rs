@@ -12,8 +12,7 @@ mod known;
 mod schedule;
 
 pub(crate) use fusion::Fused;
-#[cfg(feature = "onnx")]
-pub(crate) use known::evaluate_within;
+pub(crate) use known::{evaluate_within, shapes};
 pub(crate) use schedule::Place;
 
 use std::cell::Cell;
@@ -71,6 +70,16 @@ pub(crate) struct Operand {
     pub dims: Vec<usize>,
     /// Bytes of all elements.
     pub bytes: usize,
+}
+
+/// Bytes of the buffers of a run with every value shown, for inputs of these shapes that hold zeros.
+///
+/// # Errors
+/// Of shapes that do not fit, naming the layer.
+pub(crate) fn buffer_bytes(model: &Model, inputs: &[Shape]) -> Result<usize> {
+    let zeros = |(input, shape): (&crate::nn::Input, &Shape)| Value::zeros(input.dtype(), shape.clone());
+    let zeros: Vec<Value> = model.inputs().iter().zip(inputs).map(zeros).collect::<Result<_>>()?;
+    Ok(Plan::new(model, false, |i| &zeros[i])?.buffers.iter().fold(0, |sum, &bytes| sum.saturating_add(bytes)))
 }
 
 #[derive(Debug)]

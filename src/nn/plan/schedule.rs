@@ -157,7 +157,10 @@ impl<'m> Schedule<'m> {
         }
         let (channels_last, writes_channels_last) = self.order(node);
         let mut inputs = Vec::with_capacity(node.inputs().len() + 1);
-        for edge in node.inputs() {
+        let static_layer = node.layer().static_output().is_some();
+        for (i, edge) in node.inputs().iter().enumerate() {
+            // A residual lies as the output does.
+            let channels_last = if static_layer && i == 1 { writes_channels_last } else { channels_last };
             inputs.push(edge.map(|edge| self.operand(edge.index, channels_last)).transpose()?);
         }
         if let Some(residual) = group.residual {

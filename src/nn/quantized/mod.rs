@@ -15,12 +15,21 @@ mod conv;
 mod conv_transpose;
 mod embedding;
 mod linear;
+mod static_conv;
+mod static_linear;
+mod static_stage;
+mod twin;
 
 pub use conv::Conv2d;
 pub use conv_transpose::ConvTranspose2d;
-pub(crate) use conv_transpose::check_sums;
+use conv_transpose::check_sums;
 pub use embedding::Embedding;
 pub use linear::Linear;
+pub use static_conv::StaticConv2d;
+pub use static_linear::StaticLinear;
+pub(crate) use static_stage::largest_bias;
+pub use static_stage::{StaticOutput, StaticOutputMut};
+pub(crate) use twin::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin};
 
 use crate::error::{Error, Result};
 use crate::kernels::ActivationRule;

@@ -1,6 +1,6 @@
 //! A model as an executor runs it: the same function in fewer nodes.
 //!
-//! What exporters spell out is put together again: batch norm goes into the convolution before it (`fold`), GELU and layer
+//! What exporters spell out is put together again: batch norm goes into the convolution before it (`fold`), GELU, Swish and layer
 //! normalization become the one operator that they are (`patterns`), transposes around a product of matrices are read in
 //! place (`attention`). The model that the caller sees keeps its nodes.
 
@@ -8,11 +8,8 @@ mod attention;
 pub(crate) mod fold;
 mod patterns;
 
-use std::collections::HashSet;
-
 use crate::error::Result;
-use crate::nn::{Edge, Layer, Model, Node};
-use crate::tensor::Value;
+use crate::nn::{Edge, Layer, Model, Node, Wiring};
 
 /// The model to run where no value is shown; `None` when it is the given one.
 pub(super) fn for_execution(model: &Model) -> Result<Option<Model>> {
@@ -22,7 +19,7 @@ pub(super) fn for_execution(model: &Model) -> Result<Option<Model>> {
         rewritten = model.with_nodes(fold::fold_into(model, |_| true)?.nodes, None);
         changed = true;
     }
-    for pass in [patterns::gelu, patterns::layer_norm, attention::softmax, attention::transposes] {
+    for pass in [patterns::gelu, patterns::layer_norm, patterns::swish, attention::softmax, attention::transposes] {
         let mut graph = Graph::new(&rewritten);
         pass(&mut graph)?;
         if graph.changed {
@@ -33,29 +30,32 @@ pub(super) fn for_execution(model: &Model) -> Result<Option<Model>> {
     Ok(changed.then_some(rewritten))
 }
 
+/// The model that is quantized: batch norms folded, and functions that exporters spell out put together; and what became of the
+/// batch norms.
+pub(crate) fn for_quantization(model: &Model) -> Result<(Model, fold::Folding)> {
+    let mut folding = fold::fold_into(model, |_| true)?;
+    let mut rewritten = model.with_nodes(std::mem::take(&mut folding.nodes), None);
+    for pass in [patterns::gelu, patterns::layer_norm, patterns::swish] {
+        let mut graph = Graph::new(&rewritten);
+        pass(&mut graph)?;
+        if graph.changed {
+            rewritten = graph.into_model();
+        }
+    }
+    Ok((rewritten, folding))
+}
+
 /// A model's nodes while some are replaced.
 struct Graph<'m> {
     model: &'m Model,
     nodes: Vec<Option<Node>>,
-    /// By edge: the node that writes it, and those that read it.
-    producers: Vec<Option<usize>>,
-    readers: Vec<Vec<usize>>,
-    constants: Vec<Option<&'m Value>>,
-    outputs: HashSet<usize>,
+    wiring: Wiring<'m>,
     changed: bool,
 }
 
 impl<'m> Graph<'m> {
     fn new(model: &'m Model) -> Self {
-        let edges = model.edge_count();
-        let (mut producers, mut readers, mut constants) = (vec![None; edges], vec![Vec::new(); edges], vec![None; edges]);
-        for (index, node) in model.nodes().iter().enumerate() {
-            node.outputs().iter().for_each(|edge| producers[edge.index] = Some(index));
-            node.reads().for_each(|edge| readers[edge.index].push(index));
-        }
-        model.constants().iter().for_each(|(edge, value)| constants[edge.index] = Some(value));
-        let outputs = model.outputs().iter().map(|output| output.edge().index).collect();
-        Graph { model, nodes: model.nodes().iter().cloned().map(Some).collect(), producers, readers, constants, outputs, changed: false }
+        Graph { model, nodes: model.nodes().iter().cloned().map(Some).collect(), wiring: Wiring::new(model), changed: false }
     }
 
     /// The node, unless it was taken out.
@@ -65,30 +65,23 @@ impl<'m> Graph<'m> {
 
     /// The node that writes the edge, unless it was taken out.
     fn producer(&self, edge: Edge) -> Option<(usize, &Node)> {
-        let index = self.producers[edge.index]?;
+        let index = self.wiring.producers[edge.index]?;
         Some((index, self.node(index)?))
     }
 
     /// The one node that reads what `index` writes, where that is one value and nobody else sees it.
     fn sole_reader(&self, index: usize) -> Option<(usize, &Node)> {
         let &[edge] = self.node(index)?.outputs() else { return None };
-        match self.readers[edge.index].as_slice() {
-            &[reader] if !self.outputs.contains(&edge.index) => Some((reader, self.node(reader)?)),
-            _ => None,
-        }
+        let reader = self.wiring.sole_reader(edge)?;
+        Some((reader, self.node(reader)?))
     }
 
-    /// Whether `reader` alone sees the edge, as one of its inputs and not as two.
     fn is_private(&self, edge: Edge, reader: usize) -> bool {
-        !self.outputs.contains(&edge.index) && self.readers[edge.index] == [reader]
+        self.wiring.is_private(edge, reader)
     }
 
-    /// The number that the edge always holds. One with axes, though single, could give more of them to what it meets.
     fn scalar(&self, edge: Edge) -> Option<f32> {
-        match self.constants[edge.index]? {
-            Value::F32(tensor) if tensor.dims().is_empty() => Some(tensor.as_slice()[0]),
-            _ => None,
-        }
+        self.wiring.scalar(edge)
     }
 
     /// Of two operands, the other one where one always holds the number `wanted`, but for the last digits of f32.

@@ -58,6 +58,25 @@ fn gelu_at(graph: &Graph<'_>, erf: usize, sqrt_2: f32) -> Option<(Edge, Vec<usiz
     None
 }
 
+/// `x · sigmoid(x)` becomes Swish, and `x · hardsigmoid(x)` with slope 1/6 and 1/2 at 0 HardSwish.
+pub(super) fn swish(graph: &mut Graph<'_>) -> Result<()> {
+    for gate in 0..graph.nodes.len() {
+        let Some(node) = graph.node(gate) else { continue };
+        let function = match node.layer() {
+            Layer::Operator(Operator::Unary(Unary::Sigmoid)) => Unary::Swish { alpha: 1.0 },
+            &Layer::Operator(Operator::Unary(Unary::HardSigmoid { alpha, beta })) if alpha == 1.0 / 6.0 && beta == 0.5 => Unary::HardSwish,
+            _ => continue,
+        };
+        let (x, gated) = (node.inputs()[0], node.outputs()[0]);
+        let Some((last, product)) = graph.sole_reader(gate).filter(|(_, node)| is(node, "Mul")) else { continue };
+        // As one of two inputs, beside what the gate reads.
+        if x.is_some() && (product.inputs() == [x, Some(gated)] || product.inputs() == [Some(gated), x]) {
+            graph.replace(last, function.into(), vec![x], &[gate]);
+        }
+    }
+    Ok(())
+}
+
 /// `d = x - mean(x)`, `d / √(mean(d²) + epsilon) · gamma + beta`, means over the last axis, becomes LayerNormalization.
 pub(super) fn layer_norm(graph: &mut Graph<'_>) -> Result<()> {
     for root in 0..graph.nodes.len() {
@@ -95,8 +114,8 @@ fn layer_norm_at(graph: &Graph<'_>, root: usize) -> Option<Found> {
     let (mean_of_x, averaged) = mean(graph, m, minus)?;
     let (quotient, div) = graph.sole_reader(root).filter(|(_, node)| is(node, "Div"))?;
     let root_edge = graph.node(root)?.outputs()[0];
-    let alone = graph.readers[centred.index].iter().all(|reader| [square, quotient].contains(reader));
-    if averaged != x || div.inputs() != [Some(centred), Some(root_edge)] || !alone || graph.outputs.contains(&centred.index) {
+    let alone = graph.wiring.readers[centred.index].iter().all(|reader| [square, quotient].contains(reader));
+    if averaged != x || div.inputs() != [Some(centred), Some(root_edge)] || !alone || graph.wiring.outputs.contains(&centred.index) {
         return None;
     }
     let (scaling, mul) = graph.sole_reader(quotient).filter(|(_, node)| is(node, "Mul"))?;
@@ -118,13 +137,14 @@ fn mean(graph: &Graph<'_>, edge: Edge, reader: usize) -> Option<(usize, Edge)> {
     let Layer::Operator(Operator::Reduce(reduce)) = node.layer() else { return None };
     let axes = match node.inputs().get(1).copied().flatten() {
         None => None,
-        Some(edge) => Some(graph.constants[edge.index]?.get::<i64>()?.as_slice()),
+        Some(edge) => Some(graph.wiring.constants[edge.index]?.get::<i64>()?.as_slice()),
     };
     reduce.is_mean_over_last(axes).then_some((index, node.inputs()[0]?))
 }
 
 /// Of two operands, the constant row of several numbers.
 fn row(graph: &Graph<'_>, node: &Node) -> Option<Edge> {
-    let is_row = |edge: &Edge| graph.constants[edge.index].is_some_and(|value| value.shape().rank() == 1 && value.shape().elements() > 1);
+    let is_row =
+        |edge: &Edge| graph.wiring.constants[edge.index].is_some_and(|value| value.shape().rank() == 1 && value.shape().elements() > 1);
     node.reads().find(is_row)
 }

@@ -1,13 +1,14 @@
 //! Operators whose weights are constants become layers, which can be quantized.
 
 use super::call::{Built, Call};
+use super::codes::WeightCodes;
 use crate::error::{Error, Result};
 use crate::io::onnx::attribute::Attributes;
 use crate::kernels::Conv2dGeometry;
 use crate::nn::operator::{AutoPad, Windows};
 use crate::nn::reorder::nchw_to_nhwc;
 use crate::nn::{BatchNorm2d, Conv2d, ConvTranspose2d, Direction, Embedding, GateActivation, Gru, Linear, Lstm, RecurrentOptions};
-use crate::tensor::Tensor;
+use crate::tensor::{QuantizedTensor, Tensor};
 
 /// The attributes of a convolution, and of a pooling.
 #[derive(Debug, Clone)]
@@ -111,8 +112,10 @@ pub(super) fn conv(call: &Call<'_>, windows: &WindowAttributes, groups: i64) -> 
         .with_dilation(two(&dilations, 1))
         .with_padding(padding)
         .with_groups(groups);
-    let conv = Conv2d::new(geometry, weight.reshape([out, inner, kernel[0], kernel[1]])?, bias.cloned())?;
-    Ok(Some(if spatial == 1 { Built::in_row(conv.into()) } else { Built::of(conv, &[0]) }))
+    let dims = [out, inner, kernel[0], kernel[1]];
+    let conv = Conv2d::new(geometry, weight.reshape(dims)?, bias.cloned())?;
+    let codes = call.weights(1).map(|codes| codes.weight(&dims)).transpose()?.flatten();
+    Ok(Some(if spatial == 1 { Built::in_row(conv.into()) } else { Built::of(conv, &[0]) }.with_weights(codes)))
 }
 
 /// A transposed convolution with constant weights over two spatial axes and padding that does not depend on the input's size.
@@ -167,11 +170,16 @@ pub(super) fn gemm(call: &Call<'_>, alpha: f32, beta: f32, transposed_b: bool) -
             None => return Ok(None),
         },
     };
-    Ok(Some(Built::of(Linear::new(weight, bias)?, &[0])))
+    let codes = match call.weights(1).filter(|_| alpha == 1.0) {
+        Some(codes) if transposed_b => codes.weight(weight.dims())?,
+        Some(codes) => transposed_codes(codes, weight.dims())?,
+        None => None,
+    };
+    Ok(Some(Built::of(Linear::new(weight, bias)?, &[0]).with_weights(codes)))
 }
 
 /// A product with a constant matrix, and the constant row that is added to it; `None` when they are no such things.
-pub(super) fn linear(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Linear>> {
+pub(super) fn linear(weight: &Tensor, codes: Option<&WeightCodes>, bias: Option<&Tensor>) -> Result<Option<Built>> {
     let &[k, n] = weight.dims() else { return Ok(None) };
     let bias = match bias {
         None => None,
@@ -181,7 +189,12 @@ pub(super) fn linear(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Li
             None => return Ok(None),
         },
     };
-    Linear::new(transposed(weight, k, n)?, bias).map(Some)
+    let codes = codes.map(|codes| transposed_codes(codes, &[n, k])).transpose()?.flatten();
+    Ok(Some(Built::of(Linear::new(transposed(weight, k, n)?, bias)?, &[0]).with_weights(codes)))
+}
+
+fn transposed_codes(codes: &WeightCodes, dims: &[usize]) -> Result<Option<QuantizedTensor<i8>>> {
+    codes.transposed().map(|codes| codes.weight(dims)).transpose().map(Option::flatten)
 }
 
 /// The row of `n` entries that `tensor` adds to every row of a product; `None` when it is no single row.

@@ -3,19 +3,32 @@
 //! In the order of the file's graph: a node whose inputs are all constant is computed now, if that takes little memory; a
 //! node whose weights are constant becomes a layer, which can be quantized; any other becomes the operator that the
 //! standard describes. Operators that are not supported are looked for first, so that the error names them all.
+//!
+//! A model that another tool quantized is read as a float model that says where its values are rounded (`rounding`, `unfold`),
+//! and then becomes one in integers.
 
 mod call;
+mod codes;
 mod layers;
+#[cfg(test)]
+mod quantized;
+mod ranks;
+mod rounding;
 mod table;
+mod unfold;
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
-use call::{Argument, Built, Call};
+use call::{Argument, Built, Call, Source};
+use codes::{Codes, Grid, WeightCodes};
 
 use super::attribute::Attributes;
 use super::graph::{Graph, Node};
+use crate::convert::{Annotations, CodeRange, integers};
 use crate::error::{Error, Result};
-use crate::nn::{Edge, Layer, Model, ModelBuilder, evaluate_within};
+use crate::kernels::Isa;
+use crate::nn::{Edge, Model, ModelBuilder, evaluate_within};
 use crate::tensor::{DType, Value};
 
 /// Elements that a constant computed while loading may have, beyond twice the bytes of its inputs.
@@ -41,9 +54,11 @@ pub(super) fn import(graph: Graph) -> Result<Model> {
             way_out: "export the model with the shapes of its inputs; symbolic lengths will do".into(),
         })?;
         let edge = importer.builder.input(&input.name, input.dtype, &dims)?;
-        importer.values.insert(input.name, Known { edge: Some(edge), dtype: input.dtype, rank: Some(dims.len()), constant: None });
+        importer.names.insert(input.name.clone());
+        importer.values.insert(input.name, Known { edge: Some(edge), dtype: input.dtype, rank: Some(dims.len()), ..Known::default() });
     }
     for (name, value) in initializers {
+        importer.names.insert(name.clone());
         importer.values.insert(name, Known::constant(value));
     }
     for (index, attributes) in attributes.into_iter().enumerate() {
@@ -53,7 +68,11 @@ pub(super) fn import(graph: Graph) -> Result<Model> {
         let edge = importer.edge(name)?;
         importer.builder.output(name, edge)?;
     }
-    importer.builder.build()
+    let model = importer.builder.build()?;
+    match importer.annotations.ranges.is_empty() {
+        true => Ok(model),
+        false => integers(&model, &importer.annotations, Isa::best()),
+    }
 }
 
 /// Whether every operator of the graph is known.
@@ -94,11 +113,21 @@ struct Known {
     dtype: DType,
     rank: Option<usize>,
     constant: Option<Value>,
+    /// The codes that the constant was made of.
+    weights: Option<Rc<WeightCodes>>,
+    /// What it stands for where it is codes; the edge is then there once something needs the codes themselves.
+    codes: Option<Codes>,
 }
 
 impl Known {
     fn constant(value: Value) -> Self {
-        Known { edge: None, dtype: value.dtype(), rank: Some(value.shape().rank()), constant: Some(value) }
+        Known { dtype: value.dtype(), rank: Some(value.shape().rank()), constant: Some(value), ..Known::default() }
+    }
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Known { edge: None, dtype: DType::F32, rank: None, constant: None, weights: None, codes: None }
     }
 }
 
@@ -110,8 +139,17 @@ struct Importer<'f> {
     /// Nodes that read each name.
     readers: HashMap<&'f str, Vec<usize>>,
     outputs: HashSet<&'f str>,
+    /// All values of the file, be they still to come.
+    names: HashSet<String>,
     /// Nodes that another one took in.
     merged: HashSet<usize>,
+    annotations: Annotations,
+    /// Names that stand for a value of the model by another name, or will be values of the one in integers.
+    aliases: HashSet<String>,
+    /// By edge: copies of it that are rounded, while it is not or is to another grid.
+    copies: HashMap<usize, Vec<(CodeRange, Edge)>>,
+    /// By name of codes: the floats made of them.
+    made: HashMap<String, Vec<(Grid, Edge)>>,
 }
 
 impl<'f> Importer<'f> {
@@ -123,24 +161,36 @@ impl<'f> Importer<'f> {
             }
         }
         let outputs = outputs.iter().map(String::as_str).collect();
-        Importer { opset, shells, builder: Model::builder(), values: HashMap::new(), readers, outputs, merged: HashSet::new() }
+        Importer {
+            opset,
+            shells,
+            builder: Model::builder(),
+            values: HashMap::new(),
+            readers,
+            outputs,
+            names: shells.iter().flat_map(|shell| &shell.outputs).cloned().collect(),
+            merged: HashSet::new(),
+            annotations: Annotations::default(),
+            aliases: HashSet::new(),
+            copies: HashMap::new(),
+            made: HashMap::new(),
+        }
     }
 
     fn known(&self, name: &str) -> Result<&Known> {
         self.values.get(name).ok_or_else(|| Error::Unknown { what: "value", name: name.to_owned(), present: self.values.keys().collect() })
     }
 
-    /// The edge of a name: a constant becomes part of the graph when something reads it there.
+    /// The edge of a name: a constant becomes part of the graph when something reads it there, and so do codes.
     fn edge(&mut self, name: &str) -> Result<Edge> {
-        let Known { edge, constant, .. } = self.known(name)?.clone();
-        match (edge, constant) {
-            (None, Some(value)) => {
-                let edge = self.builder.constant(name, value)?;
-                self.values.get_mut(name).expect("just looked up").edge = Some(edge);
-                Ok(edge)
-            }
-            (edge, _) => Ok(edge.expect("a name stands for an edge or a constant")),
-        }
+        let Known { edge, constant, codes, .. } = self.known(name)?.clone();
+        let edge = match (edge, constant, codes) {
+            (Some(edge), ..) => return Ok(edge),
+            (None, Some(value), _) => self.builder.constant(name, value)?,
+            (None, None, codes) => self.real_codes(name, codes.expect("a name stands for an edge, a constant or codes"))?,
+        };
+        self.values.get_mut(name).expect("just looked up").edge = Some(edge);
+        Ok(edge)
     }
 
     fn node(&mut self, index: usize, attributes: Attributes) -> Result<()> {
@@ -148,136 +198,183 @@ impl<'f> Importer<'f> {
         if self.merged.contains(&index) {
             return attributes.finish();
         }
-        let mut arguments = Vec::with_capacity(shell.inputs.len());
-        for name in &shell.inputs {
-            let argument = |known: &Known| Argument { dtype: known.dtype, rank: known.rank, constant: known.constant.clone() };
-            arguments.push(if name.is_empty() { None } else { Some(argument(self.known(name)?)) });
+        let mut call = self.call(shell, attributes)?;
+        if call.domain.is_empty() && call.operator == "Constant" {
+            let value = table::constant(&mut call.attributes)?;
+            self.constants(shell, vec![value], None);
+            return call.attributes.finish();
         }
-        let (operator, domain) = (shell.operator.as_str(), shell.domain.as_str());
-        let mut call = Call { operator, domain, opset: self.opset, arguments, outputs: shell.outputs.len(), attributes };
-        let built = match operator {
-            "Constant" if domain.is_empty() => {
-                let value = table::constant(&mut call.attributes)?;
-                self.constants(shell, vec![value]);
-                return call.attributes.finish();
-            }
-            "MatMul" if domain.is_empty() => self.linear(shell, &call)?,
+        self.unfold(&mut call)?;
+        self.move_floats(&mut call);
+        let (weights, grid) = (rounding::weights(&call), rounding::grid(&call));
+        let linear = match call.operator {
+            "MatMul" if call.domain.is_empty() => self.linear(shell, &call)?,
             _ => None,
         };
-        let (outputs, built) = match built {
+        let (outputs, built) = match linear {
             Some((outputs, built)) => (outputs, built),
             None => (&shell.outputs, table::build(&mut call)?),
         };
-        if let ([layer], Some(inputs)) = (built.chain.as_slice(), call.constants().filter(|_| built.reads.is_none())) {
-            let given: usize = inputs.iter().flatten().map(|value| value.bytes().len()).sum();
-            if let Some(values) = evaluate_within(layer, &inputs, FOLDED.saturating_add(given.saturating_mul(2)))? {
-                self.constants(shell, values);
-                return call.attributes.finish();
+        let done = self.fold(shell, &call, &built, weights)?
+            || match (call.operator, grid) {
+                ("QuantizeLinear", Some(grid)) => self.annotate_codes(index, &call, grid)?,
+                ("DequantizeLinear", Some(grid)) => self.read_codes(index, &call, grid),
+                _ => false,
+            };
+        if !done {
+            self.add(index, outputs, &call, built)?;
+            if let ("DequantizeLinear", Some(grid)) = (call.operator, grid) {
+                self.annotate_floats(index, grid)?;
             }
         }
-        call.attributes.finish()?;
-        self.add(shell, outputs, built)
+        call.attributes.finish()
     }
 
-    fn constants(&mut self, shell: &Shell, values: Vec<Value>) {
+    /// The node with its inputs looked up.
+    fn call(&self, shell: &'f Shell, attributes: Attributes) -> Result<Call<'f>> {
+        let (mut arguments, mut sources) = (Vec::with_capacity(shell.inputs.len()), Vec::with_capacity(shell.inputs.len()));
+        for name in &shell.inputs {
+            let (argument, source) = match name.is_empty() {
+                true => (None, Source::Absent),
+                false => {
+                    let Known { dtype, rank, constant, weights, .. } = self.known(name)?.clone();
+                    (Some(Argument { dtype, rank, constant, weights }), Source::Name(name))
+                }
+            };
+            arguments.push(argument);
+            sources.push(source);
+        }
+        Ok(Call {
+            operator: &shell.operator,
+            domain: &shell.domain,
+            opset: self.opset,
+            arguments,
+            sources,
+            grid: None,
+            outputs: shell.outputs.len(),
+            attributes,
+        })
+    }
+
+    /// Computes a node whose inputs are constant, if that takes little memory: whether it did.
+    fn fold(&mut self, shell: &Shell, call: &Call<'_>, built: &Built, weights: Option<WeightCodes>) -> Result<bool> {
+        let ([layer], Some(inputs)) = (built.chain.as_slice(), call.constants().filter(|_| built.reads.is_none() && call.grid.is_none()))
+        else {
+            return Ok(false);
+        };
+        let given: usize = inputs.iter().flatten().map(|value| value.bytes().len()).sum();
+        let Some(values) = evaluate_within(layer, &inputs, FOLDED.saturating_add(given.saturating_mul(2)))? else { return Ok(false) };
+        self.constants(shell, values, weights);
+        Ok(true)
+    }
+
+    fn constants(&mut self, shell: &Shell, values: Vec<Value>, weights: Option<WeightCodes>) {
+        let weights = weights.map(Rc::new);
         for (name, value) in shell.outputs.iter().zip(values).filter(|(name, _)| !name.is_empty()) {
-            self.values.insert(name.clone(), Known::constant(value));
+            self.values.insert(name.clone(), Known { weights: weights.clone(), ..Known::constant(value) });
         }
     }
 
     /// A product with a constant matrix, with the sum with a constant row if that is all that follows; and what it writes.
     fn linear(&mut self, shell: &'f Shell, call: &Call<'_>) -> Result<Option<(&'f Vec<String>, Built)>> {
-        let Some(weight) = call.constant::<f32>(1) else { return Ok(None) };
+        let (Some(weight), codes) = (call.constant::<f32>(1), call.weights(1)) else { return Ok(None) };
         let written = shell.outputs[0].as_str();
-        if let (Some(&[reader]), false) = (self.readers.get(written).map(Vec::as_slice), self.outputs.contains(written)) {
+        if let (Some(&[reader]), false, None) = (self.readers.get(written).map(Vec::as_slice), self.outputs.contains(written), call.grid) {
             let add = &self.shells[reader];
             let other = add.inputs.iter().find(|name| *name != written).filter(|_| add.operator == "Add" && add.domain.is_empty());
             if let Some(Value::F32(bias)) = other.and_then(|other| self.values.get(other)?.constant.as_ref())
-                && let Some(linear) = layers::linear(weight, Some(bias))?
+                && let Some(linear) = layers::linear(weight, codes, Some(bias))?
             {
                 self.merged.insert(reader);
-                return Ok(Some((&add.outputs, Built::of(linear, &[0]))));
+                return Ok(Some((&add.outputs, linear)));
             }
         }
-        Ok(layers::linear(weight, None)?.map(|linear| (&shell.outputs, Built::of(linear, &[0]))))
+        Ok(layers::linear(weight, codes, None)?.map(|linear| (&shell.outputs, linear)))
     }
 
-    /// Adds what a node became to the graph.
-    fn add(&mut self, shell: &Shell, outputs: &[String], built: Built) -> Result<()> {
-        let Built { chain, main, reads } = built;
-        let mut inputs = Vec::new();
-        for i in reads.unwrap_or_else(|| (0..shell.inputs.len()).collect()) {
-            inputs.push(match shell.inputs.get(i).filter(|name| !name.is_empty()) {
-                Some(name) => Some(self.edge(name)?),
-                None => None,
-            });
-        }
-        while matches!(inputs.last(), Some(None)) {
-            inputs.pop();
-        }
-        let first = shell.inputs.first().and_then(|name| self.values.get(name)?.rank);
-        let rank = rank_after(&chain, first);
+    /// Adds what a node became to the graph. Outputs that are codes in the file are there what these stand for, with a grid.
+    fn add(&mut self, index: usize, outputs: &[String], call: &Call<'_>, built: Built) -> Result<()> {
+        let Built { chain, main, reads, mut weights } = built;
+        let mut inputs = self.inputs(index, call, reads)?;
+        let rank = ranks::rank_after(&chain, call);
         let last = chain.len() - 1;
         for (i, layer) in chain.into_iter().enumerate() {
-            let mut name = if i == main { shell.name.clone() } else { format!("{}/{}", shell.name, layer.kind()) };
-            // ONNX lets a node be called like a value that is not its own.
-            while !(self.builder.is_free(&name) || i == main && outputs.contains(&name)) {
-                name.push_str(".node");
+            let shell = &self.shells[index].name;
+            let name = match i == main {
+                true => self.node_name(shell.clone(), outputs, call.grid.is_some()),
+                false => self.node_name(format!("{shell}/{}", layer.kind()), &[], false),
+            };
+            let written = |output: &String| match call.grid {
+                _ if output.is_empty() || i < last => None,
+                Some(_) => Some(self.free(&format!("{output}/float"))),
+                None => Some(output.clone()),
+            };
+            let written: Vec<Option<String>> = outputs.iter().take(if i == last { outputs.len() } else { 0 }).map(written).collect();
+            let written: Vec<Option<&str>> = written.iter().map(Option::as_deref).collect();
+            let edges = self.builder.add_node(&name, &written, layer, &inputs)?;
+            if let Some(weights) = weights.take_if(|_| i == main) {
+                self.annotations.weights.insert(name, weights);
             }
-            let names: Vec<Option<&str>> = outputs.iter().map(|name| (!name.is_empty()).then_some(name.as_str())).collect();
-            let edges = self.builder.add_node(&name, if i == last { &names } else { &[] }, layer, &inputs)?;
             if i == last {
                 for (name, &edge) in outputs.iter().zip(&edges).filter(|(name, _)| !name.is_empty()) {
-                    let known = Known { edge: Some(edge), dtype: self.builder.dtype_of(edge), rank, constant: None };
-                    self.values.insert(name.clone(), known);
+                    let dtype = self.builder.dtype_of(edge);
+                    match call.grid {
+                        Some(grid) => self.write_codes(name, rank, Codes { of: edge, grid, writer: index })?,
+                        None => drop(self.values.insert(name.clone(), Known { edge: Some(edge), dtype, rank, ..Known::default() })),
+                    }
                 }
             }
             inputs = vec![Some(edges[0])];
         }
         Ok(())
     }
-}
 
-/// Number of axes of what these layers write, where it is known, for a first input of `first` axes.
-fn rank_after(chain: &[Layer], first: Option<usize>) -> Option<usize> {
-    match chain {
-        [Layer::Conv2d(_)] => Some(4),
-        [_, Layer::Conv2d(_), _] => Some(3),
-        [Layer::BatchNorm2d(_) | Layer::Relu | Layer::Relu6] => first,
-        [Layer::Operator(operator)] if KEEPS_RANK.contains(&operator.name()) => first,
-        _ => None,
+    /// The edges that the layer made of a node reads.
+    fn inputs(&mut self, index: usize, call: &Call<'_>, reads: Option<Vec<usize>>) -> Result<Vec<Option<Edge>>> {
+        let mut inputs = Vec::new();
+        for i in reads.unwrap_or_else(|| (0..call.sources.len()).collect()) {
+            inputs.push(match (call.sources.get(i).copied(), call.value(i)) {
+                (Some(Source::Name(name)), _) => Some(self.edge(name)?),
+                (Some(Source::Edge(edge)), _) => Some(edge),
+                (Some(Source::Constant), Some(value)) => {
+                    let name = self.free(&format!("{}/input {i}", self.shells[index].name));
+                    Some(self.builder.constant(&name, value.clone())?)
+                }
+                _ => None,
+            });
+        }
+        while matches!(inputs.last(), Some(None)) {
+            inputs.pop();
+        }
+        Ok(inputs)
+    }
+
+    /// What a node is called that writes these values, or codes of them. ONNX lets it be called like a value that is not its own.
+    fn node_name(&self, mut name: String, outputs: &[String], codes: bool) -> String {
+        loop {
+            let own = outputs.contains(&name);
+            if (own && !codes) || (self.builder.is_free(&name) && (own || !self.aliases.contains(&name))) {
+                return name;
+            }
+            name.push_str(".node");
+        }
+    }
+
+    /// A name that no node has so far, and no value.
+    fn free(&self, name: &str) -> String {
+        let mut name = name.to_owned();
+        while !self.builder.is_free(&name) || self.names.contains(&name) {
+            name.push('\'');
+        }
+        name
     }
 }
-
-/// Operators whose output has as many axes as their first input.
-const KEEPS_RANK: &[&str] = &[
-    "Clip",
-    "LeakyRelu",
-    "Sigmoid",
-    "HardSigmoid",
-    "HardSwish",
-    "Tanh",
-    "Elu",
-    "Gelu",
-    "Mish",
-    "MaxPool",
-    "AveragePool",
-    "GlobalAveragePool",
-    "Dropout",
-    "Identity",
-    "Pad",
-    "Concat",
-    "Transpose",
-    "BatchNormalization",
-    "Resize",
-    "Cast",
-];
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::io::onnx::graph::{Input, Node};
-    use crate::nn::Dim;
+    use crate::nn::{Dim, Layer};
     use crate::tensor::Tensor;
 
     fn node(name: &str, operator: &str, inputs: &[&str], output: &str) -> Node {

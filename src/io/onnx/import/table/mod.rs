@@ -9,7 +9,7 @@ mod reduction;
 mod spatial;
 
 use super::call::{Built, Call, all};
-use super::layers;
+use super::{layers, unfold};
 use crate::error::{Error, Result};
 use crate::io::onnx::attribute::Attributes;
 use crate::io::onnx::tensor;
@@ -18,9 +18,12 @@ use crate::tensor::{DType, Tensor, Value};
 /// Makes a layer or an operator of a node.
 type Builder = fn(&mut Call<'_>) -> Result<Built>;
 
+/// The domain of ONNX Runtime's own operators.
+pub(super) const MICROSOFT: &str = "com.microsoft";
+
 /// Whether the operator is known.
 pub(super) fn knows(domain: &str, operator: &str) -> bool {
-    (domain.is_empty() && operator == "Constant") || find(domain, operator).is_some()
+    (domain.is_empty() && operator == "Constant") || find(domain, operator).is_some() || unfold::knows(domain, operator)
 }
 
 /// What a node becomes.
@@ -35,7 +38,8 @@ pub(super) fn build(call: &mut Call<'_>) -> Result<Built> {
 }
 
 fn find(domain: &str, operator: &str) -> Option<Builder> {
-    if !domain.is_empty() {
+    let own = matches!((domain, operator), ("", _) | (MICROSOFT, "QuantizeLinear" | "DequantizeLinear"));
+    if !own {
         return None;
     }
     Some(match operator {

@@ -1,11 +1,9 @@
 //! Softmax and its logarithm along every axis, against the formula in f64.
 
-mod nodes;
-
+use crate::nodes::{both, both_close, close, filled, node, noise, of, value};
 use lowprec::nn::operator::Softmax;
 use lowprec::num::{bf16, f16};
 use lowprec::{Error, Value};
-use nodes::{both, both_close, close, filled, node, noise, of, value};
 
 fn expected(x: &[f32], dims: &[usize], axis: usize, flattened: bool, log: bool) -> Vec<f64> {
     let (inner, length): (usize, usize) = match flattened {

@@ -1,13 +1,11 @@
 //! Pooling operators: images in their vectorized loops against the same windows over three spatial axes, and hand-worked ones.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::nn::operator::{AutoPad, GlobalPool, MaxUnpool, Pool, Windows};
 use lowprec::nn::{AvgPool2d, Dim, Layer, MaxPool2d, Model};
 use lowprec::num::f16;
 use lowprec::tensor::Element;
 use lowprec::{Result, Tensor, Value};
-use support::Random;
 
 fn run(layer: impl Into<Layer>, inputs: &[Value]) -> Result<Vec<Value>> {
     let mut net = Model::builder();

@@ -1,12 +1,10 @@
 //! Resize against the standard's formulas written out element by element, over all axes at once.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::nn::operator::{AspectPolicy, Coordinates, NearestMode, Resize, ResizeMode};
 use lowprec::nn::{Dim, MaxPool2d, Model};
 use lowprec::tensor::Element;
 use lowprec::{DType, Result, Tensor, Value};
-use support::Random;
 
 fn tensor<T: Element>(dims: &[usize], data: Vec<T>) -> Value {
     T::into_value(Tensor::new(dims.to_vec(), data).unwrap())

@@ -1,12 +1,10 @@
 //! Functions of several elements: broadcasting against walking over indices, arithmetic against hand-worked numbers.
 
-mod nodes;
-
+use crate::nodes::{both, close, filled, node, noise, of, value};
 use lowprec::nn::operator::{Binary, Clip, Pow, Variadic, Where};
 use lowprec::num::{I4, bf16, f16};
 use lowprec::tensor::Element;
 use lowprec::{DType, Error, Value};
-use nodes::{both, close, filled, node, noise, of, value};
 
 /// The element of `dims` under index `at` of an output of `out`.
 fn under(dims: &[usize], out: &[usize], mut at: usize) -> usize {

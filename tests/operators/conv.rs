@@ -1,13 +1,11 @@
 //! Convolutions whose weights are values, over one to three axes and in every type of floats, against sums written out.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::kernels::Conv2dGeometry;
 use lowprec::nn::operator::{AutoPad, Conv, ConvTranspose, Windows};
 use lowprec::nn::{ConvTranspose2d, Dim, Layer, MaxPool2d, Model};
 use lowprec::num::f16;
 use lowprec::{Result, Tensor, Value};
-use support::Random;
 
 /// Runs one node; `last` leaves the image channels-last before it.
 fn run(layer: impl Into<Layer>, inputs: &[Value], last: bool) -> Result<Value> {

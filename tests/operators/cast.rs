@@ -1,12 +1,10 @@
 //! Every pair of element types.
 
-mod nodes;
-
+use crate::nodes::{both, filled, node, noise, of, value};
 use lowprec::nn::operator::Cast;
 use lowprec::num::{F4E2M1, F8E4M3, F8E4M3Fnuz, F8E5M2, F8E8M0, I2, I4, ScaleRounding, SmallFloat, U2, U4, bf16, f16};
 use lowprec::tensor::Element;
 use lowprec::{DType, Error, Value};
-use nodes::{both, filled, node, noise, of, value};
 
 fn cast<T: Element + Copy, U: Element + Copy>(x: &[T]) -> Vec<U> {
     of::<U>(&both(Cast::new(U::DTYPE), &[&value(&[x.len()], x.to_vec())])).to_vec()

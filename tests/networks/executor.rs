@@ -2,15 +2,13 @@
 // A counting allocator can't be written without `unsafe`.
 #![allow(unsafe_code)]
 
-mod support;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use crate::support::{Random, network};
 use lowprec::kernels::Conv2dGeometry;
 use lowprec::nn::{Conv2d, Dim, Executor, Layer, MaxPool2d, Model};
 use lowprec::{DType, Error, LayerKind, Tensor, Value, quantize_dynamic};
-use support::{Random, network};
 
 struct Counting;
 
@@ -63,7 +61,7 @@ fn several() -> Model {
     let mut net = Model::builder();
     let a = net.input("a", DType::F32, &[Dim::Any, Dim::Fixed(4), Dim::Any, Dim::Any]).unwrap();
     let ids = net.input("ids", DType::I64, &[Dim::Any, Dim::Any]).unwrap();
-    let conv = net.add("conv", support::conv(r, Conv2dGeometry::new(4, 4, [3, 3]).with_padding([1; 4]), true), &[a]).unwrap();
+    let conv = net.add("conv", crate::support::conv(r, Conv2dGeometry::new(4, 4, [3, 3]).with_padding([1; 4]), true), &[a]).unwrap();
     // One operand is channels-last, the other row-major.
     let sum = net.add("sum", Layer::Add, &[a, conv]).unwrap();
     let flat = net.add("flat", Layer::Flatten { axis: 1 }, &[sum]).unwrap();
@@ -140,7 +138,7 @@ fn values_outlive_the_buffers_they_could_share() {
     let mut net = Model::builder();
     let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2), Dim::Any, Dim::Any]).unwrap();
     let same = || Conv2dGeometry::new(2, 2, [3, 3]).with_padding([1; 4]);
-    let convs: Vec<Conv2d> = (0..5).map(|_| support::conv(r, same(), true)).collect();
+    let convs: Vec<Conv2d> = (0..5).map(|_| crate::support::conv(r, same(), true)).collect();
     let early = net.add("c0", convs[0].clone(), &[x]).unwrap();
     let mut y = early;
     for (i, conv) in convs.iter().enumerate().skip(1) {
@@ -238,7 +236,7 @@ fn graphs_that_make_no_sense_are_refused_while_built() {
 #[test]
 fn a_pool_and_a_flatten_behind_a_convolution_keep_pytorchs_order() {
     let r = &mut Random(8);
-    let conv = support::conv(r, Conv2dGeometry::new(2, 3, [1, 1]), true);
+    let conv = crate::support::conv(r, Conv2dGeometry::new(2, 3, [1, 1]), true);
     let mut net = Model::builder();
     let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2), Dim::Any, Dim::Any]).unwrap();
     let y = net.add("conv", conv.clone(), &[x]).unwrap();

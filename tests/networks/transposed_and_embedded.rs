@@ -1,13 +1,11 @@
 //! Transposed convolutions and embeddings, in float and in int8, against sums written out.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::kernels::{Conv2dGeometry, Isa, Workspace};
 use lowprec::nn::quantized::{self, DynamicScheme};
 use lowprec::nn::{ConvTranspose2d, Dim, Embedding, Executor, Layer, LayerKind, Model};
 use lowprec::num::{affine_qparams, quantize};
 use lowprec::{DType, Error, Precision, Tensor, Value, quantize_dynamic};
-use support::Random;
 
 /// Geometry, output padding, and rows and columns of an input.
 fn cases() -> Vec<(Conv2dGeometry, [usize; 2], [usize; 2])> {

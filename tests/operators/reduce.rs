@@ -1,12 +1,10 @@
 //! Reductions over every set of axes against walking over indices in f64, positions of extremes, running totals.
 
-mod nodes;
-
+use crate::nodes::{both, both_close, close, filled, node, noise, of, value};
 use lowprec::nn::operator::{Arg, Cumulative, Reduce, Reduction};
 use lowprec::num::{bf16, f16};
 use lowprec::tensor::Element;
 use lowprec::{DType, Error, Value};
-use nodes::{both, both_close, close, filled, node, noise, of, value};
 
 const REDUCTIONS: [Reduction; 10] = [
     Reduction::Sum,

@@ -1,11 +1,9 @@
 //! Normalizations against their formulas in f64.
 
-mod nodes;
-
+use crate::nodes::{both_close, close, filled, node, noise, of, value};
 use lowprec::nn::operator::{BatchNormalization, GroupNormalization, LayerNormalization, LpNormalization, MeanVarianceNormalization};
 use lowprec::num::{bf16, f16};
 use lowprec::{DType, Error, Value};
-use nodes::{both_close, close, filled, node, noise, of, value};
 
 fn wide(x: &Value) -> Vec<f64> {
     of::<f32>(x).iter().map(|&x| x.into()).collect()

@@ -1,7 +1,6 @@
 //! Operators from codes to codes against loops written from their formulas, in both orders of images.
 
-mod nodes;
-
+use crate::nodes::{filled, node, of, value};
 use lowprec::kernels::reference;
 use lowprec::nn::operator::{
     AutoPad, CodeTable, Concat, DequantizeLinear, Flatten, NearestMode, Pad, PadMode, Pool, QuantizeLinear, QuantizedAdd, QuantizedAvgPool,
@@ -10,7 +9,6 @@ use lowprec::nn::operator::{
 use lowprec::nn::{AvgPool2d, Dim, Executor, Layer, MaxPool2d, Model, Precision};
 use lowprec::num::{U8Grid, dequantize, quantize};
 use lowprec::{DType, Error, LayerKind, Result, Value};
-use nodes::{filled, node, of, value};
 use proptest::prelude::*;
 
 fn grid(scale: f32, zero_point: u8) -> U8Grid {
@@ -313,7 +311,7 @@ fn kinds_and_precision() {
 #[test]
 fn floats_become_codes_and_back_along_any_axis() {
     let dims = [2usize, 20, 3, 17];
-    let x = nodes::noise(&dims, 3);
+    let x = crate::nodes::noise(&dims, 3);
     for axis in [1i64, 3, -2, 0] {
         let at = axis.rem_euclid(4) as usize;
         let (length, inner) = (dims[at], dims[at + 1..].iter().product::<usize>());
@@ -328,19 +326,19 @@ fn floats_become_codes_and_back_along_any_axis() {
                 0 => (filled(&[length], |i| zeros[i] as i8), filled(&dims, |i| code(i) as i8)),
                 _ => (filled(&[length], |i| (zeros[i] + 128) as u8), filled(&dims, |i| code(i) as u8)),
             };
-            assert_eq!(nodes::both(QuantizeLinear::new(axis, 0, None), &[&x, &scale, &zero]), codes, "axis {axis}");
+            assert_eq!(crate::nodes::both(QuantizeLinear::new(axis, 0, None), &[&x, &scale, &zero]), codes, "axis {axis}");
             assert_eq!(both(DequantizeLinear::new(axis, 0, None), &[&codes, &scale, &zero]), filled(&dims, number), "axis {axis}");
         }
         let symmetric = |i: usize| quantize(of::<f32>(&x)[i], scales[i / inner % length], 0, 0, 255);
         let codes = filled(&dims, |i| symmetric(i) as u8);
-        assert_eq!(nodes::both(QuantizeLinear::new(axis, 0, None), &[&x, &scale]), codes);
+        assert_eq!(crate::nodes::both(QuantizeLinear::new(axis, 0, None), &[&x, &scale]), codes);
         assert_eq!(
             both(DequantizeLinear::new(axis, 0, None), &[&codes, &scale]),
             filled(&dims, |i| dequantize(symmetric(i), scales[i / inner % length], 0))
         );
     }
     // One scale for all, on threads too.
-    let x = nodes::noise(&[3, 50, 31, 29], 5);
+    let x = crate::nodes::noise(&[3, 50, 31, 29], 5);
     for (scale, zero) in [(value(&[], vec![0.02f32]), value(&[], vec![-7i8])), (value(&[1], vec![0.02f32]), value(&[1], vec![-7i8]))] {
         let code = |i: usize| quantize(of::<f32>(&x)[i], 0.02, -7, -128, 127) as i8;
         let codes = filled(&[3, 50, 31, 29], code);
@@ -351,11 +349,11 @@ fn floats_become_codes_and_back_along_any_axis() {
         }
     }
     // Blocks along the channels of an image.
-    let x = nodes::noise(&[2, 6, 3, 4], 2);
+    let x = crate::nodes::noise(&[2, 6, 3, 4], 2);
     let scale = filled(&[2, 2, 3, 4], |i| 0.01 + i as f32 * 0.002);
     let place = |i: usize| (i / 72 * 2 + i / 12 % 6 / 3) * 12 + i % 12;
     let codes = filled(&[2, 6, 3, 4], |i| quantize(of::<f32>(&x)[i], of::<f32>(&scale)[place(i)], 0, 0, 255) as u8);
-    assert_eq!(nodes::both(QuantizeLinear::new(1, 3, None), &[&x, &scale]), codes);
+    assert_eq!(crate::nodes::both(QuantizeLinear::new(1, 3, None), &[&x, &scale]), codes);
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! Batch norm folded into convolutions: where it is, the function stays the same; where it is not, the model says why.
 
-mod support;
-
+use crate::support::{Random, network, norm};
 use lowprec::convert::fold_batch_norm;
 use lowprec::kernels::Conv2dGeometry;
 use lowprec::nn::{BatchNorm2d, Conv2d, Dim, Edge, Layer, Model, ModelBuilder, Precision, Skipped};
 use lowprec::{DType, LayerKind, NonFinite, Tensor, quantize_dynamic};
-use support::{Random, network, norm};
 
 fn image(channels: usize) -> (ModelBuilder, Edge) {
     let mut net = Model::builder();

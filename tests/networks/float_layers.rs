@@ -1,6 +1,5 @@
 //! Every float layer against PyTorch's output (`tests/reference/layer_fixtures.py`), each as a model of one node, run on
 //! every path that the executor has: row-major input, channels-last input, one and two threads.
-#![cfg(feature = "safetensors")]
 
 use lowprec::io::safetensors;
 use lowprec::kernels::Conv2dGeometry;

@@ -1,17 +1,15 @@
 //! What `compare` reports, and what it does not claim: outputs without classes, values that are not finite.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::kernels::Conv2dGeometry;
 use lowprec::nn::{Conv2d, Dim, GlobalAvgPool2d, Layer, Linear, Model};
 use lowprec::{DType, Error, LayerKind, Tensor, compare, quantize_dynamic};
-use support::Random;
 
 /// A convolution, pooled to `[n, c, 1, 1]` when `pooled`.
 fn features(seed: u64, channels: usize, pooled: bool) -> Model {
     let mut net = Model::builder();
     let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(3), Dim::Any, Dim::Any]).unwrap();
-    let conv = support::conv(&mut Random(seed), Conv2dGeometry::new(3, channels, [3, 3]), true);
+    let conv = crate::support::conv(&mut Random(seed), Conv2dGeometry::new(3, channels, [3, 3]), true);
     let y = net.add("conv", conv, &[x]).unwrap();
     let y = if pooled { net.add("pool", GlobalAvgPool2d, &[y]).unwrap() } else { y };
     net.output("y", y).unwrap();

@@ -1,16 +1,14 @@
 //! What `quantize_dynamic` promises: it does what was asked or says why not, changes nothing that it was given, runs in
 //! integers, and gives results that depend on nothing but the input.
 
-mod support;
-
 use std::ops::ControlFlow;
 
+use crate::support::{Random, network};
 use lowprec::kernels::{Isa, Workspace};
 use lowprec::nn::quantized::{self, DynamicScheme};
 use lowprec::nn::{Dim, Executor, Layer, Model, Precision, SkipReason};
 use lowprec::ptq::DynamicQuantization;
 use lowprec::{DType, Error, Granularity, LayerKind, NonFinite, Progress, Scheme, Tensor, Value, quantize_dynamic};
-use support::{Random, network};
 
 const BOTH: [LayerKind; 2] = [LayerKind::Conv2d, LayerKind::Linear];
 

@@ -1,5 +1,4 @@
 //! The example's network against PyTorch's numbers, and its int8 twin against what the crate promises.
-#![cfg(feature = "safetensors")]
 
 use std::collections::HashMap;
 
@@ -9,7 +8,7 @@ use lowprec::{LayerKind, Precision, Tensor, compare, metrics, quantize_dynamic};
 
 // The network and its data are the example's own.
 #[allow(dead_code)]
-#[path = "../examples/quantize_dynamic.rs"]
+#[path = "../../examples/quantize_dynamic.rs"]
 mod example;
 
 fn fixture(name: &str) -> StateDict {

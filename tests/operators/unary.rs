@@ -1,11 +1,9 @@
 //! Functions of one element, against the standard library's in f64.
 
-mod nodes;
-
+use crate::nodes::{both, close, filled, node, noise, of, value};
 use lowprec::nn::operator::{Logic, Unary};
 use lowprec::num::{F8E4M3, F8E5M2, SmallFloat, bf16, f16};
 use lowprec::{DType, Error, Value};
-use nodes::{both, close, filled, node, noise, of, value};
 
 /// The error function by its definition: Simpson's rule over 2000 steps.
 fn erf(x: f64) -> f64 {

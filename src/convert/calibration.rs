@@ -1,0 +1,119 @@
+//! What calibration found: plain data, value by value.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::num::U8Grid;
+use crate::tensor::{Granularity, QParams};
+
+/// The scale and zero point of every value that a static model holds in codes, by the value's name.
+///
+/// ```
+/// use lowprec::QParams;
+/// use lowprec::convert::Calibration;
+/// let mut calibration = Calibration::new();
+/// calibration.insert("relu1", QParams::per_tensor(0.02, 0, 0, 255)?);
+/// assert_eq!(calibration.to_string(), "relu1  scale 0.02, zero point 0, codes 0..=255, values 0 to 5.1\n");
+/// # Ok::<(), lowprec::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Calibration {
+    activations: BTreeMap<String, QParams>,
+    /// Of the samples: by input of the model, in its order.
+    shapes: Vec<Vec<usize>>,
+}
+
+impl Calibration {
+    /// Nothing known yet.
+    pub fn new() -> Self {
+        Calibration::default()
+    }
+
+    /// The parameters of a value, if there are any.
+    pub fn get(&self, value: &str) -> Option<&QParams> {
+        self.activations.get(value)
+    }
+
+    /// Sets the parameters of a value, and returns those that it had.
+    pub fn insert(&mut self, value: &str, params: QParams) -> Option<QParams> {
+        self.activations.insert(value.to_owned(), params)
+    }
+
+    /// All values with their parameters, by name.
+    pub fn activations(&self) -> impl Iterator<Item = (&str, &QParams)> {
+        self.activations.iter().map(|(name, params)| (name.as_str(), params))
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.activations.len()
+    }
+
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.activations.is_empty()
+    }
+
+    /// The shapes of the model's inputs that were observed, in the model's order: they tell which sums have operands of one
+    /// shape. Empty when unknown.
+    pub fn shapes(&self) -> &[Vec<usize>] {
+        &self.shapes
+    }
+
+    /// With shapes of the model's inputs.
+    #[must_use]
+    pub fn with_shapes(self, shapes: Vec<Vec<usize>>) -> Self {
+        Calibration { shapes, ..self }
+    }
+}
+
+/// A line a value.
+impl fmt::Display for Calibration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.activations.keys().map(String::len).max().unwrap_or(0);
+        for (name, params) in &self.activations {
+            let (scale, zero_point) = params.at(0);
+            let value = |code: i32| scale * (code - zero_point) as f32;
+            let (lo, hi) = (value(params.qmin()), value(params.qmax()));
+            let (qmin, qmax) = (params.qmin(), params.qmax());
+            writeln!(f, "{name:width$}  scale {scale}, zero point {zero_point}, codes {qmin}..={qmax}, values {lo} to {hi}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The codes of a value in an integer model: unsigned, all or some of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct CodeRange {
+    pub grid: U8Grid,
+    pub lo: u8,
+    pub hi: u8,
+}
+
+impl CodeRange {
+    /// Signed codes are the same values 128 codes higher.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for codes of more than 8 bits, or several scales; [`Error::Scale`].
+    pub fn new(params: &QParams) -> Result<Self> {
+        let shift = if params.qmin() < 0 { 128 } else { 0 };
+        let (scale, zero_point) = params.at(0);
+        let code = |code: i32| u8::try_from(i64::from(code) + shift).ok();
+        match (code(params.qmin()), code(params.qmax()), code(zero_point)) {
+            (Some(lo), Some(hi), Some(zero_point)) if params.granularity() == Granularity::PerTensor => {
+                Ok(CodeRange { grid: U8Grid::new(scale, zero_point)?, lo, hi })
+            }
+            _ => Err(Error::Unsupported {
+                what: format!("activations in codes {}..={}, {:?},", params.qmin(), params.qmax(), params.granularity()),
+                way_out: "use at most 8 bits and one scale for the tensor".into(),
+            }),
+        }
+    }
+
+    /// Whether every code of the grid is in it.
+    pub fn is_whole(self) -> bool {
+        (self.lo, self.hi) == (0, 255)
+    }
+}

@@ -1,0 +1,280 @@
+//! What a configuration makes of a model: decided before any sample is seen, carried out after.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::calibration::{Calibration, CodeRange};
+use super::lower::Lowering;
+use super::qconfig::{LayerConfig, QConfig, StaticScheme};
+use super::roles::{Form, Role, Roles, Wishes};
+use crate::error::{Error, Result};
+use crate::kernels::Isa;
+use crate::nn::quantized::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin, largest_bias};
+use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Precision, SkipReason, Skipped, Wiring, buffer_bytes, rewrite, shapes};
+use crate::num::{NonFinite, U8Grid};
+use crate::tensor::{QParams, QuantizedTensor, Shape, Tensor};
+
+/// Which nodes of a model will run in integers, which values calibration has to look at, and what stays, and why.
+///
+/// Made without a sample: a dry run. Its `Display` is a line a layer.
+#[derive(Debug)]
+pub struct StaticPlan {
+    model: Model,
+    roles: Roles,
+    configs: Vec<LayerConfig>,
+    /// Bytes of the buffers of a run, where shapes are known.
+    memory: Option<usize>,
+    /// Edges to observe, with the scheme for each.
+    observed: Vec<(usize, StaticScheme)>,
+    conversion: Conversion,
+    non_finite: NonFinite,
+}
+
+impl StaticPlan {
+    /// The plan for inputs of these shapes, in the model's order; without any shapes, sums are not fused into the layer before
+    /// them.
+    ///
+    /// # Errors
+    /// Those of [`QConfig::check`]; [`Error::NothingToQuantize`] when no layer would be quantized; of shapes that do not fit the
+    /// model, naming the layer.
+    pub fn new(model: &Model, config: &QConfig, shapes_in: &[Vec<usize>]) -> Result<Self> {
+        config.check(model)?;
+        let (prepared, folding) = rewrite::for_quantization(model)?;
+        let mut conversion = model.conversion().cloned().unwrap_or_default();
+        conversion.skipped.clear();
+        conversion.folded.extend(folding.folded);
+        conversion.skipped.extend(folding.stayed);
+        let (known, memory) = match shapes_in {
+            [] => (None, None),
+            given => {
+                if given.len() != prepared.inputs().len() {
+                    return Err(Error::length("list of input shapes", prepared.inputs().len(), given.len()));
+                }
+                let given = given.iter().map(|dims| Shape::new(dims.clone())).collect::<Result<Vec<_>>>()?;
+                (Some(shapes(&prepared, &given)?), Some(buffer_bytes(&prepared, &given)?))
+            }
+        };
+        let nodes = prepared.nodes();
+        let configs: Vec<LayerConfig> = nodes.iter().map(|node| config.of(node)).collect();
+        let mut static_nodes = vec![false; nodes.len()];
+        for (index, node) in nodes.iter().enumerate() {
+            match obstacle(node, &configs[index]) {
+                None => static_nodes[index] = matches!(configs[index], LayerConfig::Static(_)),
+                Some(reason) => conversion.skipped.push(Skipped::new(node.name(), node.layer().kind(), reason)),
+            }
+        }
+        let wiring = Wiring::new(&prepared);
+        let wishes = Wishes { integer: &|index| static_nodes[index], rounded: None, shapes: known.as_deref() };
+        let roles = Roles::new(&prepared, &wiring, &wishes);
+        let skipped = |name: &str| conversion.skipped.iter().any(|skipped| skipped.name == name);
+        let takes_part = |(index, node): (usize, &Node)| match (&roles.roles[index], &configs[index]) {
+            (Role::Anchor(_), _) => true,
+            (_, LayerConfig::Dynamic(_)) => DYNAMIC_KINDS.contains(&node.layer().kind()) && !skipped(node.name()),
+            _ => false,
+        };
+        let quantized: Vec<String> =
+            nodes.iter().enumerate().filter(|&node| takes_part(node)).map(|(_, node)| node.name().to_owned()).collect();
+        if quantized.is_empty() {
+            return Err(nothing(&prepared, &conversion));
+        }
+        conversion.quantized.extend(quantized);
+        let observed = observed(&prepared, &roles, &configs);
+        drop(wiring);
+        Ok(StaticPlan { model: prepared, roles, configs, memory, observed, conversion, non_finite: config.non_finite() })
+    }
+
+    /// The model that calibration runs: batch norms folded, and functions that an exporter spelled out put together.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Names of the values that calibration has to look at, each with the scheme that it gets.
+    pub fn observed(&self) -> impl Iterator<Item = (&str, &StaticScheme)> {
+        self.observed.iter().map(|(edge, scheme)| (self.name(*edge), scheme))
+    }
+
+    /// Bytes of the buffers in which the float model runs for the shapes of the plan, all values shown; `None` without shapes.
+    /// Observers hold up to some 50 kB a value more (histograms; others a few bytes).
+    pub fn memory(&self) -> Option<usize> {
+        self.memory
+    }
+
+    /// What will be quantized, folded and passed over.
+    pub fn conversion(&self) -> &Conversion {
+        &self.conversion
+    }
+
+    fn name(&self, edge: usize) -> &str {
+        self.model.edge_name_of(edge)
+    }
+
+    /// The integer model, to run on `isa`.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] for a value that was not calibrated; [`Error::NonFinite`] for weights that are not finite; [`Error::Isa`]; inside
+    /// an [`Error::Layer`] that names the layer.
+    pub fn convert(&self, calibration: &Calibration, isa: Isa) -> Result<Model> {
+        let mut ranges: HashMap<usize, CodeRange> = HashMap::new();
+        for (edge, _) in &self.observed {
+            let name = self.name(*edge);
+            let params = calibration.get(name).ok_or_else(|| Error::Unknown {
+                what: "calibrated value",
+                name: name.to_owned(),
+                present: calibration.activations().map(|(name, _)| name).collect(),
+            })?;
+            ranges.insert(*edge, CodeRange::new(params)?);
+        }
+        self.join(&mut ranges);
+        let mut replaced = HashMap::new();
+        for (index, node) in self.model.nodes().iter().enumerate() {
+            if let (Role::Float, LayerConfig::Dynamic(scheme)) = (&self.roles.roles[index], &self.configs[index])
+                && self.conversion.quantized.iter().any(|name| name == node.name())
+            {
+                replaced.insert(index, dynamic_twin(node.layer(), scheme, isa).map_err(|e| e.in_layer(node.name()))?);
+            }
+        }
+        let names = HashMap::new();
+        let lowering =
+            Lowering { model: &self.model, roles: &self.roles, ranges: &ranges, names: &names, rounds: false, replaced: &replaced, isa };
+        let configs: HashMap<&str, &LayerConfig> = self.model.nodes().iter().map(Node::name).zip(&self.configs).collect();
+        let lowered = lowering.run(&mut |node, input| match configs[node.name()] {
+            LayerConfig::Static(scheme) => weight_codes(node.layer(), scheme, self.non_finite, input),
+            _ => unreachable!("an anchor is static"),
+        })?;
+        Ok(lowered.with_conversion(self.conversion.clone()))
+    }
+
+    /// What is concatenated gets the grid of the whole where it is written for that alone, and is then only copied.
+    fn join(&self, ranges: &mut HashMap<usize, CodeRange>) {
+        let wiring = Wiring::new(&self.model);
+        for (index, node) in self.model.nodes().iter().enumerate() {
+            let out = node.outputs()[0].index;
+            if let (Role::Follower(Form::Concat), Some(&range)) = (&self.roles.roles[index], ranges.get(&out)) {
+                for edge in node.reads().filter(|&edge| self.roles.root[edge.index] == edge.index && wiring.is_private(edge, index)) {
+                    ranges.insert(edge.index, range);
+                }
+            }
+        }
+    }
+}
+
+/// Why a node can't become what it is configured to be; `None` when it can, or when it is one that only follows others.
+fn obstacle(node: &Node, config: &LayerConfig) -> Option<SkipReason> {
+    let layer = node.layer();
+    let (kind, quantizable) = (layer.kind(), DYNAMIC_KINDS.contains(&layer.kind()));
+    match config {
+        _ if quantizable && layer.precision() != Precision::F32 => Some(SkipReason::AlreadyQuantized),
+        LayerConfig::Float => quantizable.then_some(SkipReason::Configured),
+        LayerConfig::Static(_) if STATIC_KINDS.contains(&kind) => dynamic_obstacle(layer, Isa::Scalar).map(SkipReason::Unsupported),
+        LayerConfig::Static(_) if quantizable => {
+            Some(SkipReason::Unsupported(format!("{kind} has no static twin: configure it to be dynamic")))
+        }
+        LayerConfig::Dynamic(_) if quantizable => dynamic_obstacle(layer, Isa::Scalar).map(SkipReason::Unsupported),
+        _ => None,
+    }
+}
+
+fn nothing(model: &Model, conversion: &Conversion) -> Error {
+    let mut present = model.kinds().iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
+    for skipped in &conversion.skipped {
+        present.push_str(&format!("; `{}` was passed over: {}", skipped.name, skipped.reason));
+    }
+    let kinds: Vec<String> = DYNAMIC_KINDS.iter().map(LayerKind::to_string).collect();
+    Error::NothingToQuantize { requested: kinds.join(", "), present }
+}
+
+/// The edges whose codes somebody reads or an integer node writes, each with the scheme of the node that writes it, or else of
+/// the first static one that reads it.
+fn observed(model: &Model, roles: &Roles, configs: &[LayerConfig]) -> Vec<(usize, StaticScheme)> {
+    let nodes = model.nodes();
+    let mut scheme_of: HashMap<usize, &StaticScheme> = HashMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let LayerConfig::Static(scheme) = &configs[index] else { continue };
+        match &roles.roles[index] {
+            Role::Anchor(group) => drop(scheme_of.insert(nodes[group.last(index)].outputs()[0].index, scheme)),
+            Role::Follower(_) => drop(scheme_of.insert(node.outputs()[0].index, scheme)),
+            _ => {}
+        }
+    }
+    for (index, node) in nodes.iter().enumerate() {
+        let (Role::Anchor(_) | Role::Follower(_), LayerConfig::Static(scheme)) = (&roles.roles[index], &configs[index]) else { continue };
+        for edge in node.reads() {
+            scheme_of.entry(roles.root[edge.index]).or_insert(scheme);
+        }
+    }
+    let mut found = vec![false; model.edge_count()];
+    (0..found.len()).filter(|&edge| roles.wanted[edge]).for_each(|edge| found[roles.root[edge]] = true);
+    let edges = (0..found.len()).filter(|&edge| found[edge]);
+    edges.map(|edge| (edge, scheme_of.get(&edge).copied().cloned().unwrap_or_default())).collect()
+}
+
+/// Codes of a layer's weights. A channel whose bias would not fit i32 in units of its scale and the input's gets a larger scale.
+fn weight_codes(layer: &Layer, scheme: &StaticScheme, non_finite: NonFinite, input: U8Grid) -> Result<QuantizedTensor<i8>> {
+    let (weight, bias) = match layer {
+        Layer::Conv2d(conv) => (conv.weight(), conv.bias()),
+        Layer::Linear(linear) => (linear.weight(), linear.bias()),
+        other => {
+            return Err(Error::Unsupported {
+                what: format!("static quantization of {}", other.kind()),
+                way_out: "leave it in float".into(),
+            });
+        }
+    };
+    let mut observer = scheme.weight_observer.build(scheme.weights.granularity(), non_finite)?;
+    observer.observe(weight).map_err(|error| match error {
+        Error::NonFinite { index, value, .. } => Error::NonFinite { what: "weight".into(), index, value },
+        error => error,
+    })?;
+    let params = observer.qparams(&scheme.weights)?;
+    let channels = weight.dims()[0].max(1);
+    let limit = largest_bias(weight.len() / channels);
+    let mut scales = params.scales().to_vec();
+    for (channel, &bias) in bias.map(Tensor::as_slice).unwrap_or_default().iter().enumerate() {
+        let scale = if scales.len() == 1 { &mut scales[0] } else { &mut scales[channel] };
+        let least = f64::from(bias.abs()) / (f64::from(input.scale()) * limit.max(1.0));
+        if least.is_finite() && f64::from(*scale) < least {
+            *scale = (least as f32).next_up();
+        }
+    }
+    let zero_points = params.zero_points().to_vec();
+    let params = QParams::of_any_axis(scales, zero_points, params.granularity(), params.qmin(), params.qmax())?;
+    QuantizedTensor::quantize_with(weight, &params, non_finite)
+}
+
+/// The model in integers, by what calibration found: [`StaticPlan::convert`] of the plan for the calibration's shapes, on the
+/// fastest instruction set.
+///
+/// # Errors
+/// Those of [`StaticPlan::new`] and [`StaticPlan::convert`].
+pub fn convert(model: &Model, calibration: &Calibration, config: &QConfig) -> Result<Model> {
+    StaticPlan::new(model, config, calibration.shapes())?.convert(calibration, Isa::best())
+}
+
+impl fmt::Display for StaticPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes = self.model.nodes();
+        let width = nodes.iter().map(|node| node.name().len()).max().unwrap_or(0);
+        for (index, node) in nodes.iter().enumerate() {
+            let role = match (&self.roles.roles[index], &self.configs[index]) {
+                (Role::Anchor(group), _) => {
+                    let fused: Vec<&str> = group.fused.iter().map(|&index| nodes[index].name()).collect();
+                    if fused.is_empty() { "int8, static".into() } else { format!("int8, static, with {}", fused.join(", ")) }
+                }
+                (Role::Fused, _) => continue,
+                (Role::Follower(Form::Function(_)), _) => "int8, by a table".into(),
+                (Role::Follower(_), _) => "int8".into(),
+                (Role::Mover, _) => "int8, moves codes".into(),
+                (Role::Float, LayerConfig::Dynamic(_)) if self.conversion.quantized.iter().any(|name| name == node.name()) => {
+                    "int8, dynamic".into()
+                }
+                (Role::Float, _) => "f32".to_owned(),
+            };
+            writeln!(f, "{:width$}  {:15} {role}", node.name(), node.layer().kind().to_string())?;
+        }
+        for skipped in &self.conversion.skipped {
+            writeln!(f, "skipped {} ({}): {}", skipped.name, skipped.kind, skipped.reason)?;
+        }
+        let memory = self.memory.map_or_else(String::new, |bytes| format!(", in {bytes} bytes of buffers"));
+        writeln!(f, "{} values to calibrate{memory}", self.observed.len())
+    }
+}

@@ -1,0 +1,188 @@
+//! What the layers with fixed grids share: their numbers, and the output stage that follows from them.
+
+use std::sync::Arc;
+
+use super::Parameters;
+use crate::error::{Error, Result};
+use crate::kernels::{Activation, Dequantize, Matrix, Per, Requantize, Residual};
+use crate::num::U8Grid;
+use crate::tensor::{DType, QuantizedTensor};
+
+/// What a static layer writes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum StaticOutput {
+    /// Codes of a grid, none below `lo` and none above `hi`: a ReLU, say, starts at the code of zero.
+    Codes {
+        /// What the codes stand for.
+        grid: U8Grid,
+        /// Smallest code.
+        lo: u8,
+        /// Largest code.
+        hi: u8,
+    },
+    /// Floats after this clamp.
+    Float(Activation),
+}
+
+impl StaticOutput {
+    /// Any code of the grid.
+    pub fn codes(grid: U8Grid) -> Self {
+        StaticOutput::Codes { grid, lo: 0, hi: 255 }
+    }
+
+    /// The grid of the codes, where codes are written.
+    pub fn grid(self) -> Option<U8Grid> {
+        match self {
+            StaticOutput::Codes { grid, .. } => Some(grid),
+            StaticOutput::Float(_) => None,
+        }
+    }
+
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            StaticOutput::Codes { .. } => DType::U8,
+            StaticOutput::Float(_) => DType::F32,
+        }
+    }
+}
+
+/// Where a static layer writes to: memory of the type that its [`StaticOutput`] says.
+#[derive(Debug)]
+pub enum StaticOutputMut<'a> {
+    /// Codes.
+    Codes(&'a mut [u8]),
+    /// Floats.
+    Float(&'a mut [f32]),
+}
+
+impl StaticOutputMut<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            StaticOutputMut::Codes(_) => "u8",
+            StaticOutputMut::Float(_) => "f32",
+        }
+    }
+}
+
+/// The numbers of a static layer besides its panels.
+#[derive(Debug, Clone)]
+pub(super) struct StaticParameters {
+    pub weights: Parameters,
+    pub input: U8Grid,
+    pub residual: Option<U8Grid>,
+    pub output: StaticOutput,
+    /// By channel: the bias in units of the sums, and the scale of a sum over that of the output. Empty for float outputs.
+    bias: Arc<[i32]>,
+    multipliers: Arc<[f32]>,
+}
+
+impl StaticParameters {
+    /// `k` products in each sum.
+    pub fn new(
+        weight: &QuantizedTensor<i8>,
+        bias: Option<&[f32]>,
+        channels: usize,
+        k: usize,
+        input: U8Grid,
+        output: StaticOutput,
+    ) -> Result<Self> {
+        let weights = Parameters::new(weight, bias, channels, &Default::default())?;
+        let mut parameters = StaticParameters { weights, input, residual: None, output, bias: Arc::default(), multipliers: Arc::default() };
+        if let StaticOutput::Codes { grid, lo, hi } = output {
+            if lo > hi {
+                return Err(Error::parameter("range of codes", (lo, hi), "its start must not be above its end"));
+            }
+            parameters.bias = parameters.bias_codes(k)?.into();
+            let multiplier = |&scale: &f32| multiplier(input.scale(), scale, grid.scale());
+            parameters.multipliers = parameters.weights.scales.as_slice().iter().map(multiplier).collect();
+            if let Some((index, &value)) = parameters.multipliers.iter().enumerate().find(|(_, x)| !x.is_finite()) {
+                return Err(Error::Scale { index, value });
+            }
+        }
+        Ok(parameters)
+    }
+
+    pub fn with_residual(self, residual: U8Grid) -> Result<Self> {
+        match self.output {
+            StaticOutput::Codes { .. } => Ok(StaticParameters { residual: Some(residual), ..self }),
+            StaticOutput::Float(_) => Err(Error::Unsupported {
+                what: "a residual of codes added to floats".into(),
+                way_out: "let the layer write codes, or add what it writes in float".into(),
+            }),
+        }
+    }
+
+    /// The bias in units of the sums, rounded half to even.
+    fn bias_codes(&self, k: usize) -> Result<Vec<i32>> {
+        let Some(bias) = self.weights.bias() else { return Ok(Vec::new()) };
+        let scales = self.weights.scales.as_slice();
+        let limit = largest_bias(k);
+        let code = |(index, &bias): (usize, &f32)| {
+            let unit = f64::from(self.input.scale()) * f64::from(scales[if scales.len() == 1 { 0 } else { index }]);
+            let code = (f64::from(bias) / unit).round_ties_even();
+            match code.abs() <= limit {
+                true => Ok(code as i32),
+                false => Err(Error::Unsupported {
+                    what: format!("bias {index} of {bias}, {code:.0} units of the sum's scale {unit:e},"),
+                    way_out: format!("{limit} is the most that i32 leaves: raise the scale of that channel's weights"),
+                }),
+            }
+        };
+        bias.iter().enumerate().map(code).collect()
+    }
+
+    /// Bytes of the bias in both forms, and of the multipliers.
+    pub fn bias_bytes(&self) -> usize {
+        4 * (self.weights.bias().map_or(0, <[f32]>::len) + self.bias.len() + self.multipliers.len())
+    }
+
+    fn bias_of_codes(&self) -> Option<&[i32]> {
+        (!self.bias.is_empty()).then_some(&self.bias)
+    }
+
+    /// The output stage for codes, with a residual of `rows` rows.
+    pub fn requantize<'a>(&'a self, residual: Option<&'a [u8]>, rows: usize, channels: usize) -> Result<Option<Requantize<'a, u8>>> {
+        let StaticOutput::Codes { grid, lo, hi } = self.output else { return Ok(None) };
+        let residual = match (self.residual, residual) {
+            (Some(from), Some(codes)) => Some(Residual {
+                codes: Matrix::new(codes, rows, channels)?,
+                zero_point: from.zero_point().into(),
+                multiplier: from.scale() / grid.scale(),
+            }),
+            (None, None) => None,
+            (expected, _) => {
+                let what = if expected.is_some() { "must be given, as the layer adds one" } else { "was given, and the layer adds none" };
+                return Err(Error::parameter("residual", if expected.is_some() { "missing" } else { "there" }, what));
+            }
+        };
+        let stage = Requantize::new(&self.multipliers)
+            .with_bias(self.bias_of_codes())
+            .with_residual(residual)
+            .with_zero_point(grid.zero_point().into())
+            .with_range(lo.into(), hi.into());
+        Ok(Some(stage))
+    }
+
+    /// The output stage for floats.
+    pub fn dequantize(&self, activation: Activation) -> Dequantize<'_> {
+        Dequantize::new(Per::Tensor(self.input.scale()), self.weights.scales.as_slice())
+            .with_bias(self.weights.bias())
+            .with_activation(activation)
+    }
+
+    /// The error of memory of the wrong type.
+    pub fn unfit(&self, output: &StaticOutputMut<'_>) -> Error {
+        Error::Type { what: "output".into(), expected: self.output.dtype().name(), got: output.name() }
+    }
+}
+
+/// `x · w / y` in f32 from left to right, as ONNX Runtime takes it; by way of f64 where the product is too small for that.
+fn multiplier(x: f32, w: f32, y: f32) -> f32 {
+    let product = x * w;
+    if product.is_normal() { product / y } else { (f64::from(x) * f64::from(w) / f64::from(y)) as f32 }
+}
+
+/// The largest bias, in units of a sum of `k` products, that leaves the sum within i32.
+pub(crate) fn largest_bias(k: usize) -> f64 {
+    (i64::from(i32::MAX) - 255 * 128 * i64::try_from(k).unwrap_or(i64::from(u16::MAX))).max(0) as f64
+}

@@ -1,0 +1,20 @@
+//! Whole networks: how they run, are quantized, and compared.
+
+#[path = "../static_support/mod.rs"]
+mod static_support;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod compare;
+#[cfg(feature = "safetensors")]
+mod digits;
+mod executor;
+#[cfg(feature = "safetensors")]
+mod float_layers;
+mod fusion;
+mod quantize_dynamic;
+mod quantize_static;
+mod rewriting;
+#[cfg(all(feature = "onnx", feature = "safetensors"))]
+mod static_digits;
+mod transposed_and_embedded;
