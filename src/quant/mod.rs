@@ -1,5 +1,6 @@
 //! From values to codes: a [`Scheme`] says what is wanted, an [`Observer`] looks at the values and finds the scales (of
-//! weights, [`least_squares`] the best ones), a [`Quantizer`] rounds.
+//! weights, [`least_squares`] the best ones), a [`Quantizer`] rounds. Weights also take formats that are not evenly spaced: a
+//! [`WeightFormat`] names them all.
 //!
 //! ```
 //! use lowprec::quant::observer::MinMax;
@@ -15,13 +16,23 @@
 //! ```
 
 mod affine;
+mod codebook;
 mod least_squares;
+mod level_search;
 pub mod observer;
 mod scheme;
+mod stochastic;
+mod weights;
 
 pub use affine::Affine;
+pub use codebook::{Codebook, Table, kmeans, quantile_levels};
 pub use least_squares::least_squares;
 pub use scheme::Scheme;
+pub use stochastic::{Rounding, random_unit, round_stochastic};
+pub use weights::{
+    Fit, FloatFormat, Grouping, Keep, Kept, Learning, Levels, PackedCodes, QuantizedWeights, ScaleFormat, Scales, SparseSplit,
+    StoredLevels, WeightFormat, WeightQuantizer, Zeros,
+};
 
 use crate::error::Result;
 use crate::num::QuantElem;

@@ -1,0 +1,191 @@
+//! Groups whose codes begin anywhere: with a zero point, or an offset.
+
+use crate::error::Result;
+use crate::num::{affine_qparams, dequantize, quantize, round_clamped};
+use crate::quant::level_search::{LevelSearch, Weighted};
+use crate::quant::weights::{Fit, Scales};
+
+/// How many zero points on either side of the range's are tried where not all are.
+const NEAR: i32 = 4;
+
+/// Chooses scale and zero point of groups with codes `0..=qmax`.
+pub(crate) struct ZeroPointFitter {
+    qmax: i32,
+    /// One for each zero point; none for the exact range.
+    searches: Vec<LevelSearch>,
+}
+
+/// The smallest and largest value, zero included.
+fn ends(x: Weighted) -> (f32, f32) {
+    x.values.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)))
+}
+
+impl ZeroPointFitter {
+    pub(crate) fn new(bits: u32, fit: Fit) -> Self {
+        let qmax = (1 << bits) - 1;
+        let levels = |zero_point: i32| (0..=qmax).map(|code| f64::from(code - zero_point)).collect::<Vec<_>>();
+        let zero_points = if fit == Fit::LeastSquares { 0..=qmax } else { 0..=-1 };
+        ZeroPointFitter { qmax, searches: zero_points.map(|z| LevelSearch::new(&levels(z))).collect() }
+    }
+
+    pub(crate) fn wanted(&mut self, x: Weighted) -> (f64, i32) {
+        let (low, high) = ends(x);
+        if low == high {
+            return (0.0, 0);
+        }
+        let (scale, middle) = affine_qparams(low, high, 0, self.qmax, false);
+        let mut best = (self.error(x, scale, middle), f64::from(scale), middle);
+        let mut order: Vec<i32> = (0..self.searches.len() as i32).collect();
+        // Where all values have one sign, codes on the other side are of no use.
+        order.retain(|&z| if low == 0.0 || high == 0.0 { z == middle } else { self.qmax < 16 || z.abs_diff(middle) <= NEAR as u32 });
+        order.sort_by_key(|z| z.abs_diff(middle));
+        for zero_point in order {
+            if let Some(scale) = self.searches[zero_point as usize].best_scale(x, best.0) {
+                let error = self.error(x, scale as f32, zero_point);
+                if error < best.0 {
+                    best = (error, scale, zero_point);
+                }
+            }
+        }
+        (best.1, best.2)
+    }
+
+    pub(crate) fn stored(&self, x: Weighted, (wanted, zero_point): (f64, i32), scales: &Scales, index: usize) -> Result<(f32, i32)> {
+        let candidates = scales.candidates(index, wanted, false)?;
+        if wanted == 0.0 {
+            return Ok((candidates[0], 0));
+        }
+        if self.searches.is_empty() {
+            // The zero point that goes with the scale as stored, where rounding it moved the ends.
+            let of = |scale: f32| (scale, round_clamped(-ends(x).0 / scale, 0, self.qmax));
+            let (scale, zero_point) = of(candidates[0]);
+            let error = self.error(x, scale, zero_point);
+            if error > 0.0 && error < 1e-10 * x.squares() || error.is_infinite() {
+                return Ok(self.least(x, candidates.into_iter().map(of)));
+            }
+            return Ok((scale, zero_point));
+        }
+        let around = (zero_point - 1).max(0)..=(zero_point + 1).min(self.qmax);
+        let all = candidates.into_iter().flat_map(|scale| around.clone().map(move |z| (scale, z)));
+        let best = self.least(x, std::iter::once((wanted as f32, zero_point)).filter(|_| matches!(scales, Scales::F32(_))).chain(all));
+        let error = self.error(x, best.0, best.1);
+        if error > 0.0 && error < 1e-10 * x.squares() && matches!(scales, Scales::F32(_)) {
+            let parts = [3.0, 5.0, 7.0, 9.0, 11.0, 13.0].map(|part| (wanted / part) as f32);
+            let near = parts.into_iter().flat_map(|scale| [scale, scale.next_up(), scale.next_down()]);
+            let zero = |scale: f32| (scale, round_clamped(-ends(x).0 / scale, 0, self.qmax));
+            return Ok(self.least(x, std::iter::once(best).chain(near.filter(|scale| *scale > 0.0).map(zero))));
+        }
+        Ok(best)
+    }
+
+    fn least(&self, x: Weighted, grids: impl Iterator<Item = (f32, i32)>) -> (f32, i32) {
+        let mut best = (f64::INFINITY, (0.0, 0));
+        for (scale, zero_point) in grids {
+            let error = self.error(x, scale, zero_point);
+            if error < best.0 {
+                best = (error, (scale, zero_point));
+            }
+        }
+        best.1
+    }
+
+    fn error(&self, x: Weighted, scale: f32, zero_point: i32) -> f64 {
+        let back = |x: f32| if scale == 0.0 { 0.0 } else { dequantize(quantize(x, scale, zero_point, 0, self.qmax), scale, zero_point) };
+        let mut sum = 0.0;
+        for (i, &value) in x.values.iter().enumerate() {
+            let off = f64::from(value) - f64::from(back(value));
+            sum += x.weights.get(i).map_or(1.0, |&w| f64::from(w)) * off * off;
+        }
+        sum
+    }
+}
+
+/// Chooses scale and offset of groups with values `scale · code + offset`.
+pub(crate) struct OffsetFitter {
+    qmax: i32,
+    fit: Fit,
+}
+
+/// The code of `x` at a scale and an offset, in f64 so that neither difference nor quotient rounds a tie away.
+#[inline]
+pub(crate) fn offset_code(x: f32, scale: f32, offset: f32, qmax: i32) -> i32 {
+    if scale > 0.0 {
+        ((f64::from(x) - f64::from(offset)) / f64::from(scale)).round_ties_even().clamp(0.0, f64::from(qmax)) as i32
+    } else {
+        0
+    }
+}
+
+impl OffsetFitter {
+    pub(crate) fn new(bits: u32, fit: Fit) -> Self {
+        OffsetFitter { qmax: (1 << bits) - 1, fit }
+    }
+
+    /// Scale and offset before they are rounded.
+    pub(crate) fn wanted(&self, x: Weighted) -> (f64, f64) {
+        let mut values = x.values.iter().map(|&x| f64::from(x));
+        let Some(first) = values.next() else { return (0.0, 0.0) };
+        let (low, high) = values.fold((first, first), |(low, high), x| (low.min(x), high.max(x)));
+        let range = ((high - low) / f64::from(self.qmax), low);
+        if self.fit != Fit::LeastSquares || low == high {
+            return range;
+        }
+        let mut best = (self.exact_error(x, range), range);
+        // The ends drawn in, each by its own share; from there to a fixed point of codes and regression.
+        for (i, j) in (0..6).flat_map(|i| (0..6).map(move |j| (i, j))) {
+            let (low, high) = (low + 0.06 * f64::from(i) * (high - low), high - 0.06 * f64::from(j) * (high - low));
+            let mut grid = ((high - low) / f64::from(self.qmax), low);
+            let mut error = self.exact_error(x, grid);
+            for _ in 0..20 {
+                let Some(next) = self.regression(x, grid) else { break };
+                let less = self.exact_error(x, next);
+                if less >= error {
+                    break;
+                }
+                (error, grid) = (less, next);
+            }
+            best = if error < best.0 { (error, grid) } else { best };
+        }
+        best.1
+    }
+
+    fn code(&self, x: f64, (scale, offset): (f64, f64)) -> f64 {
+        ((x - offset) / scale).round_ties_even().clamp(0.0, f64::from(self.qmax))
+    }
+
+    fn exact_error(&self, x: Weighted, grid: (f64, f64)) -> f64 {
+        x.iter().map(|(x, w)| w * (x - grid.0 * self.code(x, grid) - grid.1).powi(2)).sum()
+    }
+
+    /// The line of least error through the codes of this grid.
+    fn regression(&self, x: Weighted, grid: (f64, f64)) -> Option<(f64, f64)> {
+        let [mut n, mut sk, mut sx] = [0.0; 3];
+        for (x, w) in x.iter() {
+            (n, sk, sx) = (n + w, sk + w * self.code(x, grid), sx + w * x);
+        }
+        let (mk, mx) = (sk / n, sx / n);
+        let [mut skk, mut skx] = [0.0; 2];
+        for (x, w) in x.iter() {
+            let k = self.code(x, grid) - mk;
+            (skk, skx) = (skk + w * k * k, skx + w * k * (x - mx));
+        }
+        let scale = skx / skk;
+        (scale.is_finite() && scale > 0.0).then(|| (scale, mx - scale * mk))
+    }
+
+    /// Scale and offset to store, of those near the wanted ones the best.
+    pub(crate) fn stored(&self, x: Weighted, (scale, offset): (f64, f64), lists: (&Scales, &Scales), index: usize) -> Result<(f32, f32)> {
+        let (scales, offsets) = (lists.0.candidates(index, scale, false)?, lists.1.candidates(index, offset, false)?);
+        let near = if self.fit == Fit::LeastSquares { usize::MAX } else { 1 };
+        let mut best = (f64::INFINITY, (scales[0], offsets[0]));
+        for (&scale, &offset) in scales.iter().take(near).flat_map(|s| offsets.iter().take(near).map(move |o| (s, o))) {
+            let mut error = 0.0;
+            for (value, w) in x.iter() {
+                let back = scale * offset_code(value as f32, scale, offset, self.qmax) as f32 + offset;
+                error += w * (value - f64::from(back)).powi(2);
+            }
+            best = if error < best.0 { (error, (scale, offset)) } else { best };
+        }
+        Ok(best.1)
+    }
+}

@@ -1,0 +1,30 @@
+//! Weights of any format, truly stored in its bits.
+//!
+//! A [`WeightFormat`] says what codes stand for, which weights share a scale, how scales are stored and chosen; its text is
+//! what a command line says. [`WeightFormat::quantize`] (or a [`WeightQuantizer`], which knows sensitivities and stochastic
+//! rounding) gives [`QuantizedWeights`], whose [`bytes`](QuantizedWeights::bytes) are the bytes held.
+//!
+//! Scales are rounded to their format before codes are taken. A group of nothing but zeros has scale 0 (as a power of two:
+//! 2^-127). Groups are never padded ([`Grouping`]). Quantizing what was dequantized gives the same values again, but for stochastic
+//! rounding, [`Fit::HalfRange`], learned levels (which are learned anew), and the last bits of second-level scales.
+
+mod alphabet;
+mod asymmetric;
+mod format;
+mod group;
+mod grouping;
+mod learned;
+mod packed;
+mod quantized;
+mod quantizer;
+mod scales;
+mod sparse;
+mod text;
+
+pub use format::{Fit, FloatFormat, Keep, Kept, Learning, Levels, WeightFormat};
+pub use grouping::Grouping;
+pub use packed::PackedCodes;
+pub use quantized::{QuantizedWeights, StoredLevels, Zeros};
+pub use quantizer::WeightQuantizer;
+pub use scales::{ScaleFormat, Scales};
+pub use sparse::SparseSplit;

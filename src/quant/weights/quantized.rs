@@ -1,0 +1,209 @@
+//! Weights as stored.
+
+use std::fmt;
+
+use crate::num::f16;
+use crate::quant::codebook::Codebook;
+use crate::quant::weights::alphabet::Alphabet;
+use crate::quant::weights::grouping::Groups;
+use crate::quant::weights::{Levels, PackedCodes, Scales, SparseSplit, WeightFormat};
+use crate::tensor::{Shape, Tensor};
+
+/// What moves the codes of a group away from zero.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Zeros {
+    /// Nothing.
+    None,
+    /// An integer zero point for each group, in the bits of a code.
+    Points(PackedCodes),
+    /// A value for each group that all of its values begin at, in the format of the scales.
+    Offsets(Scales),
+}
+
+/// Levels stored with the weights.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum StoredLevels {
+    /// None: the format knows them.
+    None,
+    /// One list for all, as f32.
+    Shared(Codebook),
+    /// A list of `2^bits` for each group, one after the other.
+    Own(Vec<f16>),
+}
+
+/// Weights in a [`WeightFormat`]: packed codes, scales, and what else the format needs.
+///
+/// The value of a code is `scale · level(code)`, with [`Levels::Uint`] `scale · (code - zero_point)`, with [`Levels::Offset`]
+/// `scale · code + offset`, each operation rounded to f32. In groups of scale 0 it is 0 (the offset). Weights that are kept exactly have a code too, which does
+/// not count.
+#[derive(Clone, PartialEq)]
+pub struct QuantizedWeights {
+    pub(super) format: WeightFormat,
+    pub(super) shape: Shape,
+    pub(super) groups: Groups,
+    pub(super) codes: PackedCodes,
+    pub(super) scales: Scales,
+    pub(super) zeros: Zeros,
+    pub(super) levels: StoredLevels,
+    pub(super) kept: Option<SparseSplit>,
+}
+
+impl QuantizedWeights {
+    /// The format.
+    pub fn format(&self) -> &WeightFormat {
+        &self.format
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The codes as stored, in row-major order: the bits of integers in two's complement and of floats, or indices of levels.
+    pub fn packed(&self) -> &PackedCodes {
+        &self.codes
+    }
+
+    /// The codes as numbers, in row-major order: of [`Levels::Int`] and [`Levels::MxInt8`] with their sign.
+    pub fn codes(&self) -> Vec<i32> {
+        match self.format.levels() {
+            Levels::Int(_) | Levels::MxInt8 => {
+                let alphabet = Alphabet::Fixed { bits: self.codes.bits(), step: 1.0, narrow: false };
+                self.codes.iter().map(|code| alphabet.number(code)).collect()
+            }
+            _ => self.codes.iter().map(|code| code as i32).collect(),
+        }
+    }
+
+    /// The scales: groups of the first row, then of the next.
+    pub fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    /// Zero points or offsets.
+    pub fn zeros(&self) -> &Zeros {
+        &self.zeros
+    }
+
+    /// Levels stored with the weights.
+    pub fn stored_levels(&self) -> &StoredLevels {
+        &self.levels
+    }
+
+    /// What is kept exactly.
+    pub fn kept(&self) -> Option<&SparseSplit> {
+        self.kept.as_ref()
+    }
+
+    /// Number of groups, each with a scale.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Flat indices of the weights of a group, which are neighbours.
+    ///
+    /// # Panics
+    /// When there is no such group.
+    pub fn group(&self, index: usize) -> std::ops::Range<usize> {
+        assert!(index < self.groups.len(), "group {index} of {}", self.groups.len());
+        self.groups.range(index)
+    }
+
+    /// The values.
+    pub fn dequantize(&self) -> Tensor {
+        let mut values = vec![0.0; self.shape.elements()];
+        let mut codes = self.codes.iter();
+        let table = match (&self.levels, self.format.levels()) {
+            (StoredLevels::Own(_), _) | (_, Levels::Int(16)) => Vec::new(),
+            _ => self.table(0),
+        };
+        for group in 0..self.groups.len() {
+            let scale = self.scales.at(group);
+            let output = &mut values[self.groups.range(group)];
+            let codes = codes.by_ref().take(output.len());
+            match &self.zeros {
+                Zeros::None if self.format.levels() == &Levels::Int(16) => {
+                    output.iter_mut().zip(codes).for_each(|(y, code)| *y = scale * f32::from(code as u16 as i16));
+                }
+                Zeros::None => {
+                    let own = if table.is_empty() { self.table(group) } else { Vec::new() };
+                    let table = if table.is_empty() { &own } else { &table };
+                    output.iter_mut().zip(codes).for_each(|(y, code)| *y = scale * table[code as usize]);
+                }
+                Zeros::Points(points) => {
+                    let zero_point = points.get(group).unwrap_or(0) as i32;
+                    output.iter_mut().zip(codes).for_each(|(y, code)| *y = scale * (code as i32 - zero_point) as f32);
+                }
+                Zeros::Offsets(offsets) => {
+                    let offset = offsets.at(group);
+                    output.iter_mut().zip(codes).for_each(|(y, code)| *y = scale * code as f32 + offset);
+                }
+            }
+        }
+        for (index, value) in self.kept.iter().flat_map(SparseSplit::iter) {
+            values[index] = value;
+        }
+        Tensor::from_shape(self.shape.clone(), values).expect("as many values as the shape has elements")
+    }
+
+    /// The level of each code of a group before its scale, `2^bits` of them (of formats with an offset or zero point, the codes
+    /// themselves): for kernels that look values up. Codes of small floats that are NaN or infinite stand for that. Codes beyond
+    /// the last level have the last.
+    pub fn table(&self, group: usize) -> Vec<f32> {
+        let all = 0..1u32 << self.format.bits();
+        if let StoredLevels::Own(levels) = &self.levels {
+            return levels[group << self.format.bits()..][..all.len()].iter().map(|level| level.to_f32()).collect();
+        }
+        match self.alphabet() {
+            Some(alphabet) => all.map(|code| alphabet.value(code)).collect(),
+            None => all.map(|code| code as f32).collect(),
+        }
+    }
+
+    fn alphabet(&self) -> Option<Alphabet> {
+        match &self.levels {
+            StoredLevels::Shared(book) => Some(Alphabet::Table(book.clone())),
+            _ => fixed_alphabet(self.format.levels()),
+        }
+    }
+
+    /// Bytes held: codes, scales, zero points or offsets, stored levels, what is kept exactly. Shape and format are not counted.
+    pub fn bytes(&self) -> usize {
+        let zeros = match &self.zeros {
+            Zeros::None => 0,
+            Zeros::Points(points) => points.as_bytes().len(),
+            Zeros::Offsets(offsets) => offsets.bytes(),
+        };
+        let levels = match &self.levels {
+            StoredLevels::None => 0,
+            StoredLevels::Shared(book) => book.bytes(),
+            StoredLevels::Own(levels) => size_of_val(levels.as_slice()),
+        };
+        self.codes.as_bytes().len() + self.scales.bytes() + zeros + levels + self.kept.as_ref().map_or(0, SparseSplit::bytes)
+    }
+
+    /// [`QuantizedWeights::bytes`] in bits, over the number of weights; 0 of none.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.bytes() as f64 / self.shape.elements().max(1) as f64
+    }
+}
+
+/// The alphabet of levels that need nothing learned and no zero point.
+pub(crate) fn fixed_alphabet(levels: &Levels) -> Option<Alphabet> {
+    Some(match levels {
+        Levels::Int(bits) => Alphabet::Fixed { bits: *bits, step: 1.0, narrow: false },
+        Levels::MxInt8 => Alphabet::Fixed { bits: 8, step: 1.0 / 64.0, narrow: true },
+        Levels::Float(format) => Alphabet::Float(*format),
+        Levels::Table(table) => Alphabet::Table(table.codebook().ok()?),
+        Levels::Custom(book) => Alphabet::Table(book.clone()),
+        Levels::Uint(_) | Levels::Offset(_) | Levels::Learned { .. } => return None,
+    })
+}
+
+impl fmt::Debug for QuantizedWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QuantizedWeights {}{:?} {} bytes", self.format, self.shape, self.bytes())
+    }
+}
