@@ -24,11 +24,11 @@ use crate::tensor::{QParams, Tensor, repeat};
 /// ```
 /// use lowprec::quant::least_squares;
 /// use lowprec::{NonFinite, Scheme, Tensor};
-/// let weight = Tensor::new([1, 4], vec![0.9, 1.0, -1.1, 8.0])?;
+/// let weight = Tensor::new([1, 4], vec![1.0, 1.25, -1.25, 4.0])?;
 /// let scheme = Scheme::INT8_WEIGHT.with_bits(3); // -3..=3
 /// let params = least_squares(&weight, &scheme, NonFinite::Error)?;
-/// // The codes 0, 0, 0, 3 of the exact range, 8 / 3, lose all ones; these are 0, 0, -1, 3.
-/// assert_eq!(params.scales(), [(1.1 + 3.0 * 8.0) / 10.0]);
+/// // The codes are 1, 1, -1, 3; the exact range has 4 / 3.
+/// assert_eq!(params.scales(), [(1.0 + 1.25 + 1.25 + 3.0 * 4.0) / 12.0]);
 /// # Ok::<(), lowprec::Error>(())
 /// ```
 ///
