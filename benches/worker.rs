@@ -144,7 +144,7 @@ impl Request {
                     input.name().to_owned(),
                     match input.dtype() {
                         DType::I64 => Tensor::new(dims.clone(), (0..length).map(ids).collect::<Vec<i64>>())?.into(),
-                        _ => lowprec::Value::from(Tensor::new(dims.clone(), floats(length + seed, 1.0).split_off(seed))?),
+                        _ => lowprec::Value::from(Tensor::new(dims.clone(), floats(length * (seed + 1), 1.0).split_off(length * seed))?),
                     },
                 ));
             }

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Isa, PackedConv2d};
 use crate::nn::quantized::largest_bias;
 use crate::nn::{Edge, Layer, Model, Wiring};
+use crate::num::NonFinite;
 use crate::tensor::{DType, QuantizedTensor, Tensor};
 
 /// What a quantized file says of a float model: where values are rounded, and to what.
@@ -40,8 +41,16 @@ pub(crate) fn integers(model: &Model, annotations: &Annotations, isa: Isa) -> Re
         _ => nodes[index].outputs().iter().all(|&edge| rounded(edge)),
     };
     let roles = Roles::new(model, &wiring, &Wishes { integer: &integer, rounded: Some(&rounded), shapes: None });
-    let lowering =
-        Lowering { model, roles: &roles, ranges: &ranges, names: &annotations.names, rounds: true, replaced: &HashMap::new(), isa };
+    let lowering = Lowering {
+        model,
+        roles: &roles,
+        ranges: &ranges,
+        names: &annotations.names,
+        rounds: true,
+        replaced: &HashMap::new(),
+        non_finite: NonFinite::Error,
+        isa,
+    };
     lowering.run(&mut |node, _| Ok(annotations.weights[node.name()].clone()))
 }
 
@@ -84,7 +93,7 @@ fn fits(layer: &Layer, weights: &QuantizedTensor<i8>, input: CodeRange, isa: Isa
         Layer::Linear(linear) => (linear.in_features(), linear.bias()),
         _ => return false,
     };
-    let (limit, scales) = (largest_bias(k), weights.params().scales());
+    let (limit, scales) = (largest_bias(k, matches!(layer, Layer::Linear(_))), weights.params().scales());
     let unit = |i: usize| f64::from(input.grid.scale()) * f64::from(scales[if scales.len() == 1 { 0 } else { i }]);
     let bias = bias.map_or(&[][..], Tensor::as_slice);
     limit > 0.0 && bias.iter().enumerate().all(|(i, &bias)| (f64::from(bias) / unit(i)).round_ties_even().abs() <= limit)

@@ -12,7 +12,7 @@ use crate::nn::operator::{
 };
 use crate::nn::quantized::{StaticConv2d, StaticLinear, StaticOutput};
 use crate::nn::{Edge, Layer, Model, ModelBuilder, Node, evaluate_within};
-use crate::num::U8Grid;
+use crate::num::{NonFinite, U8Grid};
 use crate::tensor::{DType, QuantizedTensor, Tensor, Value};
 
 /// The codes of a node's weights, for an input on this grid.
@@ -38,6 +38,8 @@ pub(crate) struct Lowering<'a> {
     pub rounds: bool,
     /// Float layers that take the place of those of the model, by node.
     pub replaced: &'a HashMap<usize, Layer>,
+    /// What happens to biases that are not finite.
+    pub non_finite: NonFinite,
     pub isa: Isa,
 }
 
@@ -63,7 +65,7 @@ impl Lowering<'_> {
             net: Model::builder(),
             made: vec![Made::default(); model.edge_count()],
             constants: HashMap::new(),
-            reserved: edges.map(|edge| model.edge_name(edge)).chain(given).collect(),
+            reserved: edges.map(|edge| model.edge_name(edge)).chain(given).chain(model.nodes().iter().map(Node::name)).collect(),
         };
         for input in model.inputs() {
             let edge = building.net.input(input.name(), input.dtype(), input.dims())?;
@@ -96,7 +98,7 @@ struct Building<'a> {
     net: ModelBuilder,
     made: Vec<Made>,
     constants: HashMap<usize, Value>,
-    /// Names of values that are there, or are still to come.
+    /// Names of values and nodes that are there, or are still to come.
     reserved: HashSet<&'a str>,
 }
 
@@ -175,13 +177,16 @@ impl Building<'_> {
         let residual = group.residual.map(|(_, edge)| self.codes(edge)).transpose()?;
         inputs.extend(residual.map(|(edge, _)| Some(edge)));
         let (codes, isa) = (weights(node, input)?, self.lowering.isa);
+        let finite = |bias: &Tensor| saturated(bias.as_slice(), self.lowering.non_finite);
         let layer = match node.layer() {
             Layer::Conv2d(conv) => {
-                let made = StaticConv2d::from_codes(conv.geometry(), &codes, conv.bias().map(Tensor::as_slice), input, output, isa)?;
+                let bias = conv.bias().map(finite);
+                let made = StaticConv2d::from_codes(conv.geometry(), &codes, bias.as_deref(), input, output, isa)?;
                 Layer::from(if let Some((_, grid)) = residual { made.with_residual(grid)? } else { made })
             }
             Layer::Linear(linear) => {
-                let made = StaticLinear::from_codes(&codes, linear.bias().map(Tensor::as_slice), input, output, isa)?;
+                let bias = linear.bias().map(finite);
+                let made = StaticLinear::from_codes(&codes, bias.as_deref(), input, output, isa)?;
                 Layer::from(if let Some((_, grid)) = residual { made.with_residual(grid)? } else { made })
             }
             other => {
@@ -213,12 +218,17 @@ impl Building<'_> {
         let mut inputs = node.reads().map(|edge| self.codes(edge)).collect::<Result<Vec<_>>>()?;
         let grid = range.grid;
         let layer: Layer = match (form, node.layer(), inputs.as_slice()) {
-            (Form::Sum, _, &[(_, a), (_, b)]) => QuantizedAdd::new(a, b, grid)?.with_range(range.lo, range.hi)?.into(),
-            (Form::Product, _, &[(_, a), (_, b)]) => QuantizedMul::new(a, b, grid)?.with_range(range.lo, range.hi)?.into(),
+            (Form::Sum, _, &[(_, a), (_, b)]) => {
+                QuantizedAdd::new(a, b, grid)?.with_range(range.lo, range.hi)?.with_isa(self.lowering.isa)?.into()
+            }
+            (Form::Product, _, &[(_, a), (_, b)]) => {
+                QuantizedMul::new(a, b, grid)?.with_range(range.lo, range.hi)?.with_isa(self.lowering.isa)?.into()
+            }
             (Form::Concat, layer, _) => {
                 for (i, (edge, from)) in inputs.iter_mut().enumerate().filter(|(_, (_, from))| *from != grid) {
                     let name = self.free(&format!("{}/input {i}", node.name()));
-                    *edge = self.net.add(&name, CodeTable::requantize(*from, grid), &[*edge])?;
+                    let table = std::array::from_fn(|code| grid.quantize(from.dequantize(code as u8)).clamp(range.lo, range.hi));
+                    *edge = self.net.add(&name, CodeTable::new("Requantize", table), &[*edge])?;
                 }
                 layer.clone()
             }
@@ -338,6 +348,9 @@ impl Building<'_> {
         let edges = self.net.add_node(node.name(), &names, layer, inputs)?;
         for (out, edge) in node.outputs().iter().zip(edges) {
             self.made[out.index].plain = Some(edge);
+            if let Some(grid) = model.grid(*out) {
+                self.net.grid(edge, grid)?;
+            }
         }
         Ok(())
     }
@@ -407,6 +420,12 @@ impl Building<'_> {
         }
         name
     }
+}
+
+/// A bias as the policy has it: where it saturates, NaN becomes 0 and an infinity the largest float of its sign.
+fn saturated(bias: &[f32], policy: NonFinite) -> Vec<f32> {
+    let finite = |&b: &f32| if b.is_nan() { 0.0 } else { b.clamp(f32::MIN, f32::MAX) };
+    if policy == NonFinite::Saturate { bias.iter().map(finite).collect() } else { bias.to_vec() }
 }
 
 /// The codes that an activation leaves.

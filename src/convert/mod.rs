@@ -76,4 +76,4 @@ pub use fuse::fold_batch_norm;
 #[cfg(feature = "onnx")]
 pub(crate) use lower::FileName;
 pub use plan::{StaticPlan, convert};
-pub use qconfig::{LayerConfig, QConfig, StaticScheme};
+pub use qconfig::{LayerConfig, QConfig, StaticScheme, WeightScales};

@@ -5,13 +5,14 @@ use std::fmt;
 
 use super::calibration::{Calibration, CodeRange};
 use super::lower::Lowering;
-use super::qconfig::{LayerConfig, QConfig, StaticScheme};
+use super::qconfig::{LayerConfig, QConfig, StaticScheme, WeightScales};
 use super::roles::{Form, Role, Roles, Wishes};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::nn::quantized::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin, largest_bias};
 use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Precision, SkipReason, Skipped, Wiring, buffer_bytes, rewrite, shapes};
 use crate::num::{NonFinite, U8Grid};
+use crate::quant::least_squares;
 use crate::tensor::{QParams, QuantizedTensor, Shape, Tensor};
 
 /// Which nodes of a model will run in integers, which values calibration has to look at, and what stays, and why.
@@ -22,6 +23,8 @@ pub struct StaticPlan {
     model: Model,
     roles: Roles,
     configs: Vec<LayerConfig>,
+    /// By node: whether it becomes its dynamic twin.
+    dynamic: Vec<bool>,
     /// Bytes of the buffers of a run, where shapes are known.
     memory: Option<usize>,
     /// Edges to observe, with the scheme for each.
@@ -64,23 +67,30 @@ impl StaticPlan {
             }
         }
         let wiring = Wiring::new(&prepared);
+        for (index, node) in nodes.iter().enumerate().filter(|(_, node)| STATIC_KINDS.contains(&node.layer().kind())) {
+            if static_nodes[index] && node.reads().next().is_some_and(|edge| wiring.constants[edge.index].is_some()) {
+                static_nodes[index] = false;
+                let reason = SkipReason::Unsupported("its input is a constant".into());
+                conversion.skipped.push(Skipped::new(node.name(), node.layer().kind(), reason));
+            }
+        }
         let wishes = Wishes { integer: &|index| static_nodes[index], rounded: None, shapes: known.as_deref() };
         let roles = Roles::new(&prepared, &wiring, &wishes);
         let skipped = |name: &str| conversion.skipped.iter().any(|skipped| skipped.name == name);
-        let takes_part = |(index, node): (usize, &Node)| match (&roles.roles[index], &configs[index]) {
-            (Role::Anchor(_), _) => true,
-            (_, LayerConfig::Dynamic(_)) => DYNAMIC_KINDS.contains(&node.layer().kind()) && !skipped(node.name()),
-            _ => false,
+        let is_dynamic = |(index, node): (usize, &Node)| {
+            matches!(configs[index], LayerConfig::Dynamic(_)) && DYNAMIC_KINDS.contains(&node.layer().kind()) && !skipped(node.name())
         };
+        let dynamic: Vec<bool> = nodes.iter().enumerate().map(is_dynamic).collect();
+        let takes_part = |index: usize| dynamic[index] || matches!(roles.roles[index], Role::Anchor(_));
         let quantized: Vec<String> =
-            nodes.iter().enumerate().filter(|&node| takes_part(node)).map(|(_, node)| node.name().to_owned()).collect();
+            (0..nodes.len()).filter(|&index| takes_part(index)).map(|index| nodes[index].name().to_owned()).collect();
         if quantized.is_empty() {
             return Err(nothing(&prepared, &conversion));
         }
         conversion.quantized.extend(quantized);
         let observed = observed(&prepared, &roles, &configs);
         drop(wiring);
-        Ok(StaticPlan { model: prepared, roles, configs, memory, observed, conversion, non_finite: config.non_finite() })
+        Ok(StaticPlan { model: prepared, roles, configs, dynamic, memory, observed, conversion, non_finite: config.non_finite() })
     }
 
     /// The model that calibration runs: batch norms folded, and functions that an exporter spelled out put together.
@@ -99,6 +109,11 @@ impl StaticPlan {
         self.memory
     }
 
+    /// Whether the same nodes would run in integers, with the same fused, as by another plan of the same model.
+    pub(crate) fn agrees(&self, other: &StaticPlan) -> bool {
+        self.roles == other.roles
+    }
+
     /// What will be quantized, folded and passed over.
     pub fn conversion(&self) -> &Conversion {
         &self.conversion
@@ -111,7 +126,8 @@ impl StaticPlan {
     /// The integer model, to run on `isa`.
     ///
     /// # Errors
-    /// [`Error::Empty`] for a value that was not calibrated; [`Error::NonFinite`] for weights that are not finite; [`Error::Isa`]; inside
+    /// [`Error::Unknown`] for a value that was not calibrated (a calibration without [shapes](Calibration::shapes) makes another plan than
+    /// the one that it was made for); [`Error::NonFinite`] for weights that are not finite; [`Error::Isa`]; inside
     /// an [`Error::Layer`] that names the layer.
     pub fn convert(&self, calibration: &Calibration, isa: Isa) -> Result<Model> {
         let mut ranges: HashMap<usize, CodeRange> = HashMap::new();
@@ -127,15 +143,21 @@ impl StaticPlan {
         self.join(&mut ranges);
         let mut replaced = HashMap::new();
         for (index, node) in self.model.nodes().iter().enumerate() {
-            if let (Role::Float, LayerConfig::Dynamic(scheme)) = (&self.roles.roles[index], &self.configs[index])
-                && self.conversion.quantized.iter().any(|name| name == node.name())
-            {
+            if let (true, LayerConfig::Dynamic(scheme)) = (self.dynamic[index], &self.configs[index]) {
                 replaced.insert(index, dynamic_twin(node.layer(), scheme, isa).map_err(|e| e.in_layer(node.name()))?);
             }
         }
         let names = HashMap::new();
-        let lowering =
-            Lowering { model: &self.model, roles: &self.roles, ranges: &ranges, names: &names, rounds: false, replaced: &replaced, isa };
+        let lowering = Lowering {
+            model: &self.model,
+            roles: &self.roles,
+            ranges: &ranges,
+            names: &names,
+            rounds: false,
+            replaced: &replaced,
+            non_finite: self.non_finite,
+            isa,
+        };
         let configs: HashMap<&str, &LayerConfig> = self.model.nodes().iter().map(Node::name).zip(&self.configs).collect();
         let lowered = lowering.run(&mut |node, input| match configs[node.name()] {
             LayerConfig::Static(scheme) => weight_codes(node.layer(), scheme, self.non_finite, input),
@@ -147,7 +169,8 @@ impl StaticPlan {
     /// What is concatenated gets the grid of the whole where it is written for that alone, and is then only copied.
     fn join(&self, ranges: &mut HashMap<usize, CodeRange>) {
         let wiring = Wiring::new(&self.model);
-        for (index, node) in self.model.nodes().iter().enumerate() {
+        // Backwards: what is concatenated twice gets the grid of the last whole.
+        for (index, node) in self.model.nodes().iter().enumerate().rev() {
             let out = node.outputs()[0].index;
             if let (Role::Follower(Form::Concat), Some(&range)) = (&self.roles.roles[index], ranges.get(&out)) {
                 for edge in node.reads().filter(|&edge| self.roles.root[edge.index] == edge.index && wiring.is_private(edge, index)) {
@@ -183,17 +206,14 @@ fn nothing(model: &Model, conversion: &Conversion) -> Error {
     Error::NothingToQuantize { requested: kinds.join(", "), present }
 }
 
-/// The edges whose codes somebody reads or an integer node writes, each with the scheme of the node that writes it, or else of
-/// the first static one that reads it.
+/// The edges whose codes somebody reads or an integer node writes, each with the scheme of the node that writes it (the last one of
+/// those fused), or else of the first static one that reads it.
 fn observed(model: &Model, roles: &Roles, configs: &[LayerConfig]) -> Vec<(usize, StaticScheme)> {
     let nodes = model.nodes();
     let mut scheme_of: HashMap<usize, &StaticScheme> = HashMap::new();
-    for (index, node) in nodes.iter().enumerate() {
-        let LayerConfig::Static(scheme) = &configs[index] else { continue };
-        match &roles.roles[index] {
-            Role::Anchor(group) => drop(scheme_of.insert(nodes[group.last(index)].outputs()[0].index, scheme)),
-            Role::Follower(_) => drop(scheme_of.insert(node.outputs()[0].index, scheme)),
-            _ => {}
+    for (node, config) in nodes.iter().zip(configs) {
+        if let LayerConfig::Static(scheme) = config {
+            scheme_of.extend(node.outputs().iter().map(|edge| (edge.index, scheme)));
         }
     }
     for (index, node) in nodes.iter().enumerate() {
@@ -220,14 +240,19 @@ fn weight_codes(layer: &Layer, scheme: &StaticScheme, non_finite: NonFinite, inp
             });
         }
     };
-    let mut observer = scheme.weight_observer.build(scheme.weights.granularity(), non_finite)?;
-    observer.observe(weight).map_err(|error| match error {
+    let params = match scheme.weight_scales {
+        WeightScales::Observed(kind) => {
+            let mut observer = kind.build(scheme.weights.granularity(), non_finite)?;
+            observer.observe(weight).and_then(|()| observer.qparams(&scheme.weights))
+        }
+        WeightScales::LeastSquares => least_squares(weight, &scheme.weights, non_finite),
+    };
+    let params = params.map_err(|error| match error {
         Error::NonFinite { index, value, .. } => Error::NonFinite { what: "weight".into(), index, value },
         error => error,
     })?;
-    let params = observer.qparams(&scheme.weights)?;
     let channels = weight.dims()[0].max(1);
-    let limit = largest_bias(weight.len() / channels);
+    let limit = largest_bias(weight.len() / channels, matches!(layer, Layer::Linear(_)));
     let mut scales = params.scales().to_vec();
     for (channel, &bias) in bias.map(Tensor::as_slice).unwrap_or_default().iter().enumerate() {
         let scale = if scales.len() == 1 { &mut scales[0] } else { &mut scales[channel] };
@@ -264,9 +289,7 @@ impl fmt::Display for StaticPlan {
                 (Role::Follower(Form::Function(_)), _) => "int8, by a table".into(),
                 (Role::Follower(_), _) => "int8".into(),
                 (Role::Mover, _) => "int8, moves codes".into(),
-                (Role::Float, LayerConfig::Dynamic(_)) if self.conversion.quantized.iter().any(|name| name == node.name()) => {
-                    "int8, dynamic".into()
-                }
+                (Role::Float, _) if self.dynamic[index] => "int8, dynamic".into(),
                 (Role::Float, _) => "f32".to_owned(),
             };
             writeln!(f, "{:width$}  {:15} {role}", node.name(), node.layer().kind().to_string())?;

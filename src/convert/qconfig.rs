@@ -16,8 +16,8 @@ use crate::tensor::Granularity;
 pub struct StaticScheme {
     /// Weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0).
     pub weights: Scheme,
-    /// Finds the scales of the weights.
-    pub weight_observer: ObserverKind,
+    /// Where the scales of the weights come from.
+    pub weight_scales: WeightScales,
     /// What the layer writes, and what it reads where nobody else says how: at most 8 bits, per tensor.
     pub activations: Scheme,
     /// Finds scale and zero point of these values over all samples.
@@ -30,7 +30,7 @@ impl Default for StaticScheme {
     fn default() -> Self {
         StaticScheme {
             weights: Scheme::INT8_WEIGHT,
-            weight_observer: ObserverKind::MinMax,
+            weight_scales: WeightScales::Observed(ObserverKind::MinMax),
             activations: Scheme::UINT8_ACTIVATION,
             activation_observer: ObserverKind::MinMax,
         }
@@ -46,8 +46,8 @@ impl StaticScheme {
 
     /// With scales of the weights found so.
     #[must_use]
-    pub fn with_weight_observer(self, weight_observer: ObserverKind) -> Self {
-        StaticScheme { weight_observer, ..self }
+    pub fn with_weight_scales(self, weight_scales: WeightScales) -> Self {
+        StaticScheme { weight_scales, ..self }
     }
 
     /// With activations of this scheme.
@@ -69,6 +69,10 @@ impl StaticScheme {
     pub fn validate(&self) -> Result<()> {
         DynamicScheme { weights: self.weights, ..DynamicScheme::default() }.validate()?;
         self.activations.validate()?;
+        self.activation_observer.validate()?;
+        if let WeightScales::Observed(kind) = self.weight_scales {
+            kind.validate()?;
+        }
         if self.activations.bits() > 8 || self.activations.granularity() != Granularity::PerTensor {
             return Err(Error::Unsupported {
                 what: format!("activations as {} in a static layer", self.activations),
@@ -76,6 +80,26 @@ impl StaticScheme {
             });
         }
         Ok(())
+    }
+}
+
+/// Where the scales of weights come from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum WeightScales {
+    /// An observer that sees the weights.
+    Observed(ObserverKind),
+    /// The exact minimum of the squared error of each channel ([`least_squares`](crate::quant::least_squares())), half a second for a
+    /// million weights of 8 bits.
+    LeastSquares,
+}
+
+impl fmt::Display for WeightScales {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WeightScales::Observed(kind) => kind.fmt(f),
+            WeightScales::LeastSquares => f.write_str("least squares"),
+        }
     }
 }
 
@@ -182,8 +206,9 @@ impl QConfig {
     /// Whether it can be applied to this model.
     ///
     /// # Errors
-    /// [`Error::Pattern`] for a pattern that matches no layer, [`Error::Unsupported`] for a scheme that the kernels can't run or a
-    /// kind without the twin that is asked for by name, those of [`Scheme::validate`].
+    /// [`Error::Pattern`] for a pattern that matches no layer, [`Error::Unsupported`] for a scheme that the kernels can't run, a kind
+    /// that is asked to be dynamic and can't, and one that has a dynamic twin alone and is asked to be static; those of
+    /// [`Scheme::validate`] and of the observers' parameters.
     pub fn check(&self, model: &Model) -> Result<()> {
         let configs = self.kinds.iter().map(|(_, config)| config).chain(self.patterns.iter().map(|(_, config)| config));
         for config in configs {
@@ -208,6 +233,14 @@ impl QConfig {
                 return Err(no_dynamic_twin(first.layer().kind()).in_layer(first.name()));
             }
         }
+        let only_dynamic = |kind: &LayerKind| DYNAMIC_KINDS.contains(kind) && !STATIC_KINDS.contains(kind);
+        let asked_static = self.kinds.iter().find(|(kind, config)| matches!(config, LayerConfig::Static(_)) && only_dynamic(kind));
+        if let Some((kind, _)) = asked_static {
+            return Err(Error::Unsupported {
+                what: format!("static quantization of {kind}"),
+                way_out: "let it be dynamic, or leave it in float".into(),
+            });
+        }
         match self.kinds.iter().find(|(kind, config)| matches!(config, LayerConfig::Dynamic(_)) && !DYNAMIC_KINDS.contains(kind)) {
             Some((kind, _)) => Err(no_dynamic_twin(*kind)),
             None => Ok(()),
@@ -226,7 +259,7 @@ impl fmt::Display for LayerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LayerConfig::Static(scheme) => {
-                write!(f, "static, weights {} by {}, ", scheme.weights, scheme.weight_observer)?;
+                write!(f, "static, weights {} by {}, ", scheme.weights, scheme.weight_scales)?;
                 write!(f, "activations {} by {}", scheme.activations, scheme.activation_observer)
             }
             LayerConfig::Dynamic(scheme) => write!(f, "dynamic, weights {}, activations {}", scheme.weights, scheme.activations),

@@ -77,7 +77,7 @@ impl Wishes<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Roles {
     /// By node.
     pub roles: Vec<Role>,
@@ -176,7 +176,7 @@ impl Forward<'_> {
             _ if allowed && self.fuses(index, node) => Role::Fused,
             _ => match self.form(node).filter(|&form| allowed && self.all_able(node, form)) {
                 Some(form) => Role::Follower(form),
-                None if moves(node.layer()) && node.reads().next().is_some_and(|edge| self.able[edge.index]) => Role::Mover,
+                None if allowed && moves(node.layer()) && node.reads().next().is_some_and(|edge| self.able[edge.index]) => Role::Mover,
                 None => Role::Float,
             },
         };

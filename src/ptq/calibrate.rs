@@ -6,7 +6,7 @@ use std::fmt;
 use crate::convert::{Calibration, QConfig, StaticPlan};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
-use crate::nn::{Executor, Model};
+use crate::nn::{Executor, Input, Model};
 use crate::progress::Progress;
 use crate::quant::{Observer, Scheme};
 use crate::tensor::{Tensor, Value};
@@ -18,6 +18,9 @@ use crate::tensor::{Tensor, Value};
 /// they leave the registers; sums of two branches, clamps, pooling, concatenation and functions of one element between them run
 /// on codes too ([`convert`](crate::convert) has the rules); floats are left at the borders and where nothing of it would be won.
 /// `config` says otherwise for layers by kind and name.
+///
+/// A static model does not look for NaN at run time: where a value becomes a code, NaN becomes that of zero, and an infinity the last
+/// one on its side. Sums that were fused by the samples' shapes want operands of one shape when the model runs, too.
 ///
 /// The three steps are [`Calibrator::new`], [`Calibrator::observe`] for each batch, and [`Calibrator::finish`] with
 /// [`convert`](crate::convert::convert()).
@@ -34,9 +37,14 @@ use crate::tensor::{Tensor, Value};
 /// inside an [`Error::Layer`] that names the layer which wrote them; [`Error::NothingToQuantize`]; those of [`Model::forward`].
 pub fn quantize_static<'t>(model: &Model, batches: impl IntoIterator<Item = &'t Tensor>, config: &QConfig) -> Result<Model> {
     let mut calibrator = Calibrator::new(model, config)?;
-    let (name, _) = model.single()?;
+    let [input] = model.inputs() else {
+        return Err(Error::Unsupported {
+            what: format!("samples without names for a model with {} inputs", model.inputs().len()),
+            way_out: "name them with `Calibrator::observe`".into(),
+        });
+    };
     for batch in batches {
-        calibrator.observe(&[(name, &Value::from(batch.clone()))])?;
+        calibrator.observe(&[(input.name(), &Value::from(batch.clone()))])?;
     }
     calibrator.convert()
 }
@@ -62,6 +70,8 @@ pub struct Calibrator<'p> {
     progress: Progress<'p>,
     batches: usize,
     running: Option<Running>,
+    // A batch of which some values were observed and others were not.
+    broken: bool,
 }
 
 /// What the first batch decides.
@@ -99,6 +109,7 @@ impl<'p> Calibrator<'p> {
             progress: Progress::silent(),
             batches: 0,
             running: None,
+            broken: false,
         })
     }
 
@@ -108,8 +119,8 @@ impl<'p> Calibrator<'p> {
         Calibrator { threads: Some(threads), ..self }
     }
 
-    /// The instruction set that the integer model will run on; the best of this processor unless said otherwise. The results
-    /// are the same.
+    /// The instruction set that convolutions, linear layers, sums and products of the integer model will run on; the best of this
+    /// processor unless said otherwise. The results are the same.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
         Calibrator { isa, ..self }
@@ -118,8 +129,8 @@ impl<'p> Calibrator<'p> {
     /// Reports each batch and each layer of it before it is observed, and can be cancelled there.
     #[must_use]
     pub fn with_progress<'q>(self, progress: Progress<'q>) -> Calibrator<'q> {
-        let Calibrator { model, config, threads, isa, batches, running, .. } = self;
-        Calibrator { model, config, threads, isa, progress, batches, running }
+        let Calibrator { model, config, threads, isa, batches, running, broken, .. } = self;
+        Calibrator { model, config, threads, isa, progress, batches, running, broken }
     }
 
     /// Batches observed so far.
@@ -128,43 +139,63 @@ impl<'p> Calibrator<'p> {
     }
 
     /// Runs a batch through the float model, all inputs by name, and observes its values. The first batch's shapes decide which
-    /// sums are fused; others may have other shapes that the model takes.
+    /// sums are fused; others may have other shapes, under which the same ones would be.
+    ///
+    /// A batch that fails half way (a value that is not finite, a cancellation) leaves a calibrator that has seen some of
+    /// it, and from then on refuses everything: make a new one.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for NaN or infinities (unless the configuration takes them), inside an [`Error::Layer`] that names the
-    /// layer which wrote them; [`Error::Empty`] for a batch without a sample; [`Error::Cancelled`]; those of [`Model::run`].
+    /// layer which wrote them; [`Error::Empty`] for a batch without a sample; [`Error::Unsupported`] for shapes with which other sums
+    /// would be fused, and after a batch that failed; [`Error::Cancelled`]; those of [`Model::run`].
     pub fn observe(&mut self, inputs: &[(&str, &Value)]) -> Result<()> {
         if let Some((name, _)) = inputs.iter().find(|(_, value)| value.shape().dims().first() == Some(&0)) {
             return Err(Error::Empty { what: format!("batch of samples in input `{name}`"), way_out: "give at least one sample" });
         }
+        self.check_whole()?;
         let (item, done) = (format!("batch {}", self.batches), self.batches);
         self.progress.step("calibrate", &item, done, done + 1)?;
-        let Running { executor, observers, .. } = match &mut self.running {
-            Some(running) => running,
-            none => none.insert(Running::new(&self.model, &self.config, self.threads, inputs)?),
-        };
-        let progress = &mut self.progress;
-        executor.run_with(inputs, |tap| {
-            let (Some(observed), Value::F32(value)) = (observers.get_mut(tap.edge), tap.value) else { return Ok(()) };
-            progress.step("observe", tap.edge, done, done + 1)?;
-            observed.observer.observe(value).map_err(|error| match (error, tap.node) {
-                (Error::NonFinite { index, value, .. }, node) => {
-                    let error = Error::NonFinite { what: format!("value `{}`", tap.edge), index, value };
-                    if let Some(node) = node { error.in_layer(node.name()) } else { error }
+        let shapes = shapes_of(&self.model, inputs)?;
+        let running = match &mut self.running {
+            Some(running) => {
+                if running.shapes != shapes && !running.plan.agrees(&StaticPlan::new(&self.model, &self.config, &shapes)?) {
+                    return Err(Error::Unsupported {
+                        what: format!("samples of shapes {shapes:?} after {:?}, where sums have operands of other shapes,", running.shapes),
+                        way_out: "calibrate and run with one shape but for the number of samples".into(),
+                    });
                 }
-                (error, Some(node)) => error.in_layer(node.name()),
-                (error, None) => error,
-            })
-        })?;
+                running
+            }
+            none => none.insert(Running::new(&self.model, &self.config, self.threads, shapes)?),
+        };
+        let mut touched = false;
+        let observed = running.observe(inputs, &mut self.progress, done, &mut touched);
+        self.broken = touched && observed.is_err();
+        if done == 0 && observed.is_err() {
+            self.running = None;
+        }
+        observed?;
         self.batches += 1;
         Ok(())
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        match self.broken {
+            true => Err(Error::Unsupported {
+                what: "a calibration of which a batch failed half way".into(),
+                way_out: "make a new calibrator, and leave that batch out".into(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Scale and zero point of every value observed.
     ///
     /// # Errors
-    /// [`Error::Empty`] when no sample was observed, or a value was never reached, naming it.
+    /// [`Error::Empty`] when no sample was observed, or a value was never reached, naming it; [`Error::Unsupported`] after a batch that
+    /// failed half way.
     pub fn finish(&self) -> Result<Calibration> {
+        self.check_whole()?;
         let Some(running) = self.running.as_ref().filter(|_| self.batches > 0) else {
             return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give at least one batch" });
         };
@@ -195,19 +226,26 @@ impl<'p> Calibrator<'p> {
     }
 }
 
+/// The shapes of a model's inputs as they are given, in the model's order.
+fn shapes_of(model: &Model, inputs: &[(&str, &Value)]) -> Result<Vec<Vec<usize>>> {
+    if let Some((name, _)) = inputs.iter().find(|(name, _)| !model.inputs().iter().any(|input| input.name() == *name)) {
+        return Err(model.unknown_input(name));
+    }
+    let shape = |input: &Input| {
+        let given = inputs.iter().find(|(name, _)| *name == input.name()).map(|(_, value)| *value);
+        let given = given.ok_or_else(|| Error::Unknown {
+            what: "given input",
+            name: input.name().to_owned(),
+            present: inputs.iter().map(|(name, _)| *name).collect(),
+        })?;
+        input.check(given)?;
+        Ok(given.shape().dims().to_vec())
+    };
+    model.inputs().iter().map(shape).collect()
+}
+
 impl Running {
-    fn new(model: &Model, config: &QConfig, threads: Option<usize>, inputs: &[(&str, &Value)]) -> Result<Self> {
-        let mut shapes = Vec::new();
-        for input in model.inputs() {
-            let given = inputs.iter().find(|(name, _)| *name == input.name()).map(|(_, value)| *value);
-            let given = given.ok_or_else(|| Error::Unknown {
-                what: "given input",
-                name: input.name().to_owned(),
-                present: inputs.iter().map(|(name, _)| *name).collect(),
-            })?;
-            input.check(given)?;
-            shapes.push(given.shape().dims().to_vec());
-        }
+    fn new(model: &Model, config: &QConfig, threads: Option<usize>, shapes: Vec<Vec<usize>>) -> Result<Self> {
         let plan = StaticPlan::new(model, config, &shapes)?;
         let mut observers = HashMap::new();
         for (name, scheme) in plan.observed() {
@@ -217,5 +255,23 @@ impl Running {
         let executor = Executor::new(plan.model());
         let executor = if let Some(threads) = threads { executor.with_threads(threads)? } else { executor };
         Ok(Running { plan, shapes, executor, observers })
+    }
+
+    fn observe(&mut self, inputs: &[(&str, &Value)], progress: &mut Progress<'_>, done: usize, touched: &mut bool) -> Result<()> {
+        let observers = &mut self.observers;
+        let run = self.executor.run_with(inputs, |tap| {
+            let (Some(observed), Value::F32(value)) = (observers.get_mut(tap.edge), tap.value) else { return Ok(()) };
+            progress.step("observe", tap.edge, done, done + 1)?;
+            *touched = true;
+            observed.observer.observe(value).map_err(|error| match (error, tap.node) {
+                (Error::NonFinite { index, value, .. }, node) => {
+                    let error = Error::NonFinite { what: format!("value `{}`", tap.edge), index, value };
+                    if let Some(node) = node { error.in_layer(node.name()) } else { error }
+                }
+                (error, Some(node)) => error.in_layer(node.name()),
+                (error, None) => error,
+            })
+        });
+        run.map(drop)
     }
 }

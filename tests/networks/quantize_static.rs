@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::static_support::{everything, interpret};
 use crate::support::{Random, conv, network};
-use lowprec::convert::{LayerConfig, StaticPlan, StaticScheme, convert};
+use lowprec::convert::{LayerConfig, StaticPlan, StaticScheme, WeightScales, convert};
 use lowprec::kernels::{Conv2dGeometry, Isa};
 use lowprec::nn::operator::{LayerNormalization, Softmax};
 use lowprec::nn::quantized::DynamicScheme;
@@ -51,7 +51,8 @@ fn every_instruction_set_and_number_of_threads_gives_the_same_bytes() {
     calibrator.observe(&[("image", &samples(6).into())]).unwrap();
     let calibration = calibrator.finish().unwrap();
     let plan = StaticPlan::new(&model, &QConfig::default(), calibration.shapes()).unwrap();
-    let x = Random(7).tensor([3, 3, 17, 16], 1.0);
+    // Large enough for its layers to be split over threads.
+    let x = Random(7).tensor([2, 3, 56, 57], 1.0);
     let run = |isa: Isa, threads: usize| {
         let mut bytes = Vec::new();
         let int8 = plan.convert(&calibration, isa).unwrap();
@@ -256,6 +257,13 @@ fn what_can_not_be_done_is_said() {
     assert!(matches!(Calibrator::new(&model, &wide), Err(Error::Unsupported { .. })));
     let asymmetric = QConfig::new(StaticScheme::default().with_weights(Scheme::UINT8_ACTIVATION));
     assert!(matches!(Calibrator::new(&model, &asymmetric), Err(Error::Unsupported { .. })));
+    let percent = StaticScheme::default().with_activation_observer(ObserverKind::Percentile { percent: 200.0 });
+    let weights = StaticScheme::default().with_weight_scales(WeightScales::Observed(ObserverKind::FixedRange { min: 1.0, max: 0.0 }));
+    for scheme in [percent, weights] {
+        assert!(matches!(Calibrator::new(&model, &QConfig::new(scheme)), Err(Error::Parameter { .. })));
+    }
+    let lstm = QConfig::default().with_kind(LayerKind::Lstm, LayerConfig::Static(StaticScheme::default()));
+    assert!(matches!(Calibrator::new(&model, &lstm), Err(Error::Unsupported { .. })));
     let pool = QConfig::default().with_kind(LayerKind::MaxPool2d, LayerConfig::Dynamic(DynamicScheme::default()));
     assert!(matches!(Calibrator::new(&model, &pool), Err(Error::Unsupported { .. })));
 
@@ -280,9 +288,27 @@ fn what_can_not_be_done_is_said() {
     // A batch that is refused leaves the calibrator as it was.
     let mut calibrator = Calibrator::new(&model, &config).unwrap();
     calibrator.observe(&[("image", &x.clone().into())]).unwrap();
-    assert!(calibrator.observe(&[("picture", &x.clone().into())]).is_err());
+    for wrong in [("picture", &x.clone().into()), ("image", &Tensor::full([1, 4, 8, 8], 0.0).unwrap().into())] {
+        assert!(calibrator.observe(&[wrong]).is_err());
+    }
     assert_eq!(calibrator.batches(), 1);
     assert!(calibrator.convert().is_ok());
+    // One that fails half way has been seen in part: nothing may come of that.
+    assert!(calibrator.observe(&[("image", &bad.clone().into())]).is_err());
+    assert!(matches!(calibrator.finish(), Ok(_) | Err(Error::Unsupported { .. })));
+    let mut net = Model::builder();
+    let image = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2)]).unwrap();
+    let weight = Tensor::new([2, 2], vec![1.0, 0.0, 0.0, 1.0]).unwrap();
+    let y = net.add("first", Linear::new(weight.clone(), None).unwrap(), &[image]).unwrap();
+    let y = net.add("log", lowprec::nn::operator::Unary::Log, &[y]).unwrap();
+    let y = net.add("second", Linear::new(weight, None).unwrap(), &[y]).unwrap();
+    net.output("y", y).unwrap();
+    let mut calibrator = Calibrator::new(&net.build().unwrap(), &config).unwrap();
+    calibrator.observe(&[("x", &Tensor::new([1, 2], vec![1.0, 2.0]).unwrap().into())]).unwrap();
+    let error = calibrator.observe(&[("x", &Tensor::new([1, 2], vec![-1000.0, 2.0]).unwrap().into())]).unwrap_err().to_string();
+    assert!(error.contains("`log`"), "{error}");
+    assert!(matches!(calibrator.finish(), Err(Error::Unsupported { .. })));
+    assert!(matches!(calibrator.observe(&[("x", &Tensor::full([1, 2], 1.0).unwrap().into())]), Err(Error::Unsupported { .. })));
 
     let stopped = Progress::new(|step| if step.item == "relu1" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
     let mut calibrator = Calibrator::new(&model, &config).unwrap().with_progress(stopped);
@@ -332,6 +358,105 @@ fn a_number_of_many_axes_is_no_function() {
     assert_eq!((precision("halved"), precision("deepened")), (Precision::Int8, Precision::F32));
     assert_eq!(int8.forward(&x).unwrap().dims(), [1, 5, 3]);
     assert!(sqnr(&model, &int8, &x) > 30.0);
+}
+
+fn linear(r: &mut Random, i: usize, o: usize) -> Linear {
+    Linear::new(r.tensor([o, i], 1.0 / (i as f32).sqrt()), Some(r.tensor([o], 0.1))).unwrap()
+}
+
+#[test]
+fn what_is_named_is_observed_and_left_as_said() {
+    let r = &mut Random(26);
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(3), Dim::Any, Dim::Any]).unwrap();
+    let y = net.add("first", conv(r, Conv2dGeometry::new(3, 8, [1, 1]), true), &[x]).unwrap();
+    let y = net.add("relu", Layer::Relu, &[y]).unwrap();
+    let y = net.add("pool", lowprec::nn::MaxPool2d::new([2, 2]), &[y]).unwrap();
+    let y = net.add("second", conv(r, Conv2dGeometry::new(8, 4, [1, 1]), true), &[y]).unwrap();
+    net.output("y", y).unwrap();
+    let model = net.build().unwrap();
+    let fixed = StaticScheme::default().with_activation_observer(ObserverKind::FixedRange { min: 0.0, max: 5.1 });
+    // The range is that of the last of what runs as one.
+    let config =
+        QConfig::default().with_pattern("relu", LayerConfig::Static(fixed)).unwrap().with_pattern("pool", LayerConfig::Float).unwrap();
+    let mut calibrator = Calibrator::new(&model, &config).unwrap();
+    calibrator.observe(&[("x", &samples(27).into())]).unwrap();
+    assert_eq!(calibrator.finish().unwrap().get("relu").unwrap().at(0), (5.1 / 255.0, 0));
+    let int8 = calibrator.convert().unwrap();
+    assert_eq!(int8.node("pool").unwrap().layer().precision(), Precision::F32);
+    // Exact scales of weights are no worse than those of the largest value.
+    let exact = QConfig::new(StaticScheme::default().with_weight_scales(WeightScales::LeastSquares));
+    assert!(sqnr(&model, &observe(&model, &exact, &samples(27)), &samples(27)) > 30.0);
+}
+
+#[test]
+fn models_come_in_all_forms() {
+    let r = &mut Random(28);
+    // Quantized before, with several outputs, one of them in the middle, names that are taken, and a layer on a constant.
+    let mut net = Model::builder();
+    let ids = net.input("ids", DType::I64, &[Dim::Any]).unwrap();
+    let constant = net.constant("constant", r.tensor([1, 6], 1.0)).unwrap();
+    let x = net.add("table", Embedding::new(r.tensor([9, 6], 1.0)).unwrap(), &[ids]).unwrap();
+    let y = net.add("first", linear(r, 6, 5), &[x]).unwrap();
+    let z = net.add_as("table/quantized", "own", linear(r, 5, 4), &[y]).unwrap();
+    let c = net.add("on constant", linear(r, 6, 4), &[constant]).unwrap();
+    let sum = net.add("sum", lowprec::nn::operator::Binary::Add, &[z, c]).unwrap();
+    net.output("y", y).unwrap();
+    net.output("sum", sum).unwrap();
+    let model = net.build().unwrap();
+    let dynamic = lowprec::quantize_dynamic(&model, &[LayerKind::Embedding]).unwrap();
+    let ids: Value = Tensor::new([4], vec![1i64, 3, 5, 8]).unwrap().into();
+    let mut calibrator = Calibrator::new(&dynamic, &QConfig::default()).unwrap();
+    calibrator.observe(&[("ids", &ids)]).unwrap();
+    let int8 = calibrator.convert().unwrap();
+    assert!(int8.conversion().unwrap().skipped.iter().any(|skipped| skipped.name == "on constant"));
+    for (expected, got) in model.run(&[("ids", &ids)]).unwrap().iter().zip(int8.run(&[("ids", &ids)]).unwrap()) {
+        let floats = |value: &Value| value.get::<f32>().unwrap().as_slice().to_vec();
+        assert!(metrics::sqnr_db(&floats(&expected.1), &floats(&got.1)).unwrap() > 25.0, "{}", got.0);
+    }
+    // Again: what is codes stays, and is still known as such.
+    let again = Calibrator::new(&int8, &QConfig::default()).and_then(|mut calibrator| {
+        calibrator.observe(&[("ids", &ids)])?;
+        calibrator.convert()
+    });
+    if let Ok(again) = again {
+        let grids = |model: &Model| model.nodes().iter().filter(|node| model.grid(node.outputs()[0]).is_some()).count();
+        assert!(grids(&again) >= grids(&int8));
+    }
+
+    // A sum of products beyond i32 leaves its bias room.
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(70_000)]).unwrap();
+    let y = net.add("long", linear(r, 70_000, 3), &[x]).unwrap();
+    let y = net.add("next", linear(r, 3, 3), &[y]).unwrap();
+    net.output("y", y).unwrap();
+    let (model, x) = (net.build().unwrap(), r.tensor([2, 70_000], 1.0));
+    assert!(sqnr(&model, &observe(&model, &QConfig::default(), &x), &x) > 25.0);
+
+    // Sums are fused by shapes: batches under which others would be are refused.
+    let mut net = Model::builder();
+    let a = net.input("a", DType::F32, &[Dim::Any, Dim::Any, Dim::Fixed(6)]).unwrap();
+    let b = net.input("b", DType::F32, &[Dim::Any, Dim::Any, Dim::Fixed(6)]).unwrap();
+    let (p, q) = (net.add("p", linear(r, 6, 6), &[a]).unwrap(), net.add("q", linear(r, 6, 6), &[b]).unwrap());
+    let sum = net.add("sum", lowprec::nn::operator::Binary::Add, &[p, q]).unwrap();
+    let y = net.add("y", linear(r, 6, 2), &[sum]).unwrap();
+    net.output("y", y).unwrap();
+    let mut calibrator = Calibrator::new(&net.build().unwrap(), &QConfig::default()).unwrap();
+    let (one, two): (Value, Value) = (r.tensor([1, 1, 6], 1.0).into(), r.tensor([1, 4, 6], 1.0).into());
+    calibrator.observe(&[("a", &one), ("b", &one)]).unwrap();
+    calibrator.observe(&[("a", &two), ("b", &two)]).unwrap();
+    assert!(matches!(calibrator.observe(&[("a", &two), ("b", &one)]), Err(Error::Unsupported { .. })));
+
+    // Where biases that are not finite are taken, they saturate.
+    let weight = r.tensor([2, 6], 0.4);
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(6)]).unwrap();
+    let y = net.add("y", Linear::new(weight, Some(Tensor::new([2], vec![f32::NAN, 0.5]).unwrap())).unwrap(), &[x]).unwrap();
+    net.output("y", y).unwrap();
+    let (model, x) = (net.build().unwrap(), r.tensor([3, 6], 1.0));
+    assert!(matches!(quantize_static(&model, [&x], &QConfig::default()), Err(Error::Layer { .. })));
+    let saturated = quantize_static(&model, [&x], &QConfig::default().with_non_finite(NonFinite::Saturate)).unwrap();
+    assert!(saturated.forward(&x).unwrap().as_slice().iter().all(|y| y.is_finite()));
 }
 
 #[test]

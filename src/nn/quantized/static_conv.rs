@@ -64,14 +64,14 @@ impl StaticConv2d {
             let expected = format!("{:?} ([out, in / groups, kh, kw])", geometry.weight_shape());
             return Err(Error::shape("weight", expected, weight.shape().dims()));
         }
-        let numbers = StaticParameters::new(weight, bias, geometry.out_channels, geometry.k(), input, output)?;
+        let numbers = StaticParameters::new(weight, bias, geometry.out_channels, (geometry.k(), false), input, output)?;
         Ok(StaticConv2d { packed: Arc::new(PackedConv2d::pack_for(isa, geometry, weight.storage())?), numbers })
     }
 
     /// With codes of this grid added before rounding: the layer then has a second input.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a layer that writes floats.
+    /// [`Error::Unsupported`] for a layer that writes floats, [`Error::Parameter`] for a scale more than 2^64 times that of the output.
     pub fn with_residual(self, residual: U8Grid) -> Result<Self> {
         Ok(StaticConv2d { numbers: self.numbers.with_residual(residual)?, ..self })
     }

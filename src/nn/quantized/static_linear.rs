@@ -30,7 +30,7 @@ impl StaticLinear {
         if in_features == 0 {
             drop(repeat(0f32, out_features, weight.shape().dims())?);
         }
-        let numbers = StaticParameters::new(weight, bias, out_features, in_features, input, output)?;
+        let numbers = StaticParameters::new(weight, bias, out_features, (in_features, true), input, output)?;
         let packed = PackedWeights::pack_for(isa, weight.storage(), out_features, in_features, WeightLayout::Nk)?;
         Ok(StaticLinear { packed: Arc::new(packed), numbers })
     }
@@ -38,7 +38,7 @@ impl StaticLinear {
     /// With codes of this grid added before rounding: the layer then has a second input.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a layer that writes floats.
+    /// [`Error::Unsupported`] for a layer that writes floats, [`Error::Parameter`] for a scale more than 2^64 times that of the output.
     pub fn with_residual(self, residual: U8Grid) -> Result<Self> {
         Ok(StaticLinear { numbers: self.numbers.with_residual(residual)?, ..self })
     }

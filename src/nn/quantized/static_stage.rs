@@ -82,7 +82,7 @@ impl StaticParameters {
         weight: &QuantizedTensor<i8>,
         bias: Option<&[f32]>,
         channels: usize,
-        k: usize,
+        (k, is_linear): (usize, bool),
         input: U8Grid,
         output: StaticOutput,
     ) -> Result<Self> {
@@ -92,7 +92,7 @@ impl StaticParameters {
             if lo > hi {
                 return Err(Error::parameter("range of codes", (lo, hi), "its start must not be above its end"));
             }
-            parameters.bias = parameters.bias_codes(k)?.into();
+            parameters.bias = parameters.bias_codes(k, is_linear)?.into();
             let multiplier = |&scale: &f32| multiplier(input.scale(), scale, grid.scale());
             parameters.multipliers = parameters.weights.scales.as_slice().iter().map(multiplier).collect();
             if let Some((index, &value)) = parameters.multipliers.iter().enumerate().find(|(_, x)| !x.is_finite()) {
@@ -104,7 +104,10 @@ impl StaticParameters {
 
     pub fn with_residual(self, residual: U8Grid) -> Result<Self> {
         match self.output {
-            StaticOutput::Codes { .. } => Ok(StaticParameters { residual: Some(residual), ..self }),
+            StaticOutput::Codes { grid, .. } => match residual.scale() / grid.scale() {
+                ratio if ratio <= LARGEST_RATIO => Ok(StaticParameters { residual: Some(residual), ..self }),
+                ratio => Err(Error::parameter("residual's scale over the output's", ratio, "must be at most 2^64")),
+            },
             StaticOutput::Float(_) => Err(Error::Unsupported {
                 what: "a residual of codes added to floats".into(),
                 way_out: "let the layer write codes, or add what it writes in float".into(),
@@ -113,10 +116,10 @@ impl StaticParameters {
     }
 
     /// The bias in units of the sums, rounded half to even.
-    fn bias_codes(&self, k: usize) -> Result<Vec<i32>> {
+    fn bias_codes(&self, k: usize, is_linear: bool) -> Result<Vec<i32>> {
         let Some(bias) = self.weights.bias() else { return Ok(Vec::new()) };
         let scales = self.weights.scales.as_slice();
-        let limit = largest_bias(k);
+        let limit = largest_bias(k, is_linear);
         let code = |(index, &bias): (usize, &f32)| {
             let unit = f64::from(self.input.scale()) * f64::from(scales[if scales.len() == 1 { 0 } else { index }]);
             let code = (f64::from(bias) / unit).round_ties_even();
@@ -176,13 +179,18 @@ impl StaticParameters {
     }
 }
 
+/// The most that the kernels multiply a residual by.
+const LARGEST_RATIO: f32 = 18446744073709551616.0;
+
 /// `x · w / y` in f32 from left to right, as ONNX Runtime takes it; by way of f64 where the product is too small for that.
 fn multiplier(x: f32, w: f32, y: f32) -> f32 {
     let product = x * w;
     if product.is_normal() { product / y } else { (f64::from(x) * f64::from(w) / f64::from(y)) as f32 }
 }
 
-/// The largest bias, in units of a sum of `k` products, that leaves the sum within i32.
-pub(crate) fn largest_bias(k: usize) -> f64 {
-    (i64::from(i32::MAX) - 255 * 128 * i64::try_from(k).unwrap_or(i64::from(u16::MAX))).max(0) as f64
+/// The largest bias, in units of a sum of `k` products, that leaves the sum within i32. Long sums of a linear layer are taken apart
+/// in any case, and leave a bias all of it.
+pub(crate) fn largest_bias(k: usize, is_linear: bool) -> f64 {
+    let left = i64::from(i32::MAX) - 255 * 128 * i64::try_from(k).unwrap_or(i64::from(u16::MAX)).min(1 << 20);
+    if is_linear && left < 1 << 30 { f64::from(i32::MAX) } else { left.max(0) as f64 }
 }

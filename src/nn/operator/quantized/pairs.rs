@@ -2,7 +2,7 @@
 
 use super::check_codes;
 use crate::error::Result;
-use crate::kernels::{CODES_GRAIN, Pairwise, Workspace};
+use crate::kernels::{CODES_GRAIN, Isa, Pairwise, Workspace};
 use crate::nn::layer::{Order, Precision};
 use crate::nn::operator::broadcast::{Rows, Spread, broadcast_shape};
 use crate::nn::operator::{Facts, Operation};
@@ -62,6 +62,14 @@ macro_rules! pairwise {
             /// [`Error::Parameter`](crate::Error::Parameter) when `lo` is above `hi`.
             pub fn with_range(self, lo: u8, hi: u8) -> Result<Self> {
                 Ok($type { pairs: self.pairs.with_range(lo, hi)? })
+            }
+
+            /// To run on another instruction set than the best of this processor. The results are the same.
+            ///
+            /// # Errors
+            /// [`Error::Isa`](crate::Error::Isa) when this processor lacks it.
+            pub fn with_isa(self, isa: Isa) -> Result<Self> {
+                Ok($type { pairs: self.pairs.with_isa(isa)? })
             }
         }
 
