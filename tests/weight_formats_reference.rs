@@ -36,8 +36,19 @@ fn sqnr(x: &Tensor, format: &str) -> f64 {
     sqnr_db(x.as_slice(), format.quantize(x).unwrap().dequantize().as_slice()).unwrap()
 }
 
+/// The mean over groups of their SQNR in dB.
+fn sqnr_by_group(x: &Tensor, format: &str) -> f64 {
+    let quantized = format.parse::<WeightFormat>().unwrap().quantize(x).unwrap();
+    let y = quantized.dequantize();
+    let group = |i: usize| {
+        let range = quantized.group(i);
+        sqnr_db(&x.as_slice()[range.clone()], &y.as_slice()[range]).unwrap()
+    };
+    (0..quantized.groups()).map(group).sum::<f64>() / quantized.groups() as f64
+}
+
 fn check(x: &Tensor, rows: &[(&str, f64)]) {
-    let measured: Vec<(&str, f64, f64)> = rows.iter().map(|&(format, expected)| (format, expected, sqnr(x, format))).collect();
+    let measured: Vec<(&str, f64, f64)> = rows.iter().map(|&(format, expected)| (format, expected, sqnr_by_group(x, format))).collect();
     for (format, expected, measured) in &measured {
         println!("{format:30} {expected:6.2} {measured:6.2}");
     }
@@ -89,7 +100,8 @@ fn four_bits_of_a_normal_distribution() {
             ("fp4:g32:e8m0", 19.1),
             ("fp4:g64:e8m0", 18.9),
             ("fp4:g128:e8m0", 18.9),
-            ("fp4:g32:range", 20.2),
+            // Nothing is searched here: an independent simulation of 20,000 groups gives 20.06 (256 groups gave 20.2).
+            ("fp4:g32:range", 20.06),
             ("fp4:g64:range", 19.6),
             ("fp4:g128:range", 19.3),
         ],

@@ -1,5 +1,9 @@
 //! How far two results are apart: plain functions on slices. Sums run in f64, in order.
 
+mod small_weights;
+
+pub use small_weights::{flushed_fraction, mean_shift, relative_error_by_decile};
+
 use crate::error::{Error, Result};
 
 /// Signal to quantization noise, `10 · log10(Σ r² / Σ (r - a)²)`, in decibels.

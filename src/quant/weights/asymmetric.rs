@@ -1,6 +1,6 @@
 //! Groups whose codes begin anywhere: with a zero point, or an offset.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::num::{affine_qparams, dequantize, quantize, round_clamped};
 use crate::quant::level_search::{LevelSearch, Weighted};
 use crate::quant::weights::{Fit, Scales};
@@ -131,10 +131,12 @@ impl OffsetFitter {
             return range;
         }
         let mut best = (self.exact_error(x, range), range);
-        // The ends drawn in, each by its own share; from there to a fixed point of codes and regression.
-        for (i, j) in (0..6).flat_map(|i| (0..6).map(move |j| (i, j))) {
-            let (low, high) = (low + 0.06 * f64::from(i) * (high - low), high - 0.06 * f64::from(j) * (high - low));
-            let mut grid = ((high - low) / f64::from(self.qmax), low);
+        // The ends drawn in, each by its own share, or with some codes left over; from there to a fixed point of codes and regression.
+        let drawn = (0..6).flat_map(|i| (0..6).map(move |j| (f64::from(i), f64::from(j))));
+        let drawn = drawn.map(|(i, j)| (low + 0.06 * i * (high - low), (1.0 - 0.06 * (i + j)) * (high - low) / f64::from(self.qmax)));
+        let fewer = ((self.qmax - 15).max(1)..self.qmax).map(|steps| (low, (high - low) / f64::from(steps)));
+        for (offset, scale) in drawn.chain(fewer) {
+            let mut grid = (scale, offset);
             let mut error = self.exact_error(x, grid);
             for _ in 0..20 {
                 let Some(next) = self.regression(x, grid) else { break };
@@ -176,15 +178,29 @@ impl OffsetFitter {
     /// Scale and offset to store, of those near the wanted ones the best.
     pub(crate) fn stored(&self, x: Weighted, (scale, offset): (f64, f64), lists: (&Scales, &Scales), index: usize) -> Result<(f32, f32)> {
         let (scales, offsets) = (lists.0.candidates(index, scale, false)?, lists.1.candidates(index, offset, false)?);
+        if (scales[0] * self.qmax as f32).is_infinite() {
+            let rule = "takes the last code beyond f32: bring the weights to a smaller range, or choose uint";
+            return Err(Error::parameter("scale of a group", scale, rule));
+        }
         let near = if self.fit == Fit::LeastSquares { usize::MAX } else { 1 };
         let mut best = (f64::INFINITY, (scales[0], offsets[0]));
-        for (&scale, &offset) in scales.iter().take(near).flat_map(|s| offsets.iter().take(near).map(move |o| (s, o))) {
-            let mut error = 0.0;
-            for (value, w) in x.iter() {
-                let back = scale * offset_code(value as f32, scale, offset, self.qmax) as f32 + offset;
-                error += w * (value - f64::from(back)).powi(2);
+        let mut consider = |offsets: &[f32]| {
+            for (&scale, &offset) in scales.iter().take(near).flat_map(|s| offsets.iter().take(near).map(move |o| (s, o))) {
+                let mut error = 0.0;
+                for (value, w) in x.iter() {
+                    let back = scale * offset_code(value as f32, scale, offset, self.qmax) as f32 + offset;
+                    error += w * (value - f64::from(back)).powi(2);
+                }
+                best = if error < best.0 { (error, (scale, offset)) } else { best };
             }
-            best = if error < best.0 { (error, (scale, offset)) } else { best };
+        };
+        consider(&offsets);
+        // Values that lie on a grid came from this format, but their smallest need not have had code 0: then the offset that they came
+        // with, which can be stored, lies some steps below.
+        if scale > 0.0 && self.exact_error(x, (scale, offset)) < 1e-10 * x.squares() {
+            for code in 1..self.qmax {
+                consider(&lists.1.candidates(index, offset - f64::from(code) * scale, false)?);
+            }
         }
         Ok(best.1)
     }
