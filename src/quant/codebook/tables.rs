@@ -45,6 +45,7 @@ const NF4: [f32; 16] = [
     1.0,
 ];
 
+#[allow(clippy::excessive_precision, reason = "nine digits are what an f32 may need")]
 /// Each level the mean of a normal distribution between the midpoints to its neighbours: fixed points of that rule, found
 /// by repeating it until nothing moved. Positive halves.
 const GAUSS: [&[f32]; 4] = [

@@ -24,8 +24,8 @@ impl ZeroPointFitter {
     pub(crate) fn new(bits: u32, fit: Fit) -> Self {
         let qmax = (1 << bits) - 1;
         let levels = |zero_point: i32| (0..=qmax).map(|code| f64::from(code - zero_point)).collect::<Vec<_>>();
-        let zero_points = if fit == Fit::LeastSquares { 0..=qmax } else { 0..=-1 };
-        ZeroPointFitter { qmax, searches: zero_points.map(|z| LevelSearch::new(&levels(z))).collect() }
+        let zero_points = if fit == Fit::LeastSquares { qmax + 1 } else { 0 };
+        ZeroPointFitter { qmax, searches: (0..zero_points).map(|z| LevelSearch::new(&levels(z))).collect() }
     }
 
     pub(crate) fn wanted(&mut self, x: Weighted) -> (f64, i32) {
@@ -172,7 +172,7 @@ impl OffsetFitter {
             (skk, skx) = (skk + w * k * k, skx + w * k * (x - mx));
         }
         let scale = skx / skk;
-        (scale.is_finite() && scale > 0.0).then(|| (scale, mx - scale * mk))
+        (scale.is_finite() && scale > 0.0).then_some((scale, mx - scale * mk))
     }
 
     /// Scale and offset to store, of those near the wanted ones the best.
@@ -182,9 +182,8 @@ impl OffsetFitter {
             let rule = "takes the last code beyond f32: bring the weights to a smaller range, or choose uint";
             return Err(Error::parameter("scale of a group", scale, rule));
         }
-        let near = if self.fit == Fit::LeastSquares { usize::MAX } else { 1 };
         let mut best = (f64::INFINITY, (scales[0], offsets[0]));
-        let mut consider = |offsets: &[f32]| {
+        let mut consider = |offsets: &[f32], near: usize| {
             for (&scale, &offset) in scales.iter().take(near).flat_map(|s| offsets.iter().take(near).map(move |o| (s, o))) {
                 let mut error = 0.0;
                 for (value, w) in x.iter() {
@@ -194,12 +193,12 @@ impl OffsetFitter {
                 best = if error < best.0 { (error, (scale, offset)) } else { best };
             }
         };
-        consider(&offsets);
-        // Values that lie on a grid came from this format, but their smallest need not have had code 0: then the offset that they came
-        // with, which can be stored, lies some steps below.
+        consider(&offsets, if self.fit == Fit::LeastSquares { usize::MAX } else { 1 });
+        // Values that lie on a grid came from this format, but they need not have had these codes: then the offset that they came
+        // with, which can be stored, lies some steps away.
         if scale > 0.0 && self.exact_error(x, (scale, offset)) < 1e-10 * x.squares() {
-            for code in 1..self.qmax {
-                consider(&lists.1.candidates(index, offset - f64::from(code) * scale, false)?);
+            for code in -self.qmax..=self.qmax {
+                consider(&lists.1.candidates(index, offset - f64::from(code) * scale, false)?, usize::MAX);
             }
         }
         Ok(best.1)

@@ -151,9 +151,9 @@ mod tests {
     fn as_the_types_of_two_and_four_bits() {
         let codes = [3, 0, 2, 1, 1];
         let (two, four) = (PackedCodes::new(2, codes).unwrap(), PackedCodes::new(4, codes).unwrap());
-        for i in 0..codes.len() {
-            assert_eq!(U2::get(two.as_bytes(), i) as u32, codes[i]);
-            assert_eq!(U4::get(four.as_bytes(), i) as u32, codes[i]);
+        for (i, code) in codes.into_iter().enumerate() {
+            assert_eq!(U2::get(two.as_bytes(), i) as u32, code);
+            assert_eq!(U4::get(four.as_bytes(), i) as u32, code);
         }
     }
 }
