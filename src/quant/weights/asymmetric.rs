@@ -35,6 +35,15 @@ impl ZeroPointFitter {
         }
         let (scale, middle) = affine_qparams(low, high, 0, self.qmax, false);
         let mut best = (self.error(x, scale, middle), f64::from(scale), middle);
+        // A scale that was rounded up may have left the last code unused: values of such a grid keep it.
+        for steps in (self.qmax - 2).max(1)..self.qmax {
+            let scale = (f64::from(high) - f64::from(low)) / f64::from(steps);
+            let zero_point = (-f64::from(low) / scale).round_ties_even() as i32;
+            let error = self.error(x, scale as f32, zero_point);
+            if error < best.0 && error < 1e-10 * x.squares() {
+                best = (error, scale, zero_point);
+            }
+        }
         let mut order: Vec<i32> = (0..self.searches.len() as i32).collect();
         // Where all values have one sign, codes on the other side are of no use.
         order.retain(|&z| if low == 0.0 || high == 0.0 { z == middle } else { self.qmax < 16 || z.abs_diff(middle) <= NEAR as u32 });
