@@ -11,13 +11,13 @@ use support::Random;
 
 /// One of each kind, with every scale format and rule among them.
 const FORMATS: &str = "int2 int3:g32 int4:g32 int4:g32:f32 int5:g24 int6:tensor int7:g16:bf16 int8 int8:range int16 int16:g64:range int4:g32:signedmax \
-    int4:g32:signedmax:f32 int4:g32:range:f32 int4:g32:e8m0 int4:g32:e8m0:range int8:g32:e8m0 int4:g16:e4m3 uint2:g32 uint3:g32:f32 uint4:g32 \
+    int4:g32:signedmax:f32 int4:g32:range:f32 int4:g32:e8m0 int4:g32:e8m0:range int8:g32:e8m0 uint2:g32 uint3:g32:f32 uint4:g32 \
     uint4:g32:range uint4:range uint5:g32 uint8:g64 uint8:range offset2:g32 offset4:g32 offset4:range offset8:range midrise1:g32 midrise2:g32 \
     midrise3 nf4:g64 nf4:g64:range nf4:f32 pot3:g32 pot4 pot5:tensor apot2:g32 apot3 apot4:g32 apot5:g64 gauss2:g32 gauss3:g64 gauss4 gauss5:g128 \
     fp8e4m3 fp8e5m2:range fp8e4m3:tensor:range fp6e2m3:g32 fp6e3m2:g32 fp4:g32 fp4:range mxfp8e4m3 mxfp8e5m2 mxfp6e2m3 mxfp6e3m2 mxfp4 mxfp4:mse \
     mxint8 nvfp4:range [-1,-0.25,0,0.125,0.5]:g32";
 const OTHERS: &str = "kmeans1 kmeans2:g64 kmeans3:channel kmeans4 kmeans4:g64 kmeans4:g64:zero kmeans3:own:channel kmeans2:own:g64:zero quantile4 \
-    quantile4:g64 quantile3:own:channel:zero nf4:g64:double int4:g32:double nvfp4:mse int4:g32:half int3:g64:largest=0.01 nf4:g64:smallest=0.05 \
+    quantile4:g64 quantile3:own:channel:zero nf4:g64:double int4:g16:e4m3 int4:g32:double nvfp4:mse int4:g32:half int3:g64:largest=0.01 nf4:g64:smallest=0.05 \
     uint4:g32:sensitive=0.02";
 
 fn format(text: &str) -> WeightFormat {

@@ -12,9 +12,25 @@ struct Side {
     levels: Vec<f64>,
     /// Midpoints between them, all above zero.
     thresholds: Vec<f64>,
+    /// Where the first level stands whose double is none; where all have one, the number of levels.
+    doubled: usize,
 }
 
 impl Side {
+    fn new(levels: Vec<f64>, thresholds: Vec<f64>) -> Self {
+        let is_level = |level: f64| levels.binary_search_by(|other| other.total_cmp(&level)).is_ok();
+        let doubled = levels.iter().take_while(|level| is_level(2.0 * *level)).count();
+        Side { levels, thresholds, doubled }
+    }
+
+    /// Below this scale a value of magnitude `largest` gets a level whose double is none.
+    fn largest_scale(&self, largest: f64) -> f64 {
+        match self.doubled.checked_sub(1).map(|i| self.thresholds.get(i)) {
+            None => f64::INFINITY,
+            Some(threshold) => threshold.map_or(0.0, |threshold| largest / threshold),
+        }
+    }
+
     /// How many thresholds lie below `v`.
     fn step(&self, v: f64) -> usize {
         self.thresholds.partition_point(|&t| t < v)
@@ -31,7 +47,16 @@ impl Side {
 pub(crate) struct LevelSearch {
     above: Side,
     below: Side,
+    /// The values at hand: those above zero first.
+    points: Vec<Point>,
     breakpoints: Vec<Breakpoint>,
+}
+
+/// A value's magnitude, and its weight.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    x: f64,
+    w: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,25 +124,25 @@ impl LevelSearch {
         let midpoints: Vec<f64> = (0..levels.len().saturating_sub(1)).map(midpoint).collect();
         let first = midpoints.partition_point(|&m| m <= 0.0);
         let last = midpoints.partition_point(|&m| m < 0.0);
-        let above = Side { levels: levels[first..].to_vec(), thresholds: midpoints[first..].to_vec() };
-        let below = Side {
-            levels: levels[..=last].iter().rev().map(|l| -l).collect(),
-            thresholds: midpoints[..last].iter().rev().map(|m| -m).collect(),
-        };
-        LevelSearch { above, below, breakpoints: Vec::new() }
+        let above = Side::new(levels[first..].iter().map(|l| l + 0.0).collect(), midpoints[first..].to_vec());
+        let below =
+            Side::new(levels[..=last].iter().rev().map(|l| 0.0 - l).collect(), midpoints[..last].iter().rev().map(|m| -m).collect());
+        LevelSearch { above, below, points: Vec::new(), breakpoints: Vec::new() }
     }
 
-    fn side(&self, x: f64) -> &Side {
-        if x < 0.0 { &self.below } else { &self.above }
+    /// The values of each side, with its levels.
+    fn sides(&self, above: usize) -> [(&[Point], &Side); 2] {
+        [(&self.points[..above], &self.above), (&self.points[above..], &self.below)]
     }
 
-    fn sums(&self, x: Weighted, inverse: f64) -> Sums {
+    fn sums(&self, above: usize, inverse: f64) -> Sums {
         let mut sums = Sums::default();
-        for (x, w) in x.iter() {
-            let (side, x) = (self.side(x), x.abs());
-            let level = side.levels[side.step(x * inverse)];
-            sums.products += w * x * level;
-            sums.squares += w * level * level;
+        for (points, side) in self.sides(above) {
+            for &Point { x, w } in points {
+                let level = side.levels[side.step(x * inverse)];
+                sums.products += w * x * level;
+                sums.squares += w * level * level;
+            }
         }
         sums
     }
@@ -125,6 +150,10 @@ impl LevelSearch {
     /// The scale of least error if that is below `bound`.
     pub(crate) fn best_scale(&mut self, x: Weighted, bound: f64) -> Option<f64> {
         let squares = x.squares();
+        self.points.clear();
+        self.points.extend(x.iter().filter(|(x, _)| *x >= 0.0).map(|(x, w)| Point { x, w }));
+        let above = self.points.len();
+        self.points.extend(x.iter().filter(|(x, _)| *x < 0.0).map(|(x, w)| Point { x: -x, w }));
         let reach = |side: &Side| side.levels.last().copied().unwrap_or(0.0);
         let (largest, outermost) = (f64::from(x.largest()), reach(&self.above).max(reach(&self.below)));
         if !(largest > 0.0 && outermost > 0.0) {
@@ -133,22 +162,26 @@ impl LevelSearch {
         let nearest =
             [&self.above, &self.below].into_iter().filter_map(|side| side.thresholds.first()).copied().fold(f64::INFINITY, f64::min);
         // Beyond it every value has the level nearest to zero.
-        let first = if nearest.is_finite() { 1.001 * largest / nearest } else { largest / outermost };
+        let all_inner = if nearest.is_finite() { 1.001 * largest / nearest } else { largest / outermost };
+        // Beyond it every value has a level whose double is one too, so half of the scale is as good.
+        let ends =
+            self.sides(above).map(|(points, side)| side.largest_scale(points.iter().fold(0.0, |largest, point| point.x.max(largest))));
+        let first = all_inner.min(ends[0].max(ends[1]) * (1.0 + 1e-12));
         let mut best = (0.0, None);
         for i in 0..GRID {
-            self.sums(x, outermost / largest * 0.6 * 0.86f64.powi(-i)).consider(&mut best);
+            self.sums(above, outermost / largest * 0.6 * 0.86f64.powi(-i)).consider(&mut best);
         }
-        let start = self.sums(x, 1.0 / first);
+        let start = self.sums(above, 1.0 / first);
         start.consider(&mut best);
         let known = best.0.max(squares - bound);
-        let smallest = self.smallest_scale(x, (largest / outermost).min(first), squares - known);
+        let smallest = self.smallest_scale(above, (largest / outermost).min(first), squares - known);
         let each = self.above.thresholds.len().max(self.below.thresholds.len()).max(1);
         let all = (x.values.len() * each) as f64;
         let target = x.values.len().div_ceil(2).max(SLICE) as f64;
         let norm = squares.sqrt();
         let mut scale = first;
         while scale > smallest {
-            let sums = self.sums(x, 1.0 / scale);
+            let sums = self.sums(above, 1.0 / scale);
             let [error, least] = [squares - sums.gain_at(scale), squares - known.max(best.0)].map(|error| error.max(0.0).sqrt());
             // With levels l at another scale s', |x - s l| <= |x - s' l| + |s - s'| |l|, and |s' l| <= |x| + |x - s' l|: so the root of
             // the error is not below `least` at any s' down to s / (1 + excluded). The rest is for rounding.
@@ -157,7 +190,7 @@ impl LevelSearch {
             let slice = (target / all).clamp(1e-3, 1.0);
             let next = (scale / (1.0 + slice.max(excluded))).max(smallest);
             if excluded < slice {
-                self.sweep(x, 1.0 / scale, 1.0 / next, &mut best);
+                self.sweep(above, 1.0 / scale, 1.0 / next, &mut best);
             }
             scale = next;
         }
@@ -165,19 +198,20 @@ impl LevelSearch {
     }
 
     /// Looks at all scales from `1 / from` down to `1 / to`.
-    fn sweep(&mut self, x: Weighted, from: f64, to: f64, best: &mut (f64, Option<f64>)) {
+    fn sweep(&mut self, above: usize, from: f64, to: f64, best: &mut (f64, Option<f64>)) {
         let mut breakpoints = std::mem::take(&mut self.breakpoints);
         breakpoints.clear();
         let mut sums = Sums::default();
-        for (x, w) in x.iter() {
-            let (side, x) = (self.side(x), x.abs());
-            let first = side.step(x * from);
-            let level = side.levels[first];
-            sums.products += w * x * level;
-            sums.squares += w * level * level;
-            for (pair, threshold) in side.levels[first..].windows(2).zip(&side.thresholds[first..]).take_while(|(_, t)| **t < x * to) {
-                let squares = w * (pair[1] - pair[0]) * (pair[1] + pair[0]);
-                breakpoints.push(Breakpoint { at: threshold / x, products: w * x * (pair[1] - pair[0]), squares });
+        for (points, side) in self.sides(above) {
+            for &Point { x, w } in points {
+                let (first, end) = (side.step(x * from), x * to);
+                let level = side.levels[first];
+                sums.products += w * x * level;
+                sums.squares += w * level * level;
+                for (pair, threshold) in side.levels[first..].windows(2).zip(&side.thresholds[first..]).take_while(|(_, t)| **t < end) {
+                    let (step, sum) = (pair[1] - pair[0], pair[1] + pair[0]);
+                    breakpoints.push(Breakpoint { at: threshold / x, products: w * x * step, squares: w * step * sum });
+                }
             }
         }
         breakpoints.sort_unstable_by_key(|breakpoint| breakpoint.at.to_bits());
@@ -191,13 +225,14 @@ impl LevelSearch {
     }
 
     /// Below this scale clipping alone costs more than `bound`.
-    fn smallest_scale(&self, x: Weighted, largest: f64, bound: f64) -> f64 {
+    fn smallest_scale(&self, above: usize, largest: f64, bound: f64) -> f64 {
         let clipped = |scale: f64| {
-            let beyond = |(x, w): (f64, f64)| {
-                let reach = self.side(x).levels.last().copied().unwrap_or(0.0).max(0.0);
-                w * (x.abs() - scale * reach).max(0.0).powi(2)
-            };
-            x.iter().map(beyond).sum::<f64>()
+            let mut sum = 0.0;
+            for (points, side) in self.sides(above) {
+                let reach = scale * side.levels.last().copied().unwrap_or(0.0).max(0.0);
+                sum += points.iter().map(|point| point.w * (point.x - reach).max(0.0).powi(2)).sum::<f64>();
+            }
+            sum
         };
         let (mut low, mut high) = (largest, largest);
         // Clipping everything costs Σ w x²; where not even that is above the bound, 2^-64 of the largest scale is small enough.

@@ -6,7 +6,7 @@
 //!
 //! Scales are rounded to their format before codes are taken. A group of nothing but zeros has scale 0 (as a power of two:
 //! 2^-127). Groups are never padded ([`Grouping`]). Quantizing what was dequantized gives the same values again, but for stochastic
-//! rounding, [`Fit::HalfRange`], learned levels (which are learned anew), and the last bits of second-level scales.
+//! rounding, [`Fit::HalfRange`], learned levels and the second level of scales, which are chosen anew.
 
 mod alphabet;
 mod asymmetric;
