@@ -12,6 +12,8 @@ struct Side {
     levels: Vec<f64>,
     /// Midpoints between them, all above zero.
     thresholds: Vec<f64>,
+    /// Of evenly spaced levels, one over the distance.
+    even: Option<f64>,
     /// Where the first level stands whose double is none; where all have one, the number of levels.
     doubled: usize,
 }
@@ -20,7 +22,9 @@ impl Side {
     fn new(levels: Vec<f64>, thresholds: Vec<f64>) -> Self {
         let is_level = |level: f64| levels.binary_search_by(|other| other.total_cmp(&level)).is_ok();
         let doubled = levels.iter().take_while(|level| is_level(2.0 * *level)).count();
-        Side { levels, thresholds, doubled }
+        let distance = if levels.len() > 2 { levels[1] - levels[0] } else { 0.0 };
+        let even = levels.windows(2).all(|pair| pair[1] - pair[0] == distance).then_some(1.0 / distance).filter(|_| distance > 0.0);
+        Side { levels, thresholds, even, doubled }
     }
 
     /// Below this scale a value of magnitude `largest` gets a level whose double is none.
@@ -31,9 +35,13 @@ impl Side {
         }
     }
 
-    /// How many thresholds lie below `v`.
+    /// How many thresholds lie below `v`; at one of them, rounding may decide either way: both levels are as near.
+    #[inline]
     fn step(&self, v: f64) -> usize {
-        self.thresholds.partition_point(|&t| t < v)
+        match self.even {
+            Some(inverse) => (((v - self.thresholds[0]) * inverse + 1.0).max(0.0) as usize).min(self.thresholds.len()),
+            None => self.thresholds.partition_point(|&t| t < v),
+        }
     }
 }
 
