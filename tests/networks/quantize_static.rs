@@ -377,13 +377,13 @@ fn what_is_named_is_observed_and_left_as_said() {
     let model = net.build().unwrap();
     let fixed = StaticScheme::default().with_activation_observer(ObserverKind::FixedRange { min: 0.0, max: 5.1 });
     // The range is that of the last of what runs as one.
-    let config =
-        QConfig::default().with_pattern("relu", LayerConfig::Static(fixed)).unwrap().with_pattern("pool", LayerConfig::Float).unwrap();
+    let config = QConfig::default().with_pattern("relu", LayerConfig::Static(fixed)).unwrap();
     let mut calibrator = Calibrator::new(&model, &config).unwrap();
     calibrator.observe(&[("x", &samples(27).into())]).unwrap();
     assert_eq!(calibrator.finish().unwrap().get("relu").unwrap().at(0), (5.1 / 255.0, 0));
-    let int8 = calibrator.convert().unwrap();
-    assert_eq!(int8.node("pool").unwrap().layer().precision(), Precision::F32);
+    assert_eq!(calibrator.convert().unwrap().node("pool").unwrap().layer().precision(), Precision::Int8);
+    let config = QConfig::default().with_pattern("pool", LayerConfig::Float).unwrap();
+    assert_eq!(observe(&model, &config, &samples(27)).node("pool").unwrap().layer().precision(), Precision::F32);
     // Exact scales of weights are no worse than those of the largest value.
     let exact = QConfig::new(StaticScheme::default().with_weight_scales(WeightScales::LeastSquares));
     assert!(sqnr(&model, &observe(&model, &exact, &samples(27)), &samples(27)) > 30.0);
