@@ -4,9 +4,10 @@ mod support;
 
 use lowprec::num::{F4E2M1, F6E2M3, F6E3M2, F8E4M3, F8E5M2, SmallFloat};
 use lowprec::quant::{
-    Codebook, Fit, Levels, QuantizedWeights, Rounding, ScaleFormat, Scales, StoredLevels, WeightFormat, WeightQuantizer, Zeros,
+    Codebook, Fit, Levels, QuantizedWeights, Rounding, ScaleFormat, Scales, SparseSplit, StoredLevels, WeightFormat, WeightParts,
+    WeightQuantizer, Zeros,
 };
-use lowprec::{Error, NonFinite, Tensor};
+use lowprec::{Error, NonFinite, Shape, Tensor};
 use support::Random;
 
 /// One of each kind, with every scale format and rule among them.
@@ -74,6 +75,40 @@ fn bytes_reported_are_bytes_held() {
     assert_eq!(bits("nf4:g64:double"), 4.125 + 64.0 / 16384.0);
     assert_eq!(bits("uint4:g128"), 4.0 + 20.0 / 128.0);
     assert_eq!(bits("int4:g128:largest=0.0625"), 4.125 + 3.0 + 65.0 * 32.0 / 16384.0);
+}
+
+#[test]
+fn parts_there_and_back() {
+    let x = weights(4, [5, 150]);
+    let all: Vec<QuantizedWeights> =
+        FORMATS.split_whitespace().chain(OTHERS.split_whitespace()).map(|text| format(text).quantize(&x).unwrap()).collect();
+    for q in &all {
+        let (format, shape, parts) = q.clone().into_parts();
+        let rebuilt = match &parts.kept {
+            Some(kept) => Some(SparseSplit::from_entries(&shape, &kept.iter().collect::<Vec<_>>()).unwrap()),
+            None => None,
+        };
+        assert_eq!(
+            &QuantizedWeights::from_parts(format.clone(), shape.clone(), WeightParts { kept: rebuilt, ..parts.clone() }).unwrap(),
+            q
+        );
+        let narrow = Shape::new([5, 149]).unwrap();
+        assert!(QuantizedWeights::from_parts(format.clone(), narrow, parts.clone()).is_err(), "{format}");
+        // The parts of another format never pass for this one's, unless all that differs is how scales are chosen.
+        for other in &all {
+            let (other, _, foreign) = other.clone().into_parts();
+            if let Ok(taken) = QuantizedWeights::from_parts(format.clone(), shape.clone(), foreign) {
+                assert!((taken.scales().format(), taken.packed().bits()) == (other.scale_format(), other.bits()), "{format} took {other}");
+                assert!(taken.dequantize().len() == x.len());
+            }
+        }
+    }
+    let shape = Shape::new([2, 3]).unwrap();
+    assert!(SparseSplit::from_entries(&shape, &[(6, 1.0)]).is_err() && SparseSplit::from_entries(&shape, &[(1, 1.0), (1, 2.0)]).is_err());
+    let q = format("fp8e4m3:e4m3").quantize(&x).unwrap();
+    let (format, shape, parts) = q.into_parts();
+    let nan = Scales::E4M3 { codes: vec![F8E4M3::from_bits(0x7f); 5], tensor: 1.0 };
+    assert!(matches!(QuantizedWeights::from_parts(format, shape, WeightParts { scales: nan, ..parts }), Err(Error::Parameter { .. })));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use lowprec::{Granularity, NonFinite, QuantizedTensor};
 use support::Random;
 
 const COLUMNS: usize = 128;
-const ROWS: usize = 2048;
+const ROWS: usize = 1024;
 
 fn unit(random: &mut Random) -> f64 {
     ((random.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
@@ -156,7 +156,7 @@ fn four_bits_of_a_laplace_distribution() {
     );
 }
 
-/// One scale, or one list of levels, for 262,144 samples: what theory says of the best quantizers.
+/// One scale, or one list of levels, for 131,072 samples: what theory says of the best quantizers.
 #[test]
 fn whole_tensors() {
     let x = gaussian(4);

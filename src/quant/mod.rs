@@ -31,7 +31,7 @@ pub use scheme::Scheme;
 pub use stochastic::{Rounding, random_unit, round_stochastic};
 pub use weights::{
     Fit, FloatFormat, Grouping, Keep, Kept, Learning, Levels, PackedCodes, QuantizedWeights, ScaleFormat, Scales, SparseSplit,
-    StoredLevels, WeightFormat, WeightQuantizer, Zeros,
+    StoredLevels, WeightFormat, WeightParts, WeightQuantizer, Zeros,
 };
 
 use crate::error::Result;

@@ -19,8 +19,33 @@ enum Columns {
 }
 
 impl SparseSplit {
+    /// These values, each with its flat index, ascending, in a tensor of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] when an index leaves the shape or does not ascend, and for more values or longer rows than 32 bits
+    /// count.
+    pub fn from_entries(shape: &Shape, entries: &[(usize, f32)]) -> Result<Self> {
+        let kept: Vec<usize> = entries.iter().map(|entry| entry.0).collect();
+        if let Some(pair) = kept.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(Error::parameter("indices of values kept exactly", pair, "must ascend"));
+        }
+        if let Some(last) = kept.last().filter(|last| **last >= shape.elements()) {
+            return Err(Error::parameter("index of a value kept exactly", last, format!("must be below {}", shape.elements())));
+        }
+        SparseSplit::placed(shape, entries.iter().map(|entry| entry.1).collect(), &kept)
+    }
+
+    pub(crate) fn fits(&self, shape: &Shape) -> bool {
+        SparseSplit::new(shape, &[], &[]).is_ok_and(|empty| empty.rows() == self.rows() && empty.in_row == self.in_row)
+    }
+
     /// The values at these flat indices, ascending, of a tensor seen as a matrix of its axis 0 by the rest.
     pub(crate) fn new(shape: &Shape, values: &[f32], kept: &[usize]) -> Result<Self> {
+        SparseSplit::placed(shape, kept.iter().map(|&index| values[index]).collect(), kept)
+    }
+
+    /// Values at flat indices.
+    fn placed(shape: &Shape, values: Vec<f32>, kept: &[usize]) -> Result<Self> {
         let rows = if shape.rank() < 2 { 1 } else { shape.dims()[0] };
         let in_row = shape.elements().checked_div(rows).unwrap_or(0);
         let limit = u32::MAX as usize;
@@ -42,7 +67,7 @@ impl SparseSplit {
             true => Columns::Short(kept.iter().map(|index| column(index) as u16).collect()),
             false => Columns::Long(kept.iter().map(|index| column(index) as u32).collect()),
         };
-        Ok(SparseSplit { starts, columns, values: kept.iter().map(|&index| values[index]).collect(), in_row })
+        Ok(SparseSplit { starts, columns, values, in_row })
     }
 
     /// Number of values kept.
