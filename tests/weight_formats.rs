@@ -84,10 +84,7 @@ fn parts_there_and_back() {
         FORMATS.split_whitespace().chain(OTHERS.split_whitespace()).map(|text| format(text).quantize(&x).unwrap()).collect();
     for q in &all {
         let (format, shape, parts) = q.clone().into_parts();
-        let rebuilt = match &parts.kept {
-            Some(kept) => Some(SparseSplit::from_entries(&shape, &kept.iter().collect::<Vec<_>>()).unwrap()),
-            None => None,
-        };
+        let rebuilt = parts.kept.as_ref().map(|kept| SparseSplit::from_entries(&shape, &kept.iter().collect::<Vec<_>>()).unwrap());
         assert_eq!(
             &QuantizedWeights::from_parts(format.clone(), shape.clone(), WeightParts { kept: rebuilt, ..parts.clone() }).unwrap(),
             q
