@@ -90,3 +90,25 @@ fn states_that_no_observer_has_are_refused() {
         assert!(serde_json::from_str::<Histogram>(&changed).is_err(), "{changed}");
     }
 }
+
+#[test]
+fn parameters_that_no_observer_has_are_refused() {
+    fn changed<T: Serialize + DeserializeOwned>(observer: &T, right: &str, wrong: &str) -> bool {
+        let text = serde_json::to_string(observer).unwrap();
+        assert!(text.contains(right), "{right} in {text}");
+        serde_json::from_str::<T>(&text.replace(right, wrong)).is_err()
+    }
+    let whole = Granularity::PerTensor;
+    for wrong in ["NaN", "0.0", "100.5"] {
+        assert!(changed(&Percentile::new(99.5, whole).unwrap(), "99.5", wrong), "percentile {wrong}");
+    }
+    for wrong in ["NaN", "0.0", "5.0"] {
+        assert!(changed(&MovingAverage::new(whole).with_rate(0.25).unwrap(), "0.25", wrong), "rate {wrong}");
+    }
+    for wrong in ["NaN", "inf", "4.0"] {
+        assert!(changed(&FixedRange::new(-1.5, 2.0, whole).unwrap(), "-1.5", wrong), "range from {wrong}");
+    }
+    for wrong in ["percentile:200", "median", "range:2:1"] {
+        assert!(changed(&ObserverKind::Percentile { percent: 99.5 }, "percentile:99.5", wrong), "{wrong}");
+    }
+}

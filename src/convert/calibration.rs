@@ -112,6 +112,11 @@ impl CodeRange {
         }
     }
 
+    /// The code of `x`.
+    pub fn quantize(self, x: f32) -> u8 {
+        self.grid.quantize(x).clamp(self.lo, self.hi)
+    }
+
     /// Whether every code of the grid is in it.
     pub fn is_whole(self) -> bool {
         (self.lo, self.hi) == (0, 255)

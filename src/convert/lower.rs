@@ -10,7 +10,7 @@ use crate::nn::operator::{
     CodeTable, DequantizeLinear, Operator, QuantizeLinear, QuantizedAdd, QuantizedAvgPool, QuantizedGlobalAvgPool, QuantizedMaxPool,
     QuantizedMul,
 };
-use crate::nn::quantized::{StaticConv2d, StaticLinear, StaticOutput};
+use crate::nn::quantized::{StaticConv2d, StaticLinear, StaticOutput, finite_bias};
 use crate::nn::{Edge, Layer, Model, ModelBuilder, Node, evaluate_within};
 use crate::num::{NonFinite, U8Grid};
 use crate::tensor::{DType, QuantizedTensor, Tensor, Value};
@@ -177,15 +177,15 @@ impl Building<'_> {
         let residual = group.residual.map(|(_, edge)| self.codes(edge)).transpose()?;
         inputs.extend(residual.map(|(edge, _)| Some(edge)));
         let (codes, isa) = (weights(node, input)?, self.lowering.isa);
-        let finite = |bias: &Tensor| saturated(bias.as_slice(), self.lowering.non_finite);
+        let finite = |bias: Option<&Tensor>| bias.map(|bias| finite_bias(bias.as_slice(), self.lowering.non_finite)).transpose();
         let layer = match node.layer() {
             Layer::Conv2d(conv) => {
-                let bias = conv.bias().map(finite);
+                let bias = finite(conv.bias())?;
                 let made = StaticConv2d::from_codes(conv.geometry(), &codes, bias.as_deref(), input, output, isa)?;
                 Layer::from(if let Some((_, grid)) = residual { made.with_residual(grid)? } else { made })
             }
             Layer::Linear(linear) => {
-                let bias = linear.bias().map(finite);
+                let bias = finite(linear.bias())?;
                 let made = StaticLinear::from_codes(&codes, bias.as_deref(), input, output, isa)?;
                 Layer::from(if let Some((_, grid)) = residual { made.with_residual(grid)? } else { made })
             }
@@ -227,7 +227,7 @@ impl Building<'_> {
             (Form::Concat, layer, _) => {
                 for (i, (edge, from)) in inputs.iter_mut().enumerate().filter(|(_, (_, from))| *from != grid) {
                     let name = self.free(&format!("{}/input {i}", node.name()));
-                    let table = std::array::from_fn(|code| grid.quantize(from.dequantize(code as u8)).clamp(range.lo, range.hi));
+                    let table = std::array::from_fn(|code| range.quantize(from.dequantize(code as u8)));
                     *edge = self.net.add(&name, CodeTable::new("Requantize", table), &[*edge])?;
                 }
                 layer.clone()
@@ -269,7 +269,7 @@ impl Building<'_> {
         })?;
         let mut table = [0; 256];
         for (code, &value) in table.iter_mut().zip(values.as_slice()) {
-            *code = to.grid.quantize(value).clamp(to.lo, to.hi);
+            *code = to.quantize(value);
         }
         let name = match node.layer() {
             Layer::Operator(operator) => operator.name(),
@@ -397,8 +397,7 @@ impl Building<'_> {
 
     /// Codes of fewer bits, of a node that could write others.
     fn clamp(&mut self, name: &str, codes: Edge, range: CodeRange) -> Result<Edge> {
-        let mut table = [0; 256];
-        (0..=255u8).for_each(|code| table[usize::from(code)] = code.clamp(range.lo, range.hi));
+        let table = std::array::from_fn(|code| (code as u8).clamp(range.lo, range.hi));
         let name = self.free(&format!("{name}/clamped"));
         self.net.add(&name, CodeTable::new("Clip", table), &[codes])
     }
@@ -422,12 +421,6 @@ impl Building<'_> {
     }
 }
 
-/// A bias as the policy has it: where it saturates, NaN becomes 0 and an infinity the largest float of its sign.
-fn saturated(bias: &[f32], policy: NonFinite) -> Vec<f32> {
-    let finite = |&b: &f32| if b.is_nan() { 0.0 } else { b.clamp(f32::MIN, f32::MAX) };
-    if policy == NonFinite::Saturate { bias.iter().map(finite).collect() } else { bias.to_vec() }
-}
-
 /// The codes that an activation leaves.
 fn clamped(range: CodeRange, activation: Activation) -> (u8, u8) {
     let (lo, hi) = match activation {
@@ -435,6 +428,5 @@ fn clamped(range: CodeRange, activation: Activation) -> (u8, u8) {
         Activation::Relu => (0.0, f32::INFINITY),
         Activation::Clamp { lo, hi } => (lo, hi),
     };
-    let code = |x: f32| range.grid.quantize(x).clamp(range.lo, range.hi);
-    (code(lo), code(hi))
+    (range.quantize(lo), range.quantize(hi))
 }

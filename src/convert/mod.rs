@@ -77,3 +77,5 @@ pub use fuse::fold_batch_norm;
 pub(crate) use lower::FileName;
 pub use plan::{StaticPlan, convert};
 pub use qconfig::{LayerConfig, QConfig, StaticScheme, WeightScales};
+#[cfg(feature = "onnx")]
+pub(crate) use roles::MOVERS;

@@ -9,7 +9,7 @@ use super::qconfig::{LayerConfig, QConfig, StaticScheme, WeightScales};
 use super::roles::{Form, Role, Roles, Wishes};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
-use crate::nn::quantized::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin, largest_bias};
+use crate::nn::quantized::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin, largest_bias, named};
 use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Precision, SkipReason, Skipped, Wiring, buffer_bytes, rewrite, shapes};
 use crate::num::{NonFinite, U8Grid};
 use crate::quant::least_squares;
@@ -247,10 +247,7 @@ fn weight_codes(layer: &Layer, scheme: &StaticScheme, non_finite: NonFinite, inp
         }
         WeightScales::LeastSquares => least_squares(weight, &scheme.weights, non_finite),
     };
-    let params = params.map_err(|error| match error {
-        Error::NonFinite { index, value, .. } => Error::NonFinite { what: "weight".into(), index, value },
-        error => error,
-    })?;
+    let params = params.map_err(|error| named("weight", error))?;
     let channels = weight.dims()[0].max(1);
     let limit = largest_bias(weight.len() / channels, matches!(layer, Layer::Linear(_)));
     let mut scales = params.scales().to_vec();

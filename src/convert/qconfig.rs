@@ -152,8 +152,8 @@ impl QConfig {
         QConfig { default, kinds: Vec::new(), patterns: Vec::new(), non_finite: NonFinite::Error }
     }
 
-    /// 8 bits, ranges by the smallest and largest value: the default, and the best where samples are few and values have no
-    /// outliers.
+    /// 8 bits, ranges by the smallest and largest value: the default. Of the README's four networks it keeps the most on three; where
+    /// a few outliers stretch a range, [`QConfig::least_squares`] does.
     pub fn min_max() -> Self {
         QConfig::default()
     }

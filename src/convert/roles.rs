@@ -301,27 +301,29 @@ fn is_smooth(function: &Unary) -> bool {
     )
 }
 
-/// Whether a layer's output holds elements of its first input and nothing else, whatever they are.
+/// Operators, by their names in the standard, whose outputs hold elements of their first input and nothing else, whatever they are.
+pub(crate) const MOVERS: [&str; 13] = [
+    "DepthToSpace",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+];
+
+/// Whether a layer is one of [`MOVERS`], or takes the largest of each window.
 pub(super) fn moves(layer: &Layer) -> bool {
     match layer {
         Layer::Flatten { .. } | Layer::MaxPool2d(_) => true,
         Layer::Operator(Operator::Pool(pool)) => pool.is_max(),
-        Layer::Operator(operator) => matches!(
-            operator,
-            Operator::Reshape(_)
-                | Operator::Flatten(_)
-                | Operator::Squeeze(_)
-                | Operator::Unsqueeze(_)
-                | Operator::Identity(_)
-                | Operator::Transpose(_)
-                | Operator::Slice(_)
-                | Operator::Split(_)
-                | Operator::Expand(_)
-                | Operator::Tile(_)
-                | Operator::Gather(_)
-                | Operator::DepthToSpace(_)
-                | Operator::SpaceToDepth(_)
-        ),
+        Layer::Operator(operator) => MOVERS.contains(&operator.name()),
         _ => false,
     }
 }

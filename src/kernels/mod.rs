@@ -90,6 +90,7 @@ pub use operand::{ActivationCode, Matrix, MatrixMut, Per};
 pub use output::{Accumulate, Activation, OutputStage};
 pub(crate) use pool::{Largest, LargestCode, Mean, Pooling, Taps, Windows, mean_pixels, pool};
 pub use ranges::Range;
+pub(crate) use requantize::MULTIPLIER_MAX;
 pub use requantize::{Requantize, Residual};
 pub(crate) use scatter::{Scatter, scatter};
 pub use weights::{PackedFloatWeights, PackedWeights, WeightLayout};

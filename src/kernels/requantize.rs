@@ -39,7 +39,7 @@ pub struct Residual<'a, T> {
 }
 
 /// Multipliers up to here keep every product of a sum or a code finite, and so the sum of two products a number.
-const MULTIPLIER_MAX: f32 = 18446744073709551616.0;
+pub(crate) const MULTIPLIER_MAX: f32 = 18446744073709551616.0;
 
 /// A multiplier up to here takes no sum above [`INTEGER_MAX`]: the sum itself may round up to 2^31.
 const BOUNDED: f32 = 0.999;

@@ -389,18 +389,17 @@ fn run(
         _ => Err(Error::shape("input", "[n, c, h, w]", view.dims)),
     };
     let rows = || view.dims.iter().rev().skip(1).product();
+    let residual = || inputs.get(1).map(|residual| residual.bytes);
     match layer {
         Layer::Embedding(table) => return table.run(&view, &mut output),
         Layer::QuantizedEmbedding(table) => return table.run(&view, &mut output),
+        Layer::StaticConv2d(conv) => {
+            return conv.forward(view.bytes, image()?, residual(), output.codes_or_floats(), workspace, threads);
+        }
+        Layer::StaticLinear(linear) => {
+            return linear.forward(view.bytes, rows(), residual(), output.codes_or_floats(), workspace, threads);
+        }
         _ => {}
-    }
-    if let Layer::StaticConv2d(_) | Layer::StaticLinear(_) = layer {
-        let (residual, y) = (inputs.get(1).map(|residual| residual.bytes), output.codes_or_floats());
-        return match layer {
-            Layer::StaticConv2d(conv) => conv.forward(view.bytes, image()?, residual, y, workspace, threads),
-            Layer::StaticLinear(linear) => linear.forward(view.bytes, rows(), residual, y, workspace, threads),
-            _ => unreachable!("one of the two"),
-        };
     }
     let (x, y) = (view.f32(), output.f32());
     if fused.residual

@@ -149,8 +149,9 @@ impl<'p> Calibrator<'p> {
     /// layer which wrote them; [`Error::Empty`] for a batch without a sample; [`Error::Unsupported`] for shapes with which other sums
     /// would be fused, and after a batch that failed; [`Error::Cancelled`]; those of [`Model::run`].
     pub fn observe(&mut self, inputs: &[(&str, &Value)]) -> Result<()> {
-        if let Some((name, _)) = inputs.iter().find(|(_, value)| value.shape().dims().first() == Some(&0)) {
-            return Err(Error::Empty { what: format!("batch of samples in input `{name}`"), way_out: "give at least one sample" });
+        let is_empty = |value: &Value| value.shape().dims().first() == Some(&0);
+        if !inputs.is_empty() && inputs.iter().all(|(_, value)| is_empty(value)) {
+            return Err(Error::Empty { what: "batch of samples".into(), way_out: "give at least one sample" });
         }
         self.check_whole()?;
         let (item, done) = (format!("batch {}", self.batches), self.batches);
@@ -262,15 +263,17 @@ impl Running {
         let run = self.executor.run_with(inputs, |tap| {
             let (Some(observed), Value::F32(value)) = (observers.get_mut(tap.edge), tap.value) else { return Ok(()) };
             progress.step("observe", tap.edge, done, done + 1)?;
-            *touched = true;
-            observed.observer.observe(value).map_err(|error| match (error, tap.node) {
+            let done = observed.observer.observe(value).map_err(|error| match (error, tap.node) {
                 (Error::NonFinite { index, value, .. }, node) => {
                     let error = Error::NonFinite { what: format!("value `{}`", tap.edge), index, value };
                     if let Some(node) = node { error.in_layer(node.name()) } else { error }
                 }
                 (error, Some(node)) => error.in_layer(node.name()),
                 (error, None) => error,
-            })
+            });
+            // An observer that refuses a value has taken nothing of it.
+            *touched |= done.is_ok();
+            done
         });
         run.map(drop)
     }

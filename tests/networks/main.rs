@@ -17,4 +17,5 @@ mod quantize_static;
 mod rewriting;
 #[cfg(all(feature = "onnx", feature = "safetensors"))]
 mod static_digits;
+mod static_graphs;
 mod transposed_and_embedded;

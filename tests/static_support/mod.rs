@@ -8,7 +8,7 @@ use lowprec::nn::operator::{Binary, Concat, Operator, Unary};
 use lowprec::nn::quantized::StaticOutput;
 use lowprec::nn::{AvgPool2d, Dim, Executor, GlobalAvgPool2d, Layer, Linear, MaxPool2d, Model, Node};
 use lowprec::num::{U8Grid, quantize};
-use lowprec::{DType, Tensor, Value};
+use lowprec::{DType, QConfig, Tensor, Value, metrics, quantize_static};
 
 use crate::support::{Random, conv, norm};
 
@@ -230,4 +230,16 @@ fn finish(
             (vec![], sums.iter().enumerate().map(code).collect())
         }
     }
+}
+
+pub fn sqnr(model: &Model, int8: &Model, x: &Tensor) -> f64 {
+    metrics::sqnr_db(model.forward(x).unwrap().as_slice(), int8.forward(x).unwrap().as_slice()).unwrap()
+}
+
+pub fn samples(seed: u64) -> Tensor {
+    Random(seed).tensor([6, 3, 12, 13], 1.0)
+}
+
+pub fn observe(model: &Model, config: &QConfig, samples: &Tensor) -> Model {
+    quantize_static(model, [samples], config).unwrap()
 }

@@ -12,13 +12,11 @@ pub(crate) use means::{CodeMeans, NARROW};
 pub use pairs::Pairwise;
 pub use table::{lookup, lookup_for};
 
+use super::requantize::MULTIPLIER_MAX;
 use crate::error::{Error, Result};
 
 /// Elements below which a second thread costs more than it saves.
 pub(crate) const GRAIN: usize = 1 << 17;
-
-/// Multipliers up to here keep every product with a sum or a code finite, and so the sum of two products a number.
-const MULTIPLIER_MAX: f32 = 18446744073709551616.0;
 
 /// `multiplier`, of scales divided by that of the output.
 ///

@@ -136,9 +136,14 @@ impl<'m> Known<'m> {
 /// # Errors
 /// Of shapes that do not fit, naming the layer.
 pub(crate) fn shapes(model: &Model, inputs: &[Shape]) -> Result<Vec<Shape>> {
-    let zeros = |(input, shape): (&Input, &Shape)| Value::zeros(input.dtype(), shape.clone());
-    let zeros: Vec<Value> = model.inputs().iter().zip(inputs).map(zeros).collect::<Result<_>>()?;
+    let zeros = zeros(model, inputs)?;
     Ok(Known::new(model, &|i| &zeros[i])?.shapes)
+}
+
+/// Inputs of these shapes, in the model's order.
+pub(super) fn zeros(model: &Model, shapes: &[Shape]) -> Result<Vec<Value>> {
+    let zeros = |(input, shape): (&Input, &Shape)| Value::zeros(input.dtype(), shape.clone());
+    model.inputs().iter().zip(shapes).map(zeros).collect()
 }
 
 /// Runs one layer by itself, if its outputs have at most `limit` elements together.

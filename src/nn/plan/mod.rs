@@ -77,8 +77,7 @@ pub(crate) struct Operand {
 /// # Errors
 /// Of shapes that do not fit, naming the layer.
 pub(crate) fn buffer_bytes(model: &Model, inputs: &[Shape]) -> Result<usize> {
-    let zeros = |(input, shape): (&crate::nn::Input, &Shape)| Value::zeros(input.dtype(), shape.clone());
-    let zeros: Vec<Value> = model.inputs().iter().zip(inputs).map(zeros).collect::<Result<_>>()?;
+    let zeros = known::zeros(model, inputs)?;
     Ok(Plan::new(model, false, |i| &zeros[i])?.buffers.iter().fold(0, |sum, &bytes| sum.saturating_add(bytes)))
 }
 

@@ -99,16 +99,16 @@ impl DynamicScheme {
         let params = observer.qparams(&self.weights)?;
         QuantizedTensor::quantize_with(weight, &params, self.non_finite)
     }
+}
 
-    /// The bias, all finite: under [`NonFinite::Saturate`] NaN becomes 0 and an infinity the largest float of its sign.
-    fn bias(&self, bias: &[f32]) -> Result<Vec<f32>> {
-        self.non_finite.check("bias", bias)?;
-        Ok(bias.iter().map(|&b| if b.is_nan() { 0.0 } else { b.clamp(f32::MIN, f32::MAX) }).collect())
-    }
+/// The bias, all finite: under [`NonFinite::Saturate`] NaN becomes 0 and an infinity the largest float of its sign.
+pub(crate) fn finite_bias(bias: &[f32], policy: NonFinite) -> Result<Vec<f32>> {
+    policy.check("bias", bias)?;
+    Ok(bias.iter().map(|&b| if b.is_nan() { 0.0 } else { b.clamp(f32::MIN, f32::MAX) }).collect())
 }
 
 /// Calls the tensor that is not finite what the layer calls it.
-fn named(what: &str, error: Error) -> Error {
+pub(crate) fn named(what: &str, error: Error) -> Error {
     match error {
         Error::NonFinite { index, value, .. } => Error::NonFinite { what: what.into(), index, value },
         error => error,
@@ -147,7 +147,7 @@ impl Parameters {
         }
         Ok(Parameters {
             scales: Tensor::new([params.scales().len()], params.scales().to_vec())?,
-            bias: bias.map(|bias| Tensor::new([channels], scheme.bias(bias)?)).transpose()?,
+            bias: bias.map(|bias| Tensor::new([channels], finite_bias(bias, scheme.non_finite)?)).transpose()?,
             rule: scheme.rule(),
             qmin: params.qmin(),
             qmax: params.qmax(),

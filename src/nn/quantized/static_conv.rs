@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::StaticOutput;
-use super::static_stage::{StaticOutputMut, StaticParameters};
+use super::static_stage::{StaticOutputMut, StaticParameters, accessors};
 use crate::error::{Error, Result};
 use crate::kernels::{Conv2dGeometry, ImageShape, Isa, PackedConv2d, Per, Workspace, conv2d};
 use crate::nn::conv::check_images;
@@ -44,6 +44,8 @@ pub struct StaticConv2d {
     numbers: StaticParameters,
 }
 
+accessors!(StaticConv2d);
+
 impl StaticConv2d {
     /// From symmetric codes `[out, in / groups, kh, kw]`, one scale or one per output channel.
     ///
@@ -68,22 +70,9 @@ impl StaticConv2d {
         Ok(StaticConv2d { packed: Arc::new(PackedConv2d::pack_for(isa, geometry, weight.storage())?), numbers })
     }
 
-    /// With codes of this grid added before rounding: the layer then has a second input.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a layer that writes floats, [`Error::Parameter`] for a scale more than 2^64 times that of the output.
-    pub fn with_residual(self, residual: U8Grid) -> Result<Self> {
-        Ok(StaticConv2d { numbers: self.numbers.with_residual(residual)?, ..self })
-    }
-
     /// Channels, kernel, stride, padding, dilation, groups.
     pub fn geometry(&self) -> &Conv2dGeometry {
         self.packed.geometry()
-    }
-
-    /// Name of the integer kernel that runs.
-    pub fn kernel_name(&self) -> &'static str {
-        self.packed.kernel_name()
     }
 
     /// The weights as a tensor of codes, read back from the panels.
@@ -92,36 +81,6 @@ impl StaticConv2d {
     /// [`Error::ShapeOverflow`], which a layer that was built can't meet.
     pub fn weight(&self) -> Result<QuantizedTensor<i8>> {
         self.numbers.weights.weight(&self.packed.unpack(), &self.geometry().weight_shape())
-    }
-
-    /// Bias by output channel, before it was rounded to the sums' unit.
-    pub fn bias(&self) -> Option<&[f32]> {
-        self.numbers.weights.bias()
-    }
-
-    /// Bytes of the bias: 4 for each number held, in units of the sums too where codes are written.
-    pub(crate) fn bias_bytes(&self) -> usize {
-        self.numbers.bias_bytes()
-    }
-
-    /// Grid of the input.
-    pub fn input(&self) -> U8Grid {
-        self.numbers.input
-    }
-
-    /// Grid of the codes that are added, if there are any.
-    pub fn residual(&self) -> Option<U8Grid> {
-        self.numbers.residual
-    }
-
-    /// What it writes.
-    pub fn output(&self) -> StaticOutput {
-        self.numbers.output
-    }
-
-    /// Bytes of panels, column sums and scales.
-    pub fn weight_bytes(&self) -> usize {
-        self.packed.bytes() + 4 * self.numbers.weights.scales.len()
     }
 
     /// Runs on `shape.n` images in either layout; residual and output are channels-last.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::StaticOutput;
-use super::static_stage::{StaticOutputMut, StaticParameters};
+use super::static_stage::{StaticOutputMut, StaticParameters, accessors};
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Matrix, MatrixMut, PackedWeights, Per, WeightLayout, Workspace, gemm};
 use crate::nn::linear::check_rows;
@@ -17,6 +17,8 @@ pub struct StaticLinear {
     packed: Arc<PackedWeights>,
     numbers: StaticParameters,
 }
+
+accessors!(StaticLinear);
 
 impl StaticLinear {
     /// From symmetric codes `[out_features, in_features]`, one scale or one per output feature.
@@ -35,14 +37,6 @@ impl StaticLinear {
         Ok(StaticLinear { packed: Arc::new(packed), numbers })
     }
 
-    /// With codes of this grid added before rounding: the layer then has a second input.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a layer that writes floats, [`Error::Parameter`] for a scale more than 2^64 times that of the output.
-    pub fn with_residual(self, residual: U8Grid) -> Result<Self> {
-        Ok(StaticLinear { numbers: self.numbers.with_residual(residual)?, ..self })
-    }
-
     /// Length of an input row.
     pub fn in_features(&self) -> usize {
         self.packed.k()
@@ -53,47 +47,12 @@ impl StaticLinear {
         self.packed.n()
     }
 
-    /// Name of the integer kernel that runs.
-    pub fn kernel_name(&self) -> &'static str {
-        self.packed.kernel_name()
-    }
-
     /// The weights as a tensor of codes, read back from the panels.
     ///
     /// # Errors
     /// [`Error::ShapeOverflow`], which a layer that was built can't meet.
     pub fn weight(&self) -> Result<QuantizedTensor<i8>> {
         self.numbers.weights.weight(&self.packed.unpack(), &[self.out_features(), self.in_features()])
-    }
-
-    /// Bias by output feature, before it was rounded to the sums' unit.
-    pub fn bias(&self) -> Option<&[f32]> {
-        self.numbers.weights.bias()
-    }
-
-    /// Bytes of the bias: 4 for each number held, in units of the sums too where codes are written.
-    pub(crate) fn bias_bytes(&self) -> usize {
-        self.numbers.bias_bytes()
-    }
-
-    /// Grid of the input.
-    pub fn input(&self) -> U8Grid {
-        self.numbers.input
-    }
-
-    /// Grid of the codes that are added, if there are any.
-    pub fn residual(&self) -> Option<U8Grid> {
-        self.numbers.residual
-    }
-
-    /// What it writes.
-    pub fn output(&self) -> StaticOutput {
-        self.numbers.output
-    }
-
-    /// Bytes of panels, column sums and scales.
-    pub fn weight_bytes(&self) -> usize {
-        self.packed.bytes() + 4 * self.numbers.weights.scales.len()
     }
 
     /// Runs on `rows` rows of `in_features` codes each.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Parameters;
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Dequantize, Matrix, Per, Requantize, Residual};
+use crate::kernels::{Activation, Dequantize, MULTIPLIER_MAX, Matrix, Per, Requantize, Residual};
 use crate::num::U8Grid;
 use crate::tensor::{DType, QuantizedTensor};
 
@@ -64,6 +64,58 @@ impl StaticOutputMut<'_> {
     }
 }
 
+/// What both static layers tell of themselves, out of `packed` and `numbers`.
+macro_rules! accessors {
+    ($layer:ident) => {
+        impl $layer {
+            /// With codes of this grid added before rounding: the layer then has a second input.
+            ///
+            /// # Errors
+            /// [`Error::Unsupported`] for a layer that writes floats, [`Error::Parameter`] for a scale more than 2^64 times that of the
+            /// output.
+            pub fn with_residual(self, residual: U8Grid) -> Result<Self> {
+                Ok($layer { numbers: self.numbers.with_residual(residual)?, ..self })
+            }
+
+            /// Name of the integer kernel that runs.
+            pub fn kernel_name(&self) -> &'static str {
+                self.packed.kernel_name()
+            }
+
+            /// Bias by output channel or feature, before it was rounded to the sums' unit.
+            pub fn bias(&self) -> Option<&[f32]> {
+                self.numbers.weights.bias()
+            }
+
+            /// Bytes of the bias, in both units where codes are written, and of the multipliers.
+            pub(crate) fn bias_bytes(&self) -> usize {
+                self.numbers.bias_bytes()
+            }
+
+            /// Grid of the input.
+            pub fn input(&self) -> U8Grid {
+                self.numbers.input
+            }
+
+            /// Grid of the codes that are added, if there are any.
+            pub fn residual(&self) -> Option<U8Grid> {
+                self.numbers.residual
+            }
+
+            /// What it writes.
+            pub fn output(&self) -> StaticOutput {
+                self.numbers.output
+            }
+
+            /// Bytes of panels, column sums and scales.
+            pub fn weight_bytes(&self) -> usize {
+                self.packed.bytes() + 4 * self.numbers.weights.scales.len()
+            }
+        }
+    };
+}
+pub(super) use accessors;
+
 /// The numbers of a static layer besides its panels.
 #[derive(Debug, Clone)]
 pub(super) struct StaticParameters {
@@ -105,7 +157,7 @@ impl StaticParameters {
     pub fn with_residual(self, residual: U8Grid) -> Result<Self> {
         match self.output {
             StaticOutput::Codes { grid, .. } => match residual.scale() / grid.scale() {
-                ratio if ratio <= LARGEST_RATIO => Ok(StaticParameters { residual: Some(residual), ..self }),
+                ratio if ratio <= MULTIPLIER_MAX => Ok(StaticParameters { residual: Some(residual), ..self }),
                 ratio => Err(Error::parameter("residual's scale over the output's", ratio, "must be at most 2^64")),
             },
             StaticOutput::Float(_) => Err(Error::Unsupported {
@@ -178,9 +230,6 @@ impl StaticParameters {
         Error::Type { what: "output".into(), expected: self.output.dtype().name(), got: output.name() }
     }
 }
-
-/// The most that the kernels multiply a residual by.
-const LARGEST_RATIO: f32 = 18446744073709551616.0;
 
 /// `x · w / y` in f32 from left to right, as ONNX Runtime takes it; by way of f64 where the product is too small for that.
 fn multiplier(x: f32, w: f32, y: f32) -> f32 {

@@ -139,4 +139,24 @@ mod tests {
         let names: Vec<&str> = rewritten.nodes().iter().map(Node::name).collect();
         assert_eq!(names, ["scores", "weights", "y"]);
     }
+
+    #[test]
+    fn gates_become_the_function_that_they_are() {
+        let names = |gate: Unary, other: bool| -> Vec<String> {
+            let mut net = Model::builder();
+            let x = net.input("x", DType::F32, &[Dim::Any]).unwrap();
+            let z = net.input("z", DType::F32, &[Dim::Any]).unwrap();
+            let gate = net.add("gate", gate, &[x]).unwrap();
+            let y = net.add("y", Binary::Mul, &[gate, if other { z } else { x }]).unwrap();
+            net.output("y", y).unwrap();
+            let model = net.build().unwrap();
+            let rewritten = for_quantization(&model).unwrap().0;
+            rewritten.nodes().iter().map(|node| node.layer().kind().to_string()).collect()
+        };
+        assert_eq!(names(Unary::Sigmoid, false), ["Swish"]);
+        assert_eq!(names(Unary::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }, false), ["HardSwish"]);
+        // Of another value, or another slope, it is something else.
+        assert_eq!(names(Unary::Sigmoid, true), ["Sigmoid", "Mul"]);
+        assert_eq!(names(Unary::HardSigmoid { alpha: 0.2, beta: 0.5 }, false), ["HardSigmoid", "Mul"]);
+    }
 }

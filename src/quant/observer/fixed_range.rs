@@ -12,13 +12,34 @@ use crate::tensor::{Granularity, QParams, Tensor};
 /// NaN and infinities are refused as by other observers. One scale for the tensor needs no observation; of channels and
 /// groups a tensor must tell how many there are.
 #[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "Unchecked"))]
 pub struct FixedRange {
     #[cfg_attr(feature = "serde", serde(with = "super::exact"))]
     min: f32,
     #[cfg_attr(feature = "serde", serde(with = "super::exact"))]
     max: f32,
     seen: Summaries<()>,
+}
+
+/// A range as a file has it.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Unchecked {
+    #[serde(with = "super::exact")]
+    min: f32,
+    #[serde(with = "super::exact")]
+    max: f32,
+    seen: Summaries<()>,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Unchecked> for FixedRange {
+    type Error = Error;
+
+    fn try_from(read: Unchecked) -> Result<Self> {
+        let Unchecked { min, max, seen } = read;
+        FixedRange::new(min, max, Granularity::PerTensor).map(|new| FixedRange { seen, ..new })
+    }
 }
 
 impl FixedRange {

@@ -22,7 +22,7 @@ use crate::tensor::Granularity;
 /// # Ok::<(), lowprec::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(into = "String", try_from = "String"))]
 #[non_exhaustive]
 pub enum ObserverKind {
     /// [`MinMax`]: `minmax`.
@@ -31,13 +31,11 @@ pub enum ObserverKind {
     /// [`MovingAverage`]: `moving-average` (rate 0.01) or `moving-average:RATE`.
     MovingAverage {
         /// Share of a batch in the average.
-        #[cfg_attr(feature = "serde", serde(with = "super::exact"))]
         rate: f32,
     },
     /// [`Percentile`]: `percentile` (99.99) or `percentile:PERCENT`.
     Percentile {
         /// Percentage of the values that are kept.
-        #[cfg_attr(feature = "serde", serde(with = "super::exact"))]
         percent: f64,
     },
     /// [`Histogram`], least squared error: `mse`.
@@ -47,10 +45,8 @@ pub enum ObserverKind {
     /// [`FixedRange`]: `range:MIN:MAX`.
     FixedRange {
         /// Smallest value.
-        #[cfg_attr(feature = "serde", serde(with = "super::exact"))]
         min: f32,
         /// Largest value.
-        #[cfg_attr(feature = "serde", serde(with = "super::exact"))]
         max: f32,
     },
 }
@@ -98,6 +94,22 @@ const RULE: &str = "must be minmax, moving-average[:RATE], percentile[:PERCENT],
 
 fn number<T: FromStr>(text: &str) -> Result<T> {
     text.parse().map_err(|_| Error::parameter("number in the name of an observer", text, RULE))
+}
+
+#[cfg(feature = "serde")]
+impl From<ObserverKind> for String {
+    fn from(kind: ObserverKind) -> String {
+        kind.to_string()
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<String> for ObserverKind {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
 }
 
 impl FromStr for ObserverKind {

@@ -19,7 +19,7 @@ use crate::tensor::{Granularity, QParams, Tensor};
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MovingAverage {
-    #[cfg_attr(feature = "serde", serde(with = "super::exact"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "super::exact::serialize", deserialize_with = "rate"))]
     rate: f32,
     seen: Summaries<Option<Average>>,
 }
@@ -31,6 +31,18 @@ struct Average {
     average: Range,
     first: Range,
     batches: u64,
+}
+
+fn check(rate: f32) -> Result<f32> {
+    match rate > 0.0 && rate <= 1.0 {
+        true => Ok(rate),
+        false => Err(Error::parameter("rate of a moving average", rate, "must be above 0 and at most 1")),
+    }
+}
+
+#[cfg(feature = "serde")]
+fn rate<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    super::exact::deserialize(deserializer).and_then(|rate| check(rate).map_err(serde::de::Error::custom))
 }
 
 impl MovingAverage {
@@ -47,10 +59,7 @@ impl MovingAverage {
     /// # Errors
     /// [`Error::Parameter`] for a rate that is not above 0 and at most 1.
     pub fn with_rate(mut self, rate: f32) -> Result<Self> {
-        if !(rate > 0.0 && rate <= 1.0) {
-            return Err(Error::parameter("rate of a moving average", rate, "must be above 0 and at most 1"));
-        }
-        self.rate = rate;
+        self.rate = check(rate)?;
         Ok(self)
     }
 

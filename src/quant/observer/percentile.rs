@@ -15,9 +15,21 @@ use crate::tensor::{Granularity, QParams, Tensor};
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Percentile {
-    #[cfg_attr(feature = "serde", serde(with = "super::exact"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "super::exact::serialize", deserialize_with = "percent"))]
     percent: f64,
     seen: Histogram,
+}
+
+fn check(percent: f64) -> Result<f64> {
+    match percent > 0.0 && percent <= 100.0 {
+        true => Ok(percent),
+        false => Err(Error::parameter("percentile", percent, "must be above 0 and at most 100")),
+    }
+}
+
+#[cfg(feature = "serde")]
+fn percent<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    super::exact::deserialize(deserializer).and_then(|percent| check(percent).map_err(serde::de::Error::custom))
 }
 
 impl Percentile {
@@ -29,10 +41,7 @@ impl Percentile {
     /// # Errors
     /// [`Error::Parameter`] for a percentage that is not above 0 and at most 100.
     pub fn new(percent: f64, granularity: Granularity) -> Result<Self> {
-        if !(percent > 0.0 && percent <= 100.0) {
-            return Err(Error::parameter("percentile", percent, "must be above 0 and at most 100"));
-        }
-        Ok(Percentile { percent, seen: Histogram::new(granularity) })
+        Ok(Percentile { percent: check(percent)?, seen: Histogram::new(granularity) })
     }
 
     /// With another limit to the number of bins.

@@ -7,7 +7,7 @@
 use super::call::{Argument, Call, Source};
 use super::codes::{Codes, Grid, WeightCodes};
 use super::{Importer, Known, Shell};
-use crate::convert::{CodeRange, FileName};
+use crate::convert::{CodeRange, FileName, MOVERS};
 use crate::error::Result;
 use crate::nn::Edge;
 use crate::nn::operator::{DequantizeLinear, Identity, QuantizeLinear};
@@ -17,23 +17,6 @@ use crate::tensor::{DType, Value};
 const F32: i64 = 1;
 const U8: i64 = 2;
 const I8: i64 = 3;
-
-/// Operators whose outputs are elements of their first input.
-const MOVERS: [&str; 13] = [
-    "DepthToSpace",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "MaxPool",
-    "Reshape",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-];
 
 /// The grid to which a QuantizeLinear rounds floats, or on which codes that a DequantizeLinear reads are; `None` when it is none that
 /// an annotation tells.
@@ -106,7 +89,7 @@ impl Importer<'_> {
     /// A node that only moves codes does so with the floats that they stand for.
     pub(super) fn move_floats(&mut self, call: &mut Call<'_>) {
         let codes = |source: &Source<'_>| if let Source::Name(name) = source { self.values[*name].codes } else { None };
-        let moves = MOVERS.contains(&call.operator) && (call.operator != "MaxPool" || call.outputs == 1);
+        let moves = MOVERS.contains(&call.operator) || (call.operator == "MaxPool" && call.outputs == 1);
         let count = match (call.operator, moves) {
             ("Concat", _) => call.sources.len(),
             (_, moves) => usize::from(moves),
