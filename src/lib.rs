@@ -35,8 +35,8 @@
 //! | [`num`] | the numeric contract: rounding, ranges to scales, element types |
 //! | [`kernels`] | slices in, slices out: products, convolutions, and all `unsafe` code |
 //! | [`tensor`] | [`Shape`], [`Tensor`], [`QParams`], [`QuantizedTensor`] |
-//! | [`quant`] | [`Scheme`], [`Observer`], [`Quantizer`] |
-//! | [`metrics`] | SQNR, KL, top-1: plain functions |
+//! | [`quant`] | [`Scheme`], [`Observer`], [`Quantizer`], [`WeightFormat`](quant::WeightFormat) |
+//! | [`metrics`] | SQNR, KL, top-1, what became of small weights: plain functions |
 //! | [`nn`] | [`Model`], [`Layer`], layers in float and int8, [`Executor`](nn::Executor) |
 //! | [`convert`] | one model to another: batch norm folded; [`QConfig`], [`Calibration`], the integer graph |
 //! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`] and their builders |
