@@ -9,6 +9,8 @@
 //!
 //! `ns` is the median of one call, with weights packed and buffers allocated before. Operations, with their shape's keys:
 //! - `linear_f32`, `linear_dynamic`, `linear_static`, `matmul_i32`: `m`, `n`, `k`;
+//! - `linear_w4`: `m`, `n`, `k`, `group`; float32 in and out, symmetric 4-bit weights with a scale of 16 bits for each group, activations
+//!   quantized to 8 bits in the call;
 //! - `conv_f32`, `conv_dynamic`, `conv_static`: `n`, `h`, `w`, `cin`, `cout`, `kh`, `kw`, `stride`, `pad`, `groups`; NHWC;
 //! - `model_f32`, `model_dynamic`, `model_static`: `path` of a float32 .onnx file, `input` (the shape of each of its inputs); static
 //!   models are calibrated on four seeded random inputs.
@@ -23,11 +25,12 @@ use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
 use lowprec::kernels::{
-    Accumulate, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, ImageLayout, ImageShape, Isa, Matrix, MatrixMut, PackedConv2d,
-    PackedFloatConv2d, PackedFloatWeights, PackedWeights, Per, RangeOf, Requantize, WeightLayout, Workspace, conv2d, conv2d_dynamic,
-    conv2d_f32, gemm, gemm_dynamic, sgemm,
+    Accumulate, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, GroupScales, ImageLayout, ImageShape, Isa, Levels, LowBit, Matrix,
+    MatrixMut, PackedConv2d, PackedFloatConv2d, PackedFloatWeights, PackedLowBit, PackedWeights, Per, RangeOf, Requantize, WeightLayout,
+    Workspace, conv2d, conv2d_dynamic, conv2d_f32, gemm, gemm_dynamic, gemm_low_bit, sgemm,
 };
 use lowprec::nn::Executor;
+use lowprec::num::{NonFinite, f16};
 use lowprec::{DType, LayerKind, Tensor};
 use serde_json::{Value, json};
 
@@ -118,6 +121,7 @@ impl Request {
     fn answer(&self) -> Result<Value, Fail> {
         match self.0["op"].as_str().unwrap_or_default() {
             op @ ("linear_f32" | "linear_dynamic" | "linear_static" | "matmul_i32") => self.linear(op),
+            "linear_w4" => self.linear_w4(),
             op @ ("conv_f32" | "conv_dynamic" | "conv_static") => self.conv(op),
             op @ ("model_f32" | "model_dynamic" | "model_static") => self.model(op),
             op => Err(format!("no operation is called `{op}`").into()),
@@ -207,6 +211,23 @@ impl Request {
                 })
             }
         }
+    }
+
+    fn linear_w4(&self) -> Result<Value, Fail> {
+        let (m, n, k, group, isa) = (self.dim("m")?, self.dim("n")?, self.dim("k")?, self.dim("group")?, self.isa()?);
+        let (threads, seconds) = (self.dim("threads").unwrap_or(1), self.0["seconds"].as_f64().unwrap_or(0.5));
+        let codes: Vec<u8> = floats((n * k).div_ceil(2), 42.0).into_iter().map(|x| (x + 128.0) as u8).collect();
+        let scales = vec![f16::from_f32(4.0e-3); n * k.div_ceil(group)];
+        let scales = GroupScales::F16(&scales);
+        let weights = LowBit { n, k, bits: 4, group, codes: &codes, levels: Levels::Signed, scales };
+        let (packed, bias, mut workspace) = (PackedLowBit::pack_for(isa, &weights)?, floats(n, 1.0), Workspace::new());
+        drop(codes);
+        let (x, mut y) = (Buffer::from(floats(m * k, 1.0)), Buffer::from(vec![0f32; m * n]));
+        let epilogue = FloatEpilogue::new().with_bias(Some(&bias));
+        timed(seconds, || {
+            let (lhs, dst) = (black_box(Matrix::new(&x, m, k)?), MatrixMut::new(&mut y, m, n)?);
+            gemm_low_bit(lhs, NonFinite::Error, &packed, &epilogue, dst, &mut workspace, threads)
+        })
     }
 
     fn conv(&self, op: &str) -> Result<Value, Fail> {

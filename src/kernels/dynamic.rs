@@ -51,17 +51,17 @@ impl ActivationRule {
     }
 
     /// Scale and zero point of a range.
-    fn qparams(&self, range: Range) -> (f32, i32) {
+    pub(super) fn qparams(&self, range: Range) -> (f32, i32) {
         let Range { min, max, .. } = range.closed();
         affine_qparams(min, max, self.qmin, self.qmax, self.symmetric)
     }
 
-    fn quantizer(&self, scale: f32, zero_point: i32) -> Quantizer {
+    pub(super) fn quantizer(&self, scale: f32, zero_point: i32) -> Quantizer {
         Quantizer::new(scale, zero_point, self.qmin, self.qmax)
     }
 
     /// The range, or the error for the first value that is not finite in runs of a tensor, each with the index of its first element.
-    fn allow<'v>(&self, range: Range, what: &'static str, runs: impl Iterator<Item = (usize, &'v [f32])>) -> Result<Range> {
+    pub(super) fn allow<'v>(&self, range: Range, what: &'static str, runs: impl Iterator<Item = (usize, &'v [f32])>) -> Result<Range> {
         if range.finite || self.non_finite == NonFinite::Saturate {
             return Ok(range);
         }
@@ -297,7 +297,7 @@ impl Visitor for GemmVisit<'_> {
 }
 
 /// The range of each row, before [`Range::closed`].
-fn ranges_of_rows<S: Simd>(simd: S, lhs: Matrix<'_, f32>, ranges: &mut Vec<Range>, threads: usize) {
+pub(super) fn ranges_of_rows<S: Simd>(simd: S, lhs: Matrix<'_, f32>, ranges: &mut Vec<Range>, threads: usize) {
     ranges.clear();
     ranges.resize(lhs.rows(), Range::EMPTY);
     let parts = threads::parts(threads, lhs.rows() * lhs.cols(), ingest::GRAIN);

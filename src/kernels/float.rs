@@ -63,7 +63,7 @@ impl<'a> FloatEpilogue<'a> {
         FloatEpilogue { ranges, ..self }
     }
 
-    fn stage(&self) -> FloatStage<'a> {
+    pub(super) fn stage(&self) -> FloatStage<'a> {
         let FloatEpilogue { bias, accumulate, activation, .. } = *self;
         FloatStage { bias, accumulate, activation, measure: None }
     }
@@ -92,14 +92,18 @@ pub fn sgemm(
     if !dst.is_empty() {
         weights.isa().visit(SgemmVisit { lhs, weights, stage, dst: dst.as_mut_ptr(), dst_stride: dst.stride(), threads });
     }
-    // Row by row behind the product: it has no memory of its own to keep ranges in.
-    let (cells, rows) = (epilogue.ranges.unwrap_or_default(), lhs.rows());
+    report_rows(epilogue.ranges, &dst, weights.isa());
+    Ok(())
+}
+
+/// The ranges of a product's rows, or of them all, found behind it: it has no memory of its own to keep them in.
+pub(super) fn report_rows(cells: Option<&[Cell<Range>]>, dst: &MatrixMut<'_, f32>, isa: Isa) {
+    let (cells, rows) = (cells.unwrap_or_default(), dst.rows());
     for (i, cell) in cells.iter().enumerate() {
-        let range = |row: usize| weights.isa().visit(Extremes(dst.row(row)));
+        let range = |row: usize| isa.visit(Extremes(dst.row(row)));
         let of = if cells.len() == rows { i..i + 1 } else { 0..rows };
         cell.set(of.fold(Range::EMPTY, |whole, row| whole.union(range(row))).closed());
     }
-    Ok(())
 }
 
 struct SgemmVisit<'a> {

@@ -26,13 +26,16 @@
 //! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to [`mod@reference`].
 //! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated.
 //!
+//! Weights of 2, 3, 4 and 8 bits ([`PackedLowBit`]) are multiplied on their packed codes, with scales for groups along k (`lowbit`): by bytes of
+//! activations quantized inside the call ([`gemm_low_bit`]) or by floats ([`gemm_low_bit_f32`]).
+//!
 //! Between products, codes meet element by element ([`Pairwise`], [`lookup`]) or in windows (`pool`, which floats share), without
 //! leaving their integers for longer than a register.
 //!
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
 //! (activations), `product`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` (those of a convolution around them), `gemm`,
-//! `conv`, `dynamic` and `float` (the doors).
+//! `conv`, `dynamic`, `float` and `lowbit` (the doors).
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
@@ -53,6 +56,7 @@ mod geometry;
 mod grouped;
 mod ingest;
 mod isa;
+mod lowbit;
 pub(crate) mod math;
 mod matmul;
 mod operand;
@@ -85,6 +89,7 @@ pub use float::{FloatEpilogue, PackedFloatConv2d, conv2d_f32, sgemm};
 pub use gemm::gemm;
 pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape};
 pub use isa::Isa;
+pub use lowbit::{GroupScales, Levels, LowBit, PackedLowBit, gemm_low_bit, gemm_low_bit_f32};
 pub use matmul::matmul_f32;
 pub use operand::{ActivationCode, Matrix, MatrixMut, Per};
 pub use output::{Accumulate, Activation, OutputStage};

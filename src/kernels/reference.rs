@@ -3,7 +3,9 @@
 //! against them too.
 
 use super::dequantize::Dequantize;
+use super::float::FloatEpilogue;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape};
+use super::lowbit::{Levels, LowBit};
 use super::operand::{ActivationCode, Per};
 use super::output::Activation;
 use super::requantize::Requantize;
@@ -208,4 +210,79 @@ pub fn mean_code(inside: impl Iterator<Item = u8>, count: usize, x: U8Grid, out:
         return out.zero_point();
     }
     code((sum - taps * i64::from(x.zero_point())) as f32 * (x.scale() / (out.scale() * count as f32)), out, [0, 255])
+}
+
+/// The sums of a column's groups, each made by `sum` of (step of k, level), scaled and added in order. A level of a table is its index.
+fn low_bit_sum(weights: &LowBit<'_>, column: usize, sum: impl Fn(&mut dyn Iterator<Item = (usize, i32)>) -> f32) -> f32 {
+    let (k, group) = (weights.k, weights.group());
+    let groups = k.div_ceil(group);
+    (0..groups).fold(0f32, |total, g| {
+        let zero_point = match weights.levels {
+            Levels::Signed => weights.flip(),
+            Levels::ZeroPoint(zero) => zero,
+            Levels::ZeroPoints(zeros) => zeros[column * groups + g],
+            Levels::Table(_) => 0,
+        };
+        let level = |i: usize| i32::from(weights.code(column * k + i) ^ weights.flip()) - i32::from(zero_point);
+        let mut steps = (g * group..k.min((g + 1) * group)).map(|i| (i, level(i)));
+        total + sum(&mut steps) * weights.scales.get(column * groups + g)
+    })
+}
+
+/// [`gemm_low_bit`](super::gemm_low_bit) of `m` rows of finite numbers, into `dst`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn gemm_low_bit(lhs: &[f32], m: usize, weights: &LowBit<'_>, epilogue: &FloatEpilogue<'_>, dst: &mut [f32]) {
+    let (n, k) = (weights.n, weights.k);
+    // A table in signed bytes.
+    let (entries, unit) = match weights.levels {
+        Levels::Table(table) => {
+            let largest = table.iter().fold(0f32, |largest, x| if x.abs() > largest { x.abs() } else { largest });
+            let unit = if largest / 127.0 > 0.0 { largest / 127.0 } else { 1.0 };
+            (table.iter().map(|x| num::round_clamped(x / unit, -127, 127)).collect(), unit)
+        }
+        _ => (Vec::new(), 1.0),
+    };
+    for row in 0..m {
+        let x = &lhs[row * k..][..k];
+        let first = x.first().copied().unwrap_or(0.0);
+        let (min, max) = x.iter().fold((first, first), |(min, max), &x| (min.min(x), max.max(x)));
+        let (scale, zero) = num::affine_qparams(min, max, 1, 255, true);
+        let codes: Vec<i32> = x.iter().map(|&x| num::quantize(x, scale, zero, 1, 255) - zero).collect();
+        for column in 0..n {
+            let sum = low_bit_sum(weights, column, |steps| {
+                steps.map(|(i, level)| codes[i] * if entries.is_empty() { level } else { entries[level as usize] }).sum::<i32>() as f32
+            });
+            float_stage(sum * (scale * unit), column, epilogue, &mut dst[row * n + column]);
+        }
+    }
+}
+
+/// [`gemm_low_bit_f32`](super::gemm_low_bit_f32) of `m` rows, into `dst`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn gemm_low_bit_f32(lhs: &[f32], m: usize, weights: &LowBit<'_>, epilogue: &FloatEpilogue<'_>, dst: &mut [f32]) {
+    let (n, k) = (weights.n, weights.k);
+    for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
+        let sum = low_bit_sum(weights, column, |steps| {
+            steps.fold(0f32, |sum, (i, level)| {
+                let level = if let Levels::Table(table) = weights.levels { table[level as usize] } else { level as f32 };
+                sum + lhs[row * k + i] * level
+            })
+        });
+        float_stage(sum, column, epilogue, &mut dst[row * n + column]);
+    }
+}
+
+fn float_stage(sum: f32, column: usize, epilogue: &FloatEpilogue<'_>, dst: &mut f32) {
+    let mut x = sum;
+    if let Some(bias) = epilogue.bias {
+        x += bias[column];
+    }
+    if epilogue.accumulate {
+        x += *dst;
+    }
+    *dst = epilogue.activation.apply(x);
 }

@@ -1,6 +1,7 @@
 //! The vocabulary that tiles and output stages are written in: a token per instruction set and its vectors.
 
 use super::dot::Dot;
+use super::lowbit::SignedDot;
 use super::operand::Codes;
 use super::output::Store;
 use super::tile::{LaneTile, Tile};
@@ -30,7 +31,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// A [`CodeGrid`] as [`Simd::store_codes`] takes it.
     type Grid: Copy;
     /// How 8-bit codes are multiplied.
-    type Int8: Dot<Self, Acc = Self::I32, Weight = i8>;
+    type Int8: Dot<Self, Acc = Self::I32, Weight = i8> + SignedDot<Self>;
 
     /// Runs `f` where the compiler may use the instruction set: the only function that enables it.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
@@ -50,6 +51,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn mul_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn xor_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn or_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn and_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `a << n`, `n` below 32.
+    fn shift_left_i32(self, a: Self::I32, n: u32) -> Self::I32;
+    /// `a >> n` of the bits, zeros shifted in, `n` below 32.
+    fn shift_right_i32(self, a: Self::I32, n: u32) -> Self::I32;
+    /// For each byte that of `table` with its number, below 16: `table` holds the same sixteen bytes in each four lanes.
+    fn shuffle_bytes(self, table: Self::I32, index: Self::I32) -> Self::I32;
     /// Whether every lane is 0.
     fn is_zero(self, a: Self::I32) -> bool;
     fn max_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
@@ -58,6 +66,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn to_f32(self, a: Self::I32) -> Self::F32;
     /// The bits of floats, as they are.
     fn bits_of_f32(self, a: Self::F32) -> Self::I32;
+    /// The floats of bits, as they are.
+    fn f32_of_bits(self, a: Self::I32) -> Self::F32;
     fn splat_f32(self, x: f32) -> Self::F32;
     fn add_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul_f32(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -85,6 +95,11 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for reads of `lanes` bytes and `1 <= lanes <= LANES`.
     unsafe fn load_bytes(self, p: *const u8, lanes: usize) -> Self::I32;
+    /// `LANES` numbers of 16 bits as integers 0 to 65535.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `LANES` numbers; it need not be aligned.
+    unsafe fn load_halves(self, p: *const u16) -> Self::I32;
     /// Writes the first `lanes` integers.
     ///
     /// # Safety
@@ -126,6 +141,35 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
             self.store_f32(memory.as_mut_ptr(), rest, Self::LANES);
             self.store_f32(memory.as_mut_ptr(), a, lanes);
             self.load_f32(memory.as_ptr(), Self::LANES)
+        }
+    }
+
+    /// `LANES` floats of 16 bits (IEEE 754 binary16), none of them infinite or NaN.
+    ///
+    /// # Safety
+    /// As for [`Simd::load_halves`].
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> Self::F32 {
+        // SAFETY: the caller's promise.
+        let bits = unsafe { self.load_halves(p) };
+        // Exponent and mantissa where those of f32 are, then the exponent's other bias: exact for subnormal numbers too.
+        let magnitude = self.f32_of_bits(self.shift_left_i32(self.and_i32(bits, self.splat_i32(0x7fff)), 13));
+        let magnitude = self.mul_f32(magnitude, self.splat_f32(f32::from_bits((127 + 112) << 23)));
+        let sign = self.shift_left_i32(self.and_i32(bits, self.splat_i32(0x8000)), 16);
+        self.f32_of_bits(self.or_i32(self.bits_of_f32(magnitude), sign))
+    }
+
+    /// For each lane `table[index[lane] % 16]`.
+    #[inline(always)]
+    fn lookup_f32(self, table: &[f32; 16], index: Self::I32) -> Self::F32 {
+        let (mut indices, mut found) = ([0i32; 16], [0f32; 16]);
+        // SAFETY: no instruction set has more than sixteen lanes.
+        unsafe {
+            self.store_i32(indices.as_mut_ptr(), index, Self::LANES);
+            for lane in 0..Self::LANES {
+                found[lane] = table[(indices[lane] & 15) as usize];
+            }
+            self.load_f32(found.as_ptr(), Self::LANES)
         }
     }
 

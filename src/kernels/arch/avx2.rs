@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use super::lanes256::{LANES, low_bytes, mask, memory_ops, simd_of_256_bits, store_codes};
 use super::register_ops;
 use crate::kernels::dot::Dot;
+use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
@@ -63,5 +64,23 @@ unsafe impl Dot<Avx2> for Int8 {
         // The sign fills the upper 16 bits, which meet the zero upper half of the activation.
         // SAFETY: 8 weights at `p`, by the caller's promise.
         unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) }
+    }
+}
+
+impl SignedDot<Avx2> for Int8 {
+    /// By pairs: `vpmaddubsw` is exact for codes below 16 and activations of 7 bits and sign; larger codes are taken one of a pair at a
+    /// time, which is exact too, as 255 * 127 is below 2^15.
+    #[inline(always)]
+    fn signed_dot<const WIDE: bool>(_: Avx2, acc: __m256i, codes: __m256i, word: __m256i) -> __m256i {
+        // SAFETY: the token exists only where AVX2 does, and only registers are touched.
+        unsafe {
+            let pairs = |codes| _mm256_madd_epi16(_mm256_maddubs_epi16(codes, word), _mm256_set1_epi16(1));
+            if !WIDE {
+                return _mm256_add_epi32(acc, pairs(codes));
+            }
+            let first = _mm256_set1_epi16(0xff);
+            let (first, second) = (_mm256_and_si256(codes, first), _mm256_andnot_si256(first, codes));
+            _mm256_add_epi32(acc, _mm256_add_epi32(pairs(first), pairs(second)))
+        }
     }
 }

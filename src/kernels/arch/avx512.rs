@@ -3,9 +3,10 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes512::{LANES, mask, memory_ops, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
+use super::lanes512::{LANES, mask, memory_ops, signed_dot_by_pairs, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
 use super::register_ops;
 use crate::kernels::dot::Dot;
+use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
@@ -67,5 +68,13 @@ unsafe impl Dot<Avx512> for Int8 {
         // The sign fills the upper 16 bits, which meet the zero upper half of the activation.
         // SAFETY: 16 weights at `p`, by the caller's promise.
         unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
+    }
+}
+
+impl SignedDot<Avx512> for Int8 {
+    #[inline(always)]
+    fn signed_dot<const WIDE: bool>(_: Avx512, acc: __m512i, codes: __m512i, word: __m512i) -> __m512i {
+        // SAFETY: the token exists only where AVX-512 F and BW do.
+        unsafe { signed_dot_by_pairs::<WIDE>(acc, codes, word) }
     }
 }

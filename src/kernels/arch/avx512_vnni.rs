@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::lanes512::{LANES, mask, memory_ops, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
 use super::register_ops;
 use crate::kernels::dot::Dot;
+use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
@@ -91,5 +92,13 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
         // The sign fills the upper three bytes, which meet the zero upper bytes of the activation.
         // SAFETY: 16 weights at `p`, by the caller's promise.
         unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
+    }
+}
+
+impl SignedDot<Avx512Vnni> for Int8 {
+    #[inline(always)]
+    fn signed_dot<const WIDE: bool>(_: Avx512Vnni, acc: __m512i, codes: __m512i, word: __m512i) -> __m512i {
+        // SAFETY: the token exists only where VNNI does, and only registers are touched.
+        unsafe { _mm512_dpbusd_epi32(acc, codes, word) }
     }
 }

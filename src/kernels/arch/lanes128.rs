@@ -126,6 +126,13 @@ macro_rules! simd_of_128_bits {
                 fn mul_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmulq_s32(a, b);
                 fn xor_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = veorq_s32(a, b);
                 fn or_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vorrq_s32(a, b);
+                fn and_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vandq_s32(a, b);
+                fn shift_left_i32(a: int32x4_t, n: u32) -> int32x4_t = vshlq_s32(a, vdupq_n_s32(n as i32));
+                fn shift_right_i32(a: int32x4_t, n: u32) -> int32x4_t =
+                    vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-(n as i32))));
+                fn shuffle_bytes(table: int32x4_t, index: int32x4_t) -> int32x4_t =
+                    vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(index)));
+                fn f32_of_bits(a: int32x4_t) -> float32x4_t = vreinterpretq_f32_s32(a);
                 fn is_zero(a: int32x4_t) -> bool = vmaxvq_u32(vreinterpretq_u32_s32(a)) == 0;
                 fn max_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmaxq_s32(a, b);
                 fn min_i32(a: int32x4_t, b: int32x4_t) -> int32x4_t = vminq_s32(a, b);
@@ -153,6 +160,12 @@ macro_rules! simd_of_128_bits {
                 store_low_bytes(p: *mut u8, a: int32x4_t) -> () =
                     p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(low_bytes(a)))),
                     |lanes| first_lanes!(store vst1_lane_u8, p, low_bytes(a), lanes);
+            }
+
+            #[inline(always)]
+            unsafe fn load_halves(self, p: *const u16) -> int32x4_t {
+                // SAFETY: 4 numbers at `p`, by the caller's promise.
+                unsafe { vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))) }
             }
 
             #[inline(always)]

@@ -111,6 +111,16 @@ macro_rules! simd_of_256_bits {
                 fn mul_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
                 fn xor_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
                 fn or_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
+                fn and_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+                fn shift_left_i32(a: __m256i, n: u32) -> __m256i = _mm256_sll_epi32(a, _mm_cvtsi32_si128(n as i32));
+                fn shift_right_i32(a: __m256i, n: u32) -> __m256i = _mm256_srl_epi32(a, _mm_cvtsi32_si128(n as i32));
+                fn shuffle_bytes(table: __m256i, index: __m256i) -> __m256i = _mm256_shuffle_epi8(table, index);
+                fn f32_of_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+                fn lookup_f32(table: &[f32; 16], index: __m256i) -> __m256 = {
+                    let (low, high) = (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(LANES)));
+                    let (low, high) = (_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index));
+                    _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
+                };
                 fn is_zero(a: __m256i) -> bool = _mm256_testz_si256(a, a) == 1;
                 fn max_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32(a, b);
                 fn min_i32(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epi32(a, b);
@@ -138,6 +148,12 @@ macro_rules! simd_of_256_bits {
                 store_f32(p: *mut f32, a: __m256) -> () = _mm256_storeu_ps(p, a), _mm256_maskstore_ps(p, mask(lanes), a), lanes;
                 store_low_bytes(p: *mut u8, a: __m256i) -> () = p.cast::<[u8; LANES]>().write_unaligned(low_bytes(a)),
                     p.copy_from_nonoverlapping(low_bytes(a).as_ptr(), lanes), lanes;
+            }
+
+            #[inline(always)]
+            unsafe fn load_halves(self, p: *const u16) -> __m256i {
+                // SAFETY: 8 numbers at `p`, by the caller's promise.
+                unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())) }
             }
 
             #[inline(always)]

@@ -129,6 +129,13 @@ macro_rules! simd_of_512_bits {
                 fn mul_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
                 fn xor_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
                 fn or_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+                fn and_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+                fn shift_left_i32(a: __m512i, n: u32) -> __m512i = _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32));
+                fn shift_right_i32(a: __m512i, n: u32) -> __m512i = _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32));
+                fn shuffle_bytes(table: __m512i, index: __m512i) -> __m512i = _mm512_shuffle_epi8(table, index);
+                fn f32_of_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+                fn lookup_f32(table: &[f32; 16], index: __m512i) -> __m512 =
+                    _mm512_permutexvar_ps(index, _mm512_loadu_ps(table.as_ptr()));
                 fn is_zero(a: __m512i) -> bool = _mm512_test_epi32_mask(a, a) == 0;
                 fn max_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
                 fn min_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epi32(a, b);
@@ -153,6 +160,18 @@ macro_rules! simd_of_512_bits {
                 store_f32(p: *mut f32, a: __m512) -> () = _mm512_storeu_ps(p, a), |mask| _mm512_mask_storeu_ps(p, mask, a);
                 store_low_bytes(p: *mut u8, a: __m512i) -> () = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(a)),
                     |mask| _mm_mask_storeu_epi8(p.cast(), mask, _mm512_cvtepi32_epi8(a));
+            }
+
+            #[inline(always)]
+            unsafe fn load_halves(self, p: *const u16) -> __m512i {
+                // SAFETY: 16 numbers at `p`, by the caller's promise.
+                unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_f16(self, p: *const u16) -> __m512 {
+                // SAFETY: 16 numbers at `p`, by the caller's promise.
+                unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
             }
 
             #[inline(always)]
@@ -283,6 +302,25 @@ pub(super) unsafe fn store_codes<S, const R: usize, const NV: usize>(
         } else {
             store_codes_by_lane(simd, q, grid.plain, dst, stride, columns)
         }
+    }
+}
+
+/// [`SignedDot`](crate::kernels::lowbit::SignedDot) by pairs: `vpmaddubsw` is exact for codes below 16 and activations of 7 bits and sign;
+/// larger codes are taken one of a pair at a time, which is exact too, as 255 * 127 is below 2^15.
+///
+/// # Safety
+/// AVX-512 F and BW are there.
+#[inline(always)]
+pub(super) unsafe fn signed_dot_by_pairs<const WIDE: bool>(acc: __m512i, codes: __m512i, word: __m512i) -> __m512i {
+    // SAFETY: registers alone.
+    unsafe {
+        let pairs = |codes| _mm512_madd_epi16(_mm512_maddubs_epi16(codes, word), _mm512_set1_epi16(1));
+        if !WIDE {
+            return _mm512_add_epi32(acc, pairs(codes));
+        }
+        let first = _mm512_set1_epi16(0xff);
+        let (first, second) = (_mm512_and_si512(codes, first), _mm512_andnot_si512(first, codes));
+        _mm512_add_epi32(acc, _mm512_add_epi32(pairs(first), pairs(second)))
     }
 }
 

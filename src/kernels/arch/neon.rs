@@ -8,6 +8,7 @@ use super::lanes128::{
 };
 use super::register_ops;
 use crate::kernels::dot::Dot;
+use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms, unroll};
@@ -134,3 +135,5 @@ unsafe fn step<const WORD: i32, const MR: usize, const NV: usize>(
         }
     }
 }
+
+impl SignedDot<Neon> for Int8 {}

@@ -8,6 +8,7 @@ use super::lanes128::{
 };
 use super::register_ops;
 use crate::kernels::dot::Dot;
+use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms, unroll};
@@ -158,3 +159,5 @@ unsafe impl Dot<NeonDot> for Int8 {
         unsafe { vmlal_s16(acc, vget_low_s16(vreinterpretq_s16_s8(words)), vget_low_s16(vreinterpretq_s16_s8(weights))) }
     }
 }
+
+impl SignedDot<NeonDot> for Int8 {}

@@ -9,6 +9,7 @@ use super::lanes128::{
 };
 use super::register_ops;
 use crate::kernels::dot::Dot;
+use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms, unroll};
@@ -183,3 +184,5 @@ unsafe impl Dot<NeonI8mm> for Int8 {
         unsafe { vmlal_s16(acc, vget_low_s16(vreinterpretq_s16_u8(words)), vget_low_s16(vreinterpretq_s16_s8(weights[0]))) }
     }
 }
+
+impl SignedDot<NeonI8mm> for Int8 {}

@@ -1,6 +1,7 @@
 //! Plain Rust over arrays of four lanes, for every processor: the compiler makes of it what it can.
 
 use crate::kernels::dot::Dot;
+use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd, store_codes_by_lane};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
@@ -114,6 +115,43 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     fn or_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         map(a, b, |a, b| a | b)
+    }
+
+    #[inline(always)]
+    fn and_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        map(a, b, |a, b| a & b)
+    }
+
+    #[inline(always)]
+    fn shift_left_i32(self, a: Self::I32, n: u32) -> Self::I32 {
+        a.map(|a| a << n)
+    }
+
+    #[inline(always)]
+    fn shift_right_i32(self, a: Self::I32, n: u32) -> Self::I32 {
+        a.map(|a| (a as u32 >> n) as i32)
+    }
+
+    #[inline(always)]
+    fn shuffle_bytes(self, table: Self::I32, index: Self::I32) -> Self::I32 {
+        let table: [u8; 4 * LANES] = bytemuck::cast(table);
+        bytemuck::cast(bytemuck::cast::<_, [u8; 4 * LANES]>(index).map(|i| table[usize::from(i & 15)]))
+    }
+
+    #[inline(always)]
+    fn f32_of_bits(self, a: Self::I32) -> Self::F32 {
+        a.map(|x| f32::from_bits(x as u32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(self, p: *const u16) -> Self::I32 {
+        // SAFETY: LANES numbers at `p`, by the caller's promise.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(i32::from)
+    }
+
+    #[inline(always)]
+    fn lookup_f32(self, table: &[f32; 16], index: Self::I32) -> Self::F32 {
+        index.map(|i| table[(i & 15) as usize])
     }
 
     #[inline(always)]
@@ -252,5 +290,14 @@ unsafe impl Dot<Scalar> for Int8 {
     unsafe fn lane_weights(_: Scalar, p: *const i8) -> Self::Weights {
         // SAFETY: LANES weights at `p`, by the caller's promise.
         unsafe { load(p, LANES) }.map(|x| [x, 0, 0, 0])
+    }
+}
+
+impl SignedDot<Scalar> for Int8 {
+    #[inline(always)]
+    fn signed_dot<const WIDE: bool>(_: Scalar, acc: [i32; LANES], codes: [i32; LANES], word: [i32; LANES]) -> [i32; LANES] {
+        let (codes, word): ([[u8; 4]; LANES], [[i8; 4]; LANES]) = (bytemuck::cast(codes), bytemuck::cast(word));
+        let product = |lane: usize, i: usize| i32::from(codes[lane][i]) * i32::from(word[lane][i]);
+        std::array::from_fn(|lane| (0..4).fold(acc[lane], |sum, i| sum.wrapping_add(product(lane, i))))
     }
 }

@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use super::lanes256::{LANES, low_bytes, mask, memory_ops, simd_of_256_bits, store_codes};
 use super::register_ops;
 use crate::kernels::dot::Dot;
+use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
@@ -69,6 +70,14 @@ macro_rules! vnni_of_256_bits {
                     // The sign fills the upper three bytes, which meet the zero upper bytes of the activation.
                     // SAFETY: 8 weights at `p`, by the caller's promise.
                     unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) }
+                }
+            }
+
+            impl SignedDot<$token> for Int8 {
+                #[inline(always)]
+                fn signed_dot<const WIDE: bool>(_: $token, acc: __m256i, codes: __m256i, word: __m256i) -> __m256i {
+                    // SAFETY: the token exists only where the instruction does, and only registers are touched.
+                    unsafe { $dot(acc, codes, word) }
                 }
             }
         }

@@ -1,0 +1,151 @@
+//! The doors: float in, float out, weights of few bits.
+
+use super::activations;
+use super::product::{Floats, Integers, Product};
+use super::weights::PackedLowBit;
+use crate::error::Result;
+use crate::kernels::dequantize::FloatStage;
+use crate::kernels::dynamic::{ActivationRule, ranges_of_rows};
+use crate::kernels::float::{FloatEpilogue, report_rows};
+use crate::kernels::isa::Visitor;
+use crate::kernels::operand::{Matrix, MatrixMut, check_product, check_threads};
+use crate::kernels::ranges::check_cells;
+use crate::kernels::simd::Simd;
+use crate::kernels::workspace::Workspace;
+use crate::num::NonFinite;
+
+/// `dst[m][n] = activation(sum over k of lhs[m][k] * weight[n][k] + bias[n] + dst[m][n])`, activations quantized inside the call, by
+/// `epilogue`.
+///
+/// Each row becomes signed bytes -127 to 127, by [`affine_qparams`](crate::num::affine_qparams) of its range and
+/// [`quantize`](crate::num::quantize): once, however many threads there are. Within a group the product is exact in integers; the groups'
+/// sums are scaled and added in f32 in their order, then multiplied with the row's scale. A [table](super::Levels::Table) is rounded to
+/// signed bytes for that: 127 steps up to its largest entry, at most 0.4 % of that off; [`gemm_low_bit_f32`] takes it as it is.
+///
+/// The result is the same, bit for bit, on every instruction set, for any number of threads, and whatever other rows there are.
+/// `non_finite` says what NaN and infinities do.
+///
+/// # Errors
+/// [`Error::NonFinite`](crate::Error::NonFinite) (the index is `row * cols + column`) unless they are taken;
+/// [`Error::Shape`](crate::Error::Shape) when the matrices do not fit the weights, [`Error::Length`](crate::Error::Length) for a bias of the
+/// wrong length, [`Error::Parameter`](crate::Error::Parameter) for `threads == 0` or an empty clamp.
+pub fn gemm_low_bit(
+    lhs: Matrix<'_, f32>,
+    non_finite: NonFinite,
+    weights: &PackedLowBit,
+    epilogue: &FloatEpilogue<'_>,
+    dst: MatrixMut<'_, f32>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    run(lhs, Some(non_finite), weights, epilogue, dst, workspace, threads)
+}
+
+/// [`gemm_low_bit`] with activations as they are: products and sums in f32, within a group in the order of k, then groups in theirs.
+///
+/// For few rows: each weight costs a look-up and a multiplication of its own. NaN and infinities go through the arithmetic. The result is
+/// the same, bit for bit, on every instruction set, for any number of threads, and whatever other rows there are.
+///
+/// # Errors
+/// As [`gemm_low_bit`], but for NaN and infinities.
+pub fn gemm_low_bit_f32(
+    lhs: Matrix<'_, f32>,
+    weights: &PackedLowBit,
+    epilogue: &FloatEpilogue<'_>,
+    dst: MatrixMut<'_, f32>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    run(lhs, None, weights, epilogue, dst, workspace, threads)
+}
+
+fn run(
+    lhs: Matrix<'_, f32>,
+    integers: Option<NonFinite>,
+    weights: &PackedLowBit,
+    epilogue: &FloatEpilogue<'_>,
+    mut dst: MatrixMut<'_, f32>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    check_threads(threads)?;
+    check_product(&lhs, &dst, weights.n(), weights.k())?;
+    check_cells(epilogue.ranges, lhs.rows())?;
+    let store = epilogue.stage();
+    store.check(weights.n())?;
+    // Values that are not finite are refused even where nothing comes of them.
+    if lhs.rows() > 0 && (weights.n() > 0 || lhs.cols() > 0) {
+        let (data, dst_stride) = (dst.as_mut_ptr(), dst.stride());
+        let call = Call { lhs, weights, store, dst: data, dst_stride, workspace, threads };
+        match integers {
+            Some(non_finite) => weights.isa().visit(InIntegers { call, non_finite })?,
+            None => weights.isa().visit(InFloats { call }),
+        }
+    }
+    report_rows(epilogue.ranges, &dst, weights.isa());
+    Ok(())
+}
+
+/// The checked arguments.
+struct Call<'a> {
+    lhs: Matrix<'a, f32>,
+    weights: &'a PackedLowBit,
+    store: FloatStage<'a>,
+    dst: *mut f32,
+    dst_stride: usize,
+    workspace: &'a mut Workspace,
+    threads: usize,
+}
+
+struct InIntegers<'a> {
+    call: Call<'a>,
+    non_finite: NonFinite,
+}
+
+impl Visitor for InIntegers<'_> {
+    type Out = Result<()>;
+    fn visit<S: Simd>(self, simd: S) -> Result<()> {
+        let Call { lhs, weights, store, dst, dst_stride, workspace, threads } = self.call;
+        let Workspace { codes: memory, scales, ranges, row_terms: terms, .. } = workspace;
+        let (m, k, layout, decoding) = (lhs.rows(), lhs.cols(), weights.layout(), weights.decoding());
+        // Unsigned codes around 128, which are signed ones with the top bit flipped.
+        let rule = ActivationRule { qmin: 1, qmax: 255, symmetric: true, non_finite: self.non_finite };
+        ranges_of_rows(simd, lhs, ranges, threads);
+        scales.clear();
+        for (row, &range) in ranges.iter().enumerate() {
+            rule.allow(range, "lhs", std::iter::once((row * k, lhs.row(row))))?;
+            scales.push(rule.qparams(range).0);
+        }
+        let finite = ranges.iter().all(|range| range.finite);
+        let quantizer = |row: usize| rule.quantizer(scales[row], 128);
+        let factor = if weights.zero_points().is_some() { -1 } else { -decoding.zero_point };
+        let codes = activations::codes(simd, (lhs, layout), quantizer, finite, (memory, terms), factor, threads);
+        scales.iter_mut().for_each(|scale| *scale *= decoding.unit);
+        let lhs_stride = activations::stride::<i8>(layout);
+        let lhs = codes.as_ptr();
+        let product = Product::<S, Integers> { simd, lhs, lhs_stride, terms, row_scales: scales, m, weights, store, dst, dst_stride };
+        // SAFETY: the matrices and the stage were checked against the weights; rows have whole steps in the workspace.
+        unsafe { product.run(threads) };
+        Ok(())
+    }
+}
+
+struct InFloats<'a> {
+    call: Call<'a>,
+}
+
+impl Visitor for InFloats<'_> {
+    type Out = ();
+    fn visit<S: Simd>(self, simd: S) {
+        let Call { lhs, weights, store, dst, dst_stride, workspace, threads } = self.call;
+        let (m, layout) = (lhs.rows(), weights.layout());
+        let (lhs, lhs_stride) = if layout.is_plain() {
+            (lhs.data().as_ptr(), lhs.stride())
+        } else {
+            (activations::floats(simd, lhs, layout, &mut workspace.codes, threads).as_ptr(), activations::stride::<f32>(layout))
+        };
+        let product = Product::<S, Floats> { simd, lhs, lhs_stride, terms: &[], row_scales: &[], m, weights, store, dst, dst_stride };
+        // SAFETY: the matrices and the stage were checked against the weights; rows have whole steps where they are read.
+        unsafe { product.run(threads) }
+    }
+}
