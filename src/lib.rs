@@ -3,7 +3,7 @@
 //!
 //! A trained network comes in as an ONNX file, as weights under PyTorch's names, or as layers written in Rust; [`quantize_dynamic`] turns
 //! its convolutions and linear layers into int8 or says why not, and [`quantize_static`], given samples, the whole network between
-//! them too; [`compare`] shows what that did to accuracy, error by
+//! them too; [`quantize_weights`] makes the weights alone small, down to 2 bits; [`compare`] shows what that did to accuracy, error by
 //! layer, bytes, operations, energy and time.
 //!
 //! ```
@@ -39,7 +39,7 @@
 //! | [`metrics`] | SQNR, KL, top-1, what became of small weights: plain functions |
 //! | [`nn`] | [`Model`], [`Layer`], layers in float and int8, [`Executor`](nn::Executor) |
 //! | [`convert`] | one model to another: batch norm folded; [`QConfig`], [`Calibration`], the integer graph |
-//! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`] and their builders |
+//! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`], [`quantize_weights`] and their builders |
 //! | [`io`] | ONNX, safetensors |
 //! | [`eval`] | [`compare`] and its report |
 //!
@@ -71,7 +71,7 @@ pub use io::onnx;
 pub use nn::{Layer, LayerKind, Model, Precision};
 pub use num::{I2, I4, NonFinite, QuantElem, U2, U4};
 pub use progress::{Progress, Step};
-pub use ptq::{quantize_dynamic, quantize_static};
+pub use ptq::{quantize_dynamic, quantize_static, quantize_weights};
 pub use quant::{Observer, Quantizer, Scheme};
 pub use tensor::{DType, Granularity, QParams, QuantizedTensor, Shape, Tensor, Value};
 

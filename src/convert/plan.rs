@@ -10,7 +10,7 @@ use super::roles::{Form, Role, Roles, Wishes};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::nn::quantized::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin, largest_bias, named};
-use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Precision, SkipReason, Skipped, Wiring, buffer_bytes, rewrite, shapes};
+use crate::nn::{Conversion, Layer, LayerKind, Model, Node, SkipReason, Skipped, Wiring, buffer_bytes, rewrite, shapes};
 use crate::num::{NonFinite, U8Grid};
 use crate::quant::least_squares;
 use crate::tensor::{QParams, QuantizedTensor, Shape, Tensor};
@@ -186,7 +186,7 @@ fn obstacle(node: &Node, config: &LayerConfig) -> Option<SkipReason> {
     let layer = node.layer();
     let (kind, quantizable) = (layer.kind(), DYNAMIC_KINDS.contains(&layer.kind()));
     match config {
-        _ if quantizable && layer.precision() != Precision::F32 => Some(SkipReason::AlreadyQuantized),
+        _ if quantizable && layer.is_quantized() => Some(SkipReason::AlreadyQuantized),
         LayerConfig::Float => quantizable.then_some(SkipReason::Configured),
         LayerConfig::Static(_) if STATIC_KINDS.contains(&kind) => dynamic_obstacle(layer, Isa::Scalar).map(SkipReason::Unsupported),
         LayerConfig::Static(_) if quantizable => {

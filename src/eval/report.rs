@@ -83,7 +83,7 @@ impl Report {
 
     /// Bytes of the weights of all layers that were quantized (scales and sums included), before and after.
     pub fn quantized_weight_bytes(&self) -> [usize; 2] {
-        let quantized = self.layers.iter().filter(|layer| layer.precision == Precision::Int8);
+        let quantized = self.layers.iter().filter(|layer| layer.weight_bytes[0] != layer.weight_bytes[1]);
         quantized.fold([0, 0], |[before, after], layer| [before + layer.weight_bytes[0], after + layer.weight_bytes[1]])
     }
 }

@@ -2,29 +2,31 @@
 
 use super::dequantize::FloatStage;
 use super::dot::Float;
+use super::float::{FloatEpilogue, report_rows};
 use super::isa::{Isa, Visitor};
 use super::operand::{Matrix, MatrixMut, check_product, check_threads};
-use super::output::Activation;
 use super::pack::{PanelLayout, Panels};
 use super::product::{Product, Rows};
+use super::ranges::check_cells;
 use super::simd::Simd;
 use super::tile::{Segment, Start, Zero};
 use super::weights::WeightLayout;
 use super::workspace::Workspace;
 use crate::error::Result;
 
-/// `dst[m][n] = sum over k of lhs[m][k] * rhs[k][n]` in f32, with `rhs` as `[k, n]` ([`WeightLayout::Kn`]) or as `[n, k]`
+/// `dst[m][n] = activation(sum over k of lhs[m][k] * rhs[k][n] + bias[n] + dst[m][n])` in f32, by `epilogue`, with `rhs` as `[k, n]` ([`WeightLayout::Kn`]) or as `[n, k]`
 /// ([`WeightLayout::Nk`]).
 ///
 /// Each output is one sum over k in order, as in [`sgemm`](super::sgemm), which is for weights that stay the same.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) when the matrices do not fit, [`Error::Parameter`](crate::Error::Parameter) for
-/// `threads == 0`.
+/// [`Error::Shape`](crate::Error::Shape) when the matrices do not fit, [`Error::Length`](crate::Error::Length) for a bias of the wrong
+/// length, [`Error::Parameter`](crate::Error::Parameter) for `threads == 0` or an empty clamp.
 pub fn matmul_f32(
     lhs: Matrix<'_, f32>,
     rhs: Matrix<'_, f32>,
     layout: WeightLayout,
+    epilogue: &FloatEpilogue<'_>,
     mut dst: MatrixMut<'_, f32>,
     workspace: &mut Workspace,
     threads: usize,
@@ -35,18 +37,23 @@ pub fn matmul_f32(
         WeightLayout::Nk => (rhs.cols(), rhs.rows()),
     };
     check_product(&lhs, &dst, n, k)?;
+    check_cells(epilogue.ranges, lhs.rows())?;
+    let stage = epilogue.stage();
+    stage.check(n)?;
+    let isa = Isa::best();
     if dst.is_empty() {
+        report_rows(epilogue.ranges, &dst, isa);
         return Ok(());
     }
-    let isa = Isa::best();
     let mut panels = Panels::in_memory(std::mem::take(&mut workspace.panels), PanelLayout::float(isa), n, k);
     match layout {
         WeightLayout::Kn => panels.fill_rows(|k| rhs.row(k)),
         WeightLayout::Nk => panels.fill_columns(|n| rhs.row(n)),
     }
     let (pointer, stride) = (dst.as_mut_ptr(), dst.stride());
-    isa.visit(Multiply { lhs, panels: &panels, k, dst: pointer, dst_stride: stride, threads });
+    isa.visit(Multiply { lhs, panels: &panels, k, stage, dst: pointer, dst_stride: stride, threads });
     workspace.panels = panels.into_memory();
+    report_rows(epilogue.ranges, &dst, isa);
     Ok(())
 }
 
@@ -54,6 +61,7 @@ struct Multiply<'a> {
     lhs: Matrix<'a, f32>,
     panels: &'a Panels<f32>,
     k: usize,
+    stage: FloatStage<'a>,
     dst: *mut f32,
     dst_stride: usize,
     threads: usize,
@@ -71,11 +79,11 @@ impl Visitor for Multiply<'_> {
             group_step: 0,
             panels: self.panels,
             start: Start::new(Zero::Tensor(0)),
-            store: FloatStage { bias: None, accumulate: false, activation: Activation::None, measure: None },
+            store: self.stage,
             dst: self.dst,
             dst_stride: self.dst_stride,
         };
-        // SAFETY: the matrices were checked against each other; a word is one float, so nothing is read beyond a row.
+        // SAFETY: the matrices and the stage were checked against each other; a word is one float, so nothing is read beyond a row.
         unsafe { product.run(self.threads) }
     }
 }

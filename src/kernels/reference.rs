@@ -212,8 +212,14 @@ pub fn mean_code(inside: impl Iterator<Item = u8>, count: usize, x: U8Grid, out:
     code((sum - taps * i64::from(x.zero_point())) as f32 * (x.scale() / (out.scale() * count as f32)), out, [0, 255])
 }
 
-/// The sums of a column's groups, each made by `sum` of (step of k, level), scaled and added in order. A level of a table is its index.
-fn low_bit_sum(weights: &LowBit<'_>, column: usize, sum: impl Fn(&mut dyn Iterator<Item = (usize, i32)>) -> f32) -> f32 {
+/// The sums of a column's groups, each made by `sum` of (step of k, level), scaled and added in order by `add(sum, scale, total)`. A level
+/// of a table is its index.
+fn low_bit_sum(
+    weights: &LowBit<'_>,
+    column: usize,
+    add: impl Fn(f32, f32, f32) -> f32,
+    sum: impl Fn(&mut dyn Iterator<Item = (usize, i32)>) -> f32,
+) -> f32 {
     let (k, group) = (weights.k, weights.group());
     let groups = k.div_ceil(group);
     (0..groups).fold(0f32, |total, g| {
@@ -225,7 +231,7 @@ fn low_bit_sum(weights: &LowBit<'_>, column: usize, sum: impl Fn(&mut dyn Iterat
         };
         let level = |i: usize| i32::from(weights.code(column * k + i) ^ weights.flip()) - i32::from(zero_point);
         let mut steps = (g * group..k.min((g + 1) * group)).map(|i| (i, level(i)));
-        total + sum(&mut steps) * weights.scales.get(column * groups + g)
+        add(sum(&mut steps), weights.scales.get(column * groups + g), total)
     })
 }
 
@@ -251,25 +257,31 @@ pub fn gemm_low_bit(lhs: &[f32], m: usize, weights: &LowBit<'_>, epilogue: &Floa
         let (scale, zero) = num::affine_qparams(min, max, 1, 255, true);
         let codes: Vec<i32> = x.iter().map(|&x| num::quantize(x, scale, zero, 1, 255) - zero).collect();
         for column in 0..n {
-            let sum = low_bit_sum(weights, column, |steps| {
-                steps.map(|(i, level)| codes[i] * if entries.is_empty() { level } else { entries[level as usize] }).sum::<i32>() as f32
-            });
+            let sum = low_bit_sum(
+                weights,
+                column,
+                |sum, scale, total| total + sum * scale,
+                |steps| {
+                    steps.map(|(i, level)| codes[i] * if entries.is_empty() { level } else { entries[level as usize] }).sum::<i32>() as f32
+                },
+            );
             float_stage(sum * (scale * unit), column, epilogue, &mut dst[row * n + column]);
         }
     }
 }
 
-/// [`gemm_low_bit_f32`](super::gemm_low_bit_f32) of `m` rows, into `dst`.
+/// [`gemm_low_bit_f32`](super::gemm_low_bit_f32) of `m` rows, into `dst`, with each product rounded before it is added, or fused.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn gemm_low_bit_f32(lhs: &[f32], m: usize, weights: &LowBit<'_>, epilogue: &FloatEpilogue<'_>, dst: &mut [f32]) {
+pub fn gemm_low_bit_f32(lhs: &[f32], m: usize, weights: &LowBit<'_>, fused: bool, epilogue: &FloatEpilogue<'_>, dst: &mut [f32]) {
     let (n, k) = (weights.n, weights.k);
+    let mul_add = |a: f32, b: f32, c: f32| if fused { a.mul_add(b, c) } else { a * b + c };
     for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
-        let sum = low_bit_sum(weights, column, |steps| {
+        let sum = low_bit_sum(weights, column, mul_add, |steps| {
             steps.fold(0f32, |sum, (i, level)| {
                 let level = if let Levels::Table(table) = weights.levels { table[level as usize] } else { level as f32 };
-                sum + lhs[row * k + i] * level
+                mul_add(lhs[row * k + i], level, sum)
             })
         });
         float_stage(sum, column, epilogue, &mut dst[row * n + column]);

@@ -393,6 +393,7 @@ fn run(
     match layer {
         Layer::Embedding(table) => return table.run(&view, &mut output),
         Layer::QuantizedEmbedding(table) => return table.run(&view, &mut output),
+        Layer::WeightOnlyEmbedding(table) => return table.run(&view, &mut output),
         Layer::StaticConv2d(conv) => {
             return conv.forward(view.bytes, image()?, residual(), output.codes_or_floats(), workspace, threads);
         }
@@ -416,6 +417,8 @@ fn run(
         Layer::QuantizedConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::Linear(linear) => linear.run(x, rows(), fused, y, threads),
         Layer::QuantizedLinear(linear) => linear.run(x, rows(), fused, y, workspace, threads),
+        Layer::WeightOnlyLinear(linear) => linear.run(x, rows(), fused, y, workspace, threads),
+        Layer::WeightOnlyConv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
         Layer::BatchNorm2d(norm) => norm.forward(x, y),
         Layer::Relu => relu(x, y),
         Layer::Relu6 => relu6(x, y),
@@ -424,7 +427,12 @@ fn run(
         Layer::GlobalAvgPool2d(pool) => pool.forward(x, nhwc()?, y),
         Layer::Add => add(x, inputs.need(1)?.f32(), y),
         Layer::Softmax { axis } => softmax(x, around(view.dims, *axis), y),
-        Layer::Flatten { .. } | Layer::Embedding(_) | Layer::QuantizedEmbedding(_) | Layer::StaticConv2d(_) | Layer::StaticLinear(_) => {
+        Layer::Flatten { .. }
+        | Layer::Embedding(_)
+        | Layer::QuantizedEmbedding(_)
+        | Layer::WeightOnlyEmbedding(_)
+        | Layer::StaticConv2d(_)
+        | Layer::StaticLinear(_) => {
             unreachable!("the planner renames the value, and tables and codes ran above")
         }
         Layer::Lstm(_) | Layer::Gru(_) | Layer::Operator(_) => {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::nn::conv_transpose::Transposed;
 use crate::nn::operator::{Facts, Operator, check_arity, check_ints};
 use crate::nn::{AvgPool2d, BatchNorm2d, Conv2d, ConvTranspose2d, Embedding, GlobalAvgPool2d, Gru, Linear, Lstm, MaxPool2d};
-use crate::nn::{quantized, recurrent};
+use crate::nn::{quantized, recurrent, weight_only};
 use crate::tensor::{DType, Shape};
 
 /// One operation of a model, with its weights.
@@ -37,6 +37,12 @@ pub enum Layer {
     Gru(Gru),
     /// Rows of an int8 table, as floats.
     QuantizedEmbedding(quantized::Embedding),
+    /// Fully connected layer with quantized weights.
+    WeightOnlyLinear(weight_only::Linear),
+    /// Convolution with quantized weights.
+    WeightOnlyConv2d(weight_only::Conv2d),
+    /// Rows of a table in any format, as floats.
+    WeightOnlyEmbedding(weight_only::Embedding),
     /// Batch norm with running statistics.
     BatchNorm2d(BatchNorm2d),
     /// `max(x, 0)`.
@@ -157,12 +163,12 @@ impl Layer {
     /// Its kind; a quantized layer is of the kind of its float twin.
     pub fn kind(&self) -> LayerKind {
         match self {
-            Layer::Conv2d(_) | Layer::QuantizedConv2d(_) | Layer::StaticConv2d(_) => LayerKind::Conv2d,
+            Layer::Conv2d(_) | Layer::QuantizedConv2d(_) | Layer::StaticConv2d(_) | Layer::WeightOnlyConv2d(_) => LayerKind::Conv2d,
             Layer::ConvTranspose2d(_) | Layer::QuantizedConvTranspose2d(_) => LayerKind::ConvTranspose2d,
-            Layer::Linear(_) | Layer::QuantizedLinear(_) | Layer::StaticLinear(_) => LayerKind::Linear,
+            Layer::Linear(_) | Layer::QuantizedLinear(_) | Layer::StaticLinear(_) | Layer::WeightOnlyLinear(_) => LayerKind::Linear,
             Layer::Lstm(_) => LayerKind::Lstm,
             Layer::Gru(_) => LayerKind::Gru,
-            Layer::Embedding(_) | Layer::QuantizedEmbedding(_) => LayerKind::Embedding,
+            Layer::Embedding(_) | Layer::QuantizedEmbedding(_) | Layer::WeightOnlyEmbedding(_) => LayerKind::Embedding,
             Layer::BatchNorm2d(_) => LayerKind::BatchNorm2d,
             Layer::Relu => LayerKind::Relu,
             Layer::Relu6 => LayerKind::Relu6,
@@ -186,7 +192,32 @@ impl Layer {
             }
             Layer::Operator(operator) => operator.operation().precision(),
             Layer::StaticConv2d(_) | Layer::StaticLinear(_) => Precision::Int8,
+            Layer::WeightOnlyLinear(layer) => layer.activations().precision(),
+            Layer::WeightOnlyConv2d(layer) => layer.activations().precision(),
             _ => Precision::F32,
+        }
+    }
+
+    /// Whether it holds codes: it computes in integers, or its weights alone are quantized.
+    pub fn is_quantized(&self) -> bool {
+        self.stored_weights().is_some() || self.precision() != Precision::F32
+    }
+
+    /// The weights of a layer that has quantized weights and floats around them.
+    pub fn stored_weights(&self) -> Option<&weight_only::StoredWeights> {
+        match self {
+            Layer::WeightOnlyLinear(layer) => Some(layer.weight()),
+            Layer::WeightOnlyConv2d(layer) => Some(layer.weight()),
+            Layer::WeightOnlyEmbedding(layer) => Some(layer.weight()),
+            _ => None,
+        }
+    }
+
+    /// What a listing calls its precision: [`Layer::precision`], or the format of weights that alone are quantized.
+    pub fn format_name(&self) -> String {
+        match self.stored_weights() {
+            Some(weights) => weights.format().to_string(),
+            None => self.precision().name().to_owned(),
         }
     }
 
@@ -208,16 +239,17 @@ impl Layer {
         match self {
             Layer::Conv2d(_) | Layer::QuantizedConv2d(_) | Layer::StaticConv2d(_) => Order::AnyToChannelsLast,
             Layer::Relu | Layer::Relu6 | Layer::Add => Order::Any,
-            Layer::ConvTranspose2d(_) | Layer::QuantizedConvTranspose2d(_) => Order::ChannelsLast,
+            Layer::ConvTranspose2d(_) | Layer::QuantizedConvTranspose2d(_) | Layer::WeightOnlyConv2d(_) => Order::ChannelsLast,
             Layer::BatchNorm2d(_) | Layer::MaxPool2d(_) | Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d(_) => Order::ChannelsLast,
             Layer::Linear(_)
             | Layer::QuantizedLinear(_)
             | Layer::StaticLinear(_)
+            | Layer::WeightOnlyLinear(_)
             | Layer::Lstm(_)
             | Layer::Gru(_)
             | Layer::Flatten { .. }
             | Layer::Softmax { .. } => Order::RowMajor,
-            Layer::Embedding(_) | Layer::QuantizedEmbedding(_) => Order::RowMajor,
+            Layer::Embedding(_) | Layer::QuantizedEmbedding(_) | Layer::WeightOnlyEmbedding(_) => Order::RowMajor,
             Layer::Operator(operator) => operator.operation().order(),
         }
     }
@@ -312,12 +344,15 @@ impl Layer {
             Layer::Conv2d(layer) => conv(layer.geometry()),
             Layer::QuantizedConv2d(layer) => conv(layer.geometry()),
             Layer::StaticConv2d(layer) => adds(inputs, conv(layer.geometry())?),
+            Layer::WeightOnlyConv2d(layer) => conv(layer.geometry()),
             Layer::ConvTranspose2d(layer) => transposed(layer.shape()),
             Layer::QuantizedConvTranspose2d(layer) => transposed(layer.shape()),
             Layer::Embedding(layer) => looked_up(layer.width()),
             Layer::QuantizedEmbedding(layer) => looked_up(layer.width()),
+            Layer::WeightOnlyEmbedding(layer) => looked_up(layer.width()),
             Layer::Linear(layer) => linear(layer.in_features(), layer.out_features()),
             Layer::QuantizedLinear(layer) => linear(layer.in_features(), layer.out_features()),
+            Layer::WeightOnlyLinear(layer) => linear(layer.in_features(), layer.out_features()),
             Layer::StaticLinear(layer) => adds(inputs, linear(layer.in_features(), layer.out_features())?),
             Layer::BatchNorm2d(norm) => image(Some(norm.channels())).map(|_| input.clone()),
             Layer::MaxPool2d(pool) => image(None).and_then(|dims| pooled(dims, pool.output_size(dims[2], dims[3])?)),
@@ -356,7 +391,7 @@ impl Layer {
             Layer::Lstm(layer) => layer.bytes()[0],
             Layer::Gru(layer) => layer.bytes()[0],
             Layer::QuantizedEmbedding(layer) => layer.weight_bytes(),
-            _ => 0,
+            layer => layer.stored_weights().map_or(0, weight_only::StoredWeights::bytes),
         }
     }
 
@@ -370,6 +405,8 @@ impl Layer {
             Layer::QuantizedConv2d(layer) => layer.bias().map_or(0, <[f32]>::len),
             Layer::QuantizedConvTranspose2d(layer) => layer.bias().map_or(0, <[f32]>::len),
             Layer::QuantizedLinear(layer) => layer.bias().map_or(0, <[f32]>::len),
+            Layer::WeightOnlyConv2d(layer) => layer.bias().map_or(0, <[f32]>::len),
+            Layer::WeightOnlyLinear(layer) => layer.bias().map_or(0, <[f32]>::len),
             Layer::StaticConv2d(layer) => layer.bias_bytes() / 4,
             Layer::StaticLinear(layer) => layer.bias_bytes() / 4,
             Layer::BatchNorm2d(norm) => 2 * norm.channels(),
@@ -399,9 +436,11 @@ impl Layer {
             Layer::Conv2d(layer) => images(layer.geometry()),
             Layer::QuantizedConv2d(layer) => images(layer.geometry()),
             Layer::StaticConv2d(layer) => images(layer.geometry()),
+            Layer::WeightOnlyConv2d(layer) => images(layer.geometry()),
             Layer::Linear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
             Layer::QuantizedLinear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
             Layer::StaticLinear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
+            Layer::WeightOnlyLinear(layer) => (output.elements() as u64).saturating_mul(layer.in_features() as u64),
             // Of the first output: a row of each step and direction.
             Layer::Lstm(layer) if output.rank() == 4 => rows(output, layer.options()).saturating_mul(layer.macs_per_row()),
             Layer::Gru(layer) if output.rank() == 4 => rows(output, layer.options()).saturating_mul(layer.macs_per_row()),
@@ -442,6 +481,9 @@ wraps! {
     Lstm => Lstm,
     Gru => Gru,
     quantized::Embedding => QuantizedEmbedding,
+    weight_only::Linear => WeightOnlyLinear,
+    weight_only::Conv2d => WeightOnlyConv2d,
+    weight_only::Embedding => WeightOnlyEmbedding,
     BatchNorm2d => BatchNorm2d,
     MaxPool2d => MaxPool2d,
     AvgPool2d => AvgPool2d,

@@ -50,6 +50,7 @@ pub mod reorder;
 pub(crate) mod rewrite;
 mod state;
 mod view;
+pub mod weight_only;
 mod wiring;
 
 pub use builder::{Dim, Edge, ModelBuilder};

@@ -326,7 +326,7 @@ impl fmt::Display for Model {
                 "{:width$}  {:15} {:4} {:>9} B  ({})",
                 node.name,
                 layer.kind().to_string(),
-                layer.precision().name(),
+                layer.format_name(),
                 layer.bytes(),
                 reads.join(", ")
             )?;

@@ -1,12 +1,10 @@
 //! Dynamic quantization: weights now, activations at run time.
 
-use std::collections::HashSet;
-
+use super::layers::{Request, list, nothing};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::nn::quantized::{self, DynamicScheme};
-use crate::nn::rewrite::fold::fold_into;
-use crate::nn::{Conversion, LayerKind, Model, Node, Pattern, Precision, SkipReason, Skipped};
+use crate::nn::{Conversion, LayerKind, Model, Node, Pattern, SkipReason};
 use crate::num::NonFinite;
 use crate::progress::Progress;
 use crate::quant::Scheme;
@@ -133,44 +131,15 @@ impl<'p> DynamicQuantization<'p> {
     /// [`Error::Unsupported`] for a scheme that the kernels can't run, [`Error::Isa`], [`Error::Cancelled`].
     pub fn apply(mut self, model: &Model) -> Result<Model> {
         self.check(model)?;
-        let mut conversion = model.conversion().cloned().unwrap_or_default();
-        // What an earlier verb passed over is this model's past; the result tells of this request.
-        conversion.skipped.clear();
-        conversion.absent = self.kinds.iter().copied().filter(|kind| !model.kinds().iter().any(|(k, _)| k == kind)).collect();
-        let requested: Vec<&Node> = model.nodes().iter().filter(|node| self.asks_for(node)).collect();
-        let mut chosen: HashSet<&str> = HashSet::new();
-        for node in &requested {
-            match self.passes_over(node) {
-                None => drop(chosen.insert(node.name())),
-                Some(reason) => conversion.skipped.push(Skipped::new(node.name(), node.layer().kind(), reason)),
-            }
-        }
-        if chosen.is_empty() {
-            return Err(self.nothing(model, &conversion));
-        }
-        let folding = fold_into(model, |before| before.is_some_and(|node| chosen.contains(node.name())))?;
-        conversion.folded.extend(folding.folded);
-        conversion.skipped.extend(folding.stayed);
-        let (mut nodes, mut done) = (Vec::with_capacity(folding.nodes.len()), 0);
-        for node in folding.nodes {
-            if self.asks_for(&node) {
-                self.progress.step("quantize", node.name(), done, requested.len())?;
-                done += 1;
-            }
-            if chosen.contains(node.name()) {
-                let twin = quantized::dynamic_twin(node.layer(), &self.scheme, self.isa).map_err(|e| e.in_layer(node.name()))?;
-                conversion.quantized.push(node.name().to_owned());
-                nodes.push(node.with_layer(twin));
-            } else {
-                nodes.push(node);
-            }
-        }
-        Ok(model.with_nodes(nodes, Some(conversion)))
+        let mut progress = std::mem::take(&mut self.progress);
+        let passes_over = |node: &Node| self.passes_over(node);
+        let twin = |node: &Node| quantized::dynamic_twin(node.layer(), &self.scheme, self.isa);
+        Request { kinds: &self.kinds, passes_over: &passes_over, twin: &twin }.apply(model, &mut progress)
     }
 
     fn check(&self, model: &Model) -> Result<()> {
         if self.kinds.is_empty() {
-            return Err(self.nothing(model, &Conversion::default()));
+            return Err(nothing(model, &self.kinds, &Conversion::default()));
         }
         if let Some(kind) = self.kinds.iter().find(|kind| !Self::KINDS.contains(kind)) {
             return Err(Error::Unsupported {
@@ -185,7 +154,7 @@ impl<'p> DynamicQuantization<'p> {
         }
         let names: Vec<&str> = model.nodes().iter().filter(|node| self.asks_for(node)).map(Node::name).collect();
         if names.is_empty() {
-            return Err(self.nothing(model, &Conversion::default()));
+            return Err(nothing(model, &self.kinds, &Conversion::default()));
         }
         match self.include.iter().chain(&self.exclude).find(|pattern| !names.iter().any(|name| pattern.matches(name))) {
             Some(pattern) => Err(Error::Pattern {
@@ -204,7 +173,7 @@ impl<'p> DynamicQuantization<'p> {
     /// Why a layer of a kind asked for stays as it is.
     fn passes_over(&self, node: &Node) -> Option<SkipReason> {
         let layer = node.layer();
-        if layer.precision() != Precision::F32 {
+        if layer.is_quantized() {
             return Some(SkipReason::AlreadyQuantized);
         }
         if !self.include.is_empty() && !self.include.iter().any(|pattern| pattern.matches(node.name())) {
@@ -215,17 +184,4 @@ impl<'p> DynamicQuantization<'p> {
         }
         quantized::dynamic_obstacle(layer, self.isa).map(SkipReason::Unsupported)
     }
-
-    fn nothing(&self, model: &Model, conversion: &Conversion) -> Error {
-        let kinds: Vec<String> = model.kinds().iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        let mut present = if kinds.is_empty() { "no layers".to_owned() } else { kinds.join(", ") };
-        for skipped in &conversion.skipped {
-            present.push_str(&format!("; `{}` was passed over: {}", skipped.name, skipped.reason));
-        }
-        Error::NothingToQuantize { requested: if self.kinds.is_empty() { "no kind at all".into() } else { list(&self.kinds) }, present }
-    }
-}
-
-fn list(kinds: &[LayerKind]) -> String {
-    kinds.iter().map(LayerKind::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -21,6 +21,14 @@
 //! y_q = clamp(round((Σ (x_q - z) · w_q + b_q) · (s · s_c / s_y)) + z_y)
 //! ```
 //!
+//! - [`quantize_weights`]: weights in any [`WeightFormat`](crate::quant::WeightFormat), 8 bits down to 2, in groups, and activations
+//!   as they were ([`weight_only`](crate::nn::weight_only)). Needs no data. For what is bound by reading weights: large layers, few rows.
+//!
+//! ```text
+//! w_q = nearest level of w / s_g    s_g of the weight's group, once
+//! y   = Σ_g s_g · (Σ x · level(w_q)) + bias
+//! ```
+//!
 //! ```
 //! use lowprec::nn::{Dim, Linear, Model, SkipReason};
 //! use lowprec::ptq::DynamicQuantization;
@@ -43,6 +51,9 @@
 
 mod calibrate;
 mod dynamic;
+mod layers;
+mod weight_only;
 
 pub use calibrate::{Calibrator, quantize_static};
 pub use dynamic::{DynamicQuantization, quantize_dynamic};
+pub use weight_only::{WeightConfig, quantize_weights, quantize_weights_with};

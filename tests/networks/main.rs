@@ -14,6 +14,7 @@ mod float_layers;
 mod fusion;
 mod quantize_dynamic;
 mod quantize_static;
+mod quantize_weights;
 mod rewriting;
 #[cfg(all(feature = "onnx", feature = "safetensors"))]
 mod static_digits;

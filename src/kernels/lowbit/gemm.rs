@@ -43,8 +43,9 @@ pub fn gemm_low_bit(
 
 /// [`gemm_low_bit`] with activations as they are: products and sums in f32, within a group in the order of k, then groups in theirs.
 ///
-/// For few rows: each weight costs a look-up and a multiplication of its own. NaN and infinities go through the arithmetic. The result is
-/// the same, bit for bit, on every instruction set, for any number of threads, and whatever other rows there are.
+/// Each weight costs a look-up beside its multiplication. NaN and infinities go through the arithmetic. Like that of every float kernel, the
+/// result is the same for any number of threads and whatever other rows there are; between instruction sets with and without fused
+/// multiplication and addition it may differ in the last bits.
 ///
 /// # Errors
 /// As [`gemm_low_bit`], but for NaN and infinities.
@@ -118,7 +119,7 @@ impl Visitor for InIntegers<'_> {
         }
         let finite = ranges.iter().all(|range| range.finite);
         let quantizer = |row: usize| rule.quantizer(scales[row], 128);
-        let factor = if weights.zero_points().is_some() { -1 } else { -decoding.zero_point };
+        let factor = if weights.zero_point_bytes().is_some() { -1 } else { -decoding.zero_point };
         let codes = activations::codes(simd, (lhs, layout), quantizer, finite, (memory, terms), factor, threads);
         scales.iter_mut().for_each(|scale| *scale *= decoding.unit);
         let lhs_stride = activations::stride::<i8>(layout);

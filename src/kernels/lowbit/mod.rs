@@ -13,9 +13,9 @@
 //! neighbours along k, then the next bits of the next four; shifting and masking makes operands of them (3 bits are put together of two and
 //! one), and for a table a shuffle of bytes looks them up in a register. What was unpacked serves all rows of a tile.
 //!
-//! **Promise**: in each output the groups are added in their order, multiplication and addition rounded apart (and so the products
-//! within a group, where activations are floats). Results are the same, bit for bit, on every instruction set, for any number of
-//! threads, in any batch, and as [`reference`](super::reference) has them.
+//! **Promise**: in each output the groups are added in their order. With activations in bytes multiplication and addition are rounded apart,
+//! and results are the same, bit for bit, on every instruction set, for any number of threads, in any batch, and as
+//! [`reference`](super::reference) has them. With activations in floats they do not depend on threads or batch.
 
 mod activations;
 mod dot;

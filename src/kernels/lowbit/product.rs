@@ -149,7 +149,7 @@ impl<S: Simd, A: Arithmetic> Product<'_, S, A> {
     unsafe fn block(&self, rows: Range<usize>, panels: Range<usize>) {
         let layout: &Layout = self.weights.layout();
         let (nr, groups, bits) = (layout.nr(), layout.groups(), layout.bits);
-        let (blocks, zero_points) = (self.weights.blocks(), self.weights.zero_points());
+        let (blocks, zero_points) = (self.weights.blocks(), self.weights.zero_point_bytes());
         let block = (BLOCK_BYTES / layout.panel_bytes().max(1)).max(1);
         for first in panels.clone().step_by(block) {
             let mut m = rows.start;
@@ -168,7 +168,7 @@ impl<S: Simd, A: Arithmetic> Product<'_, S, A> {
                             count: groups,
                             steps: layout.steps(),
                             header: layout.header(),
-                            scales: self.weights.scales(),
+                            scales: self.weights.scale_kind(),
                             decoding: self.weights.decoding(),
                         },
                         sink: Sink {

@@ -283,7 +283,7 @@ pub unsafe fn floats<S: Simd, const BITS: usize, const MR: usize>(simd: S, tile:
                         for m in 0..MR {
                             let word = simd.splat_f32(*tile.lhs.add(m * tile.lhs_stride + at + P * LANE + I));
                             for v in 0..VECTORS {
-                                sums[m][v] = simd.add_f32(sums[m][v], simd.mul_f32(word, w[v]));
+                                sums[m][v] = simd.mul_add_f32(word, w[v], sums[m][v]);
                             }
                         }
                     });
@@ -294,7 +294,7 @@ pub unsafe fn floats<S: Simd, const BITS: usize, const MR: usize>(simd: S, tile:
             for v in 0..VECTORS {
                 let scale = scale(simd, groups.scales, block, v);
                 for m in 0..MR {
-                    acc[m][v] = simd.add_f32(acc[m][v], simd.mul_f32(sums[m][v], scale));
+                    acc[m][v] = simd.mul_add_f32(sums[m][v], scale, acc[m][v]);
                 }
             }
             block = codes;

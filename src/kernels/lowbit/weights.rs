@@ -89,6 +89,14 @@ impl ScaleKind {
     fn bytes(self) -> usize {
         if self == ScaleKind::F32 { 4 } else { 2 }
     }
+
+    fn read(self, from: &[u8]) -> f32 {
+        match self {
+            ScaleKind::F32 => f32::from_ne_bytes([from[0], from[1], from[2], from[3]]),
+            ScaleKind::F16 => f16::from_ne_bytes([from[0], from[1]]).to_f32(),
+            ScaleKind::Bf16 => bf16::from_ne_bytes([from[0], from[1]]).to_f32(),
+        }
+    }
 }
 
 /// Weights `[n, k]` of few bits, as the caller has them.
@@ -111,9 +119,6 @@ pub struct LowBit<'a> {
     /// `[n, ceil(k / group)]`.
     pub scales: GroupScales<'a>,
 }
-
-/// Weights along k with one scale, of which sums always fit i32: `66048 * 255 * 127 < 2^31`.
-const GROUP_MAX: usize = 65536;
 
 impl LowBit<'_> {
     /// The group that is kept: no longer than k.
@@ -146,8 +151,8 @@ impl LowBit<'_> {
         if group == 0 || (group < k && !group.is_multiple_of(4)) {
             return Err(Error::parameter("group size", group, format!("a multiple of 4, or k = {k} for one scale for each column")));
         }
-        if self.group() > GROUP_MAX {
-            return Err(Error::Accumulator { k: self.group(), limit: GROUP_MAX });
+        if self.group() > PackedLowBit::GROUP_MAX {
+            return Err(Error::Accumulator { k: self.group(), limit: PackedLowBit::GROUP_MAX });
         }
         let bytes = stored(count, bits);
         if codes.len() != bytes {
@@ -270,6 +275,9 @@ pub struct PackedLowBit {
 }
 
 impl PackedLowBit {
+    /// Most weights along k with one scale: their sums always fit i32, as `66048 * 255 * 127 < 2^31`.
+    pub const GROUP_MAX: usize = 65536;
+
     /// For the fastest instruction set of this processor, [`Isa::best`].
     ///
     /// # Errors
@@ -371,6 +379,26 @@ impl PackedLowBit {
         codes
     }
 
+    /// The scales, `[n, groups]`.
+    pub fn scales(&self) -> Vec<f32> {
+        let bytes = self.blocks.as_slice::<u8>();
+        let each = |column: usize, g: usize| {
+            let (panel, lane) = self.layout.place(column);
+            self.scales.read(&bytes[self.layout.block(panel, g) + lane * self.scales.bytes()..])
+        };
+        (0..self.n()).flat_map(|column| (0..self.layout.groups()).map(move |g| each(column, g))).collect()
+    }
+
+    /// The zero points, `[n, groups]`, where each group has its own.
+    pub fn zero_points(&self) -> Option<Vec<u8>> {
+        let bytes = self.zero_points.as_ref()?.as_slice::<u8>();
+        let each = |column: usize, g: usize| {
+            let (panel, lane) = self.layout.place(column);
+            bytes[self.layout.zero_at(panel, g, lane)]
+        };
+        Some((0..self.n()).flat_map(|column| (0..self.layout.groups()).map(move |g| each(column, g))).collect())
+    }
+
     pub(super) fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -379,11 +407,11 @@ impl PackedLowBit {
         self.blocks.as_slice()
     }
 
-    pub(super) fn zero_points(&self) -> Option<&[u8]> {
+    pub(super) fn zero_point_bytes(&self) -> Option<&[u8]> {
         self.zero_points.as_ref().map(Aligned::as_slice)
     }
 
-    pub(super) fn scales(&self) -> ScaleKind {
+    pub(super) fn scale_kind(&self) -> ScaleKind {
         self.scales
     }
 

@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use super::facts::{broadcast_dims, check_arity};
 use super::{Facts, Operation};
 use crate::error::{Error, Result};
-use crate::kernels::{Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
+use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
 use crate::nn::view::{Inputs, Outputs, View, ViewMut};
 use crate::tensor::{DType, Shape};
 
@@ -216,7 +216,7 @@ fn floats(
         let lhs = Matrix::new(&a[i.min(a.len())..], m, k)?.with_stride(lhs_row.max(k))?;
         let rhs = Matrix::new(&b[j.min(b.len())..], rows, cols)?.with_stride(rhs_step.max(cols))?;
         let dst = MatrixMut::new(&mut y[o..], m, n)?.with_stride(step.max(n))?;
-        matmul_f32(lhs, rhs, layout, dst, workspace, threads)
+        matmul_f32(lhs, rhs, layout, &FloatEpilogue::new(), dst, workspace, threads)
     })
 }
 

@@ -4,7 +4,7 @@
 use super::known::Known;
 use crate::kernels::Activation;
 use crate::nn::operator::Binary;
-use crate::nn::{Layer, Model, Operator, Wiring};
+use crate::nn::{Layer, LayerKind, Model, Operator, Wiring};
 
 /// What a layer's output stage does besides its own work.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -70,12 +70,14 @@ fn has_output_stage(layer: &Layer) -> bool {
             | Layer::QuantizedConv2d(_)
             | Layer::QuantizedConvTranspose2d(_)
             | Layer::QuantizedLinear(_)
+            | Layer::WeightOnlyLinear(_)
+            | Layer::WeightOnlyConv2d(_)
     )
 }
 
 /// Whether the output stage can add to what is in the output; a transposed convolution scatters its own sums there.
 fn adds(layer: &Layer) -> bool {
-    matches!(layer, Layer::Conv2d(_) | Layer::Linear(_) | Layer::QuantizedConv2d(_) | Layer::QuantizedLinear(_))
+    has_output_stage(layer) && layer.kind() != LayerKind::ConvTranspose2d
 }
 
 fn is_add(layer: &Layer) -> bool {

@@ -60,6 +60,16 @@ impl Groups {
         begin..(begin + self.size).min((row + 1) * self.columns)
     }
 
+    /// The group of a weight.
+    pub(crate) fn of_weight(self, index: usize) -> usize {
+        index / self.columns * self.in_row() + index % self.columns / self.size
+    }
+
+    /// Weights of a row, and those that share a scale: of each group but a row's last.
+    pub(crate) fn row_and_size(self) -> [usize; 2] {
+        [self.columns, self.size]
+    }
+
     /// Number of weights.
     pub(crate) fn weights(self) -> usize {
         self.rows * self.columns

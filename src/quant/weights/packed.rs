@@ -106,8 +106,19 @@ impl PackedCodes {
 
     /// All codes, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
-        let (mut bytes, mut pending, mut filled) = (self.bytes.iter(), 0u32, 0);
-        (0..self.len).map(move |_| {
+        self.iter_from(0)
+    }
+
+    /// The codes from `first` on, in order.
+    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = u32> {
+        let bit = first.min(self.len) as u128 * u128::from(self.bits);
+        let mut bytes = self.bytes[(bit / 8) as usize..].iter();
+        let before = (bit % 8) as u32;
+        let (mut pending, mut filled) = (0u32, 0);
+        if before > 0 {
+            (pending, filled) = (bytes.next().map_or(0, |&byte| u32::from(byte)) >> before, 8 - before);
+        }
+        (first..self.len).map(move |_| {
             while filled < self.bits {
                 pending |= bytes.next().map_or(0, |&byte| u32::from(byte)) << filled;
                 filled += 8;
@@ -137,7 +148,9 @@ mod tests {
             let codes: Vec<u32> = (0..1 << bits).chain((0..1 << bits).rev()).chain([1]).collect();
             let packed = PackedCodes::new(bits, codes.iter().copied()).unwrap();
             assert_eq!(packed.as_bytes().len(), (codes.len() * bits as usize).div_ceil(8));
-            assert!(packed.iter().eq(codes.iter().copied()));
+            for first in [0, 1, 3, codes.len() - 1, codes.len(), codes.len() + 1] {
+                assert!(packed.iter_from(first).eq(codes.iter().copied().skip(first)));
+            }
             assert!((0..codes.len()).all(|i| packed.get(i) == Some(codes[i])) && packed.get(codes.len()).is_none());
             assert_eq!(PackedCodes::from_bytes(bits, codes.len(), packed.as_bytes().to_vec()).unwrap(), packed);
             assert!(PackedCodes::new(bits, [1 << bits]).is_err());

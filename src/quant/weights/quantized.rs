@@ -114,14 +114,29 @@ impl QuantizedWeights {
     /// The values.
     pub fn dequantize(&self) -> Tensor {
         let mut values = vec![0.0; self.shape.elements()];
-        let mut codes = self.codes.iter();
+        self.dequantize_into(0, &mut values);
+        Tensor::from_shape(self.shape.clone(), values).expect("as many values as the shape has elements")
+    }
+
+    /// The values of flat indices `first..first + output.len()`.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn dequantize_into(&self, first: usize, output: &mut [f32]) {
+        let end = first + output.len();
+        assert!(end <= self.shape.elements(), "weights {first}..{end} of {}", self.shape.elements());
+        let mut codes = self.codes.iter_from(first);
         let table = match (&self.levels, self.format.levels()) {
             (StoredLevels::Own(_), _) | (_, Levels::Int(16)) => Vec::new(),
             _ => self.table(0),
         };
-        for group in 0..self.groups.len() {
+        let mut at = first;
+        while at < end {
+            let group = self.groups.of_weight(at);
+            let stop = self.groups.range(group).end.min(end);
+            let output = &mut output[at - first..stop - first];
+            at = stop;
             let scale = self.scales.at(group);
-            let output = &mut values[self.groups.range(group)];
             let codes = codes.by_ref().take(output.len());
             match &self.zeros {
                 Zeros::None if self.format.levels() == &Levels::Int(16) => {
@@ -142,10 +157,10 @@ impl QuantizedWeights {
                 }
             }
         }
-        for (index, value) in self.kept.iter().flat_map(SparseSplit::iter) {
-            values[index] = value;
+        let kept = self.kept.iter().flat_map(SparseSplit::iter).skip_while(|(index, _)| *index < first);
+        for (index, value) in kept.take_while(|(index, _)| *index < end) {
+            output[index - first] = value;
         }
-        Tensor::from_shape(self.shape.clone(), values).expect("as many values as the shape has elements")
     }
 
     /// The level of each code of a group before its scale, `2^bits` of them (of formats with an offset or zero point, the codes

@@ -1,0 +1,110 @@
+//! The convolution with quantized weights.
+
+use super::linear::{check_bias, multiply};
+use super::{Activations, StoredWeights};
+use crate::error::{Error, Result};
+use crate::kernels::{Conv2dGeometry, FloatEpilogue, ImageLayout, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
+use crate::nn::conv::check_images;
+use crate::nn::linear::check_rows;
+use crate::nn::plan::Fused;
+use crate::nn::reorder::transpose;
+use crate::quant::QuantizedWeights;
+use crate::tensor::Tensor;
+
+/// [`nn::Conv2d`](crate::nn::Conv2d) of weights `[out, in / groups, kh, kw]` that are held quantized.
+///
+/// A 1x1 kernel of stride 1 without padding or groups is a product of pixels and runs as
+/// [`Linear`](super::Linear) does. Of any other, a call dequantizes the weights, packs them and frees them again, 4 bytes a weight
+/// for as long as it runs: that is for networks that must be small, not fast; int8 convolutions are
+/// [`quantize_dynamic`](crate::quantize_dynamic)'s.
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    geometry: Conv2dGeometry,
+    weight: StoredWeights,
+    bias: Option<Tensor>,
+    activations: Activations,
+}
+
+impl Conv2d {
+    /// A convolution with these weights.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for an impossible geometry, [`Error::Shape`] when the weights do not fit it, [`Error::Length`] for a bias
+    /// that does not, [`Error::NonFinite`] for NaN or infinities in it.
+    pub fn new(geometry: Conv2dGeometry, weight: QuantizedWeights, bias: Option<&[f32]>, activations: Activations) -> Result<Self> {
+        geometry.validate()?;
+        let expected = geometry.weight_shape();
+        if weight.shape().dims() != expected {
+            return Err(Error::shape("weight", format!("{expected:?} ([out, in / groups, kh, kw])"), weight.shape().dims()));
+        }
+        let bias = check_bias(bias, geometry.out_channels)?;
+        let weight = if is_pointwise(&geometry) { StoredWeights::for_products(weight)? } else { StoredWeights::as_stored(weight) };
+        Ok(Conv2d { geometry, weight, bias, activations })
+    }
+
+    /// Channels, kernel, stride, padding, dilation, groups.
+    pub fn geometry(&self) -> &Conv2dGeometry {
+        &self.geometry
+    }
+
+    /// The weights.
+    pub fn weight(&self) -> &StoredWeights {
+        &self.weight
+    }
+
+    /// Bias by output channel.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_ref().map(Tensor::as_slice)
+    }
+
+    /// What is multiplied with the weights: bytes only where products run on packed codes.
+    pub fn activations(&self) -> Activations {
+        if self.weight.panels().is_some() { self.activations } else { Activations::Float }
+    }
+
+    /// Runs on `shape.n` images in either layout; `output` is channels-last.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when a slice does not fit `shape`, [`Error::ShapeOverflow`] when nothing could, [`Error::Shape`] when the
+    /// kernel is larger than the image, [`Error::NonFinite`] for NaN or infinities in an input that is quantized.
+    pub fn forward(&self, input: &[f32], shape: ImageShape, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
+        self.run(input, shape, Fused::default(), output, workspace, threads)
+    }
+
+    /// [`Conv2d::forward`], with what was fused into it.
+    pub(crate) fn run(
+        &self,
+        input: &[f32],
+        shape: ImageShape,
+        fused: Fused,
+        output: &mut [f32],
+        workspace: &mut Workspace,
+        threads: usize,
+    ) -> Result<()> {
+        check_images(&self.geometry, shape)?;
+        if !is_pointwise(&self.geometry) {
+            let packed = PackedFloatConv2d::pack(&self.geometry, self.weight.dequantize()?.as_slice())?;
+            let epilogue = FloatEpilogue::new().with_bias(self.bias()).with_activation(fused.activation).with_accumulate(fused.residual);
+            return conv2d_f32(input, shape, &packed, &epilogue, output, workspace, threads);
+        }
+        let ImageShape { n, h, w, layout } = shape;
+        let [channels, outputs] = [self.geometry.in_channels, self.geometry.out_channels];
+        check_rows(n * h * w, [input.len(), channels], [output.len(), outputs])?;
+        let mut pixels = Vec::new();
+        let input = match layout {
+            ImageLayout::Nhwc => input,
+            ImageLayout::Nchw => {
+                pixels.resize(input.len(), 0.0);
+                transpose(bytemuck::cast_slice(input), size_of::<f32>(), [n, channels, h * w], bytemuck::cast_slice_mut(&mut pixels));
+                &pixels
+            }
+        };
+        multiply(&self.weight, self.activations, input, self.bias(), fused, output, workspace, threads)
+    }
+}
+
+/// Whether each output pixel is a product of one input pixel.
+fn is_pointwise(geometry: &Conv2dGeometry) -> bool {
+    let Conv2dGeometry { kernel, stride, padding, groups, .. } = geometry;
+    (*kernel, *stride, *padding, *groups) == ([1, 1], [1, 1], [0; 4], 1)
+}

@@ -1,0 +1,192 @@
+//! Weight-only quantization: weights in any format, everything else as it was.
+
+use super::layers::{Request, list, nothing};
+use crate::error::{Error, Result};
+use crate::nn::weight_only::{Activations, Conv2d, Embedding, Linear};
+use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, SkipReason};
+use crate::num::NonFinite;
+use crate::progress::Progress;
+use crate::quant::{Rounding, WeightFormat, WeightQuantizer};
+use crate::tensor::Tensor;
+
+/// Which layers' weights get which [`WeightFormat`]: that of the last pattern that matches a name, else that of the kind, else the
+/// default.
+///
+/// ```
+/// use lowprec::LayerKind;
+/// use lowprec::nn::weight_only::Activations;
+/// use lowprec::ptq::WeightConfig;
+/// let config = WeightConfig::new("int4:g32".parse()?)
+///     .with_activations(Activations::Int8)
+///     .with_kind(LayerKind::Embedding, Some("int8".parse()?))
+///     .with_kind(LayerKind::Conv2d, None)
+///     .with_pattern("head*", Some("nf4:g64".parse()?))?;
+/// # let _ = config;
+/// # Ok::<(), lowprec::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightConfig {
+    default: WeightFormat,
+    kinds: Vec<(LayerKind, Option<WeightFormat>)>,
+    patterns: Vec<(Pattern, Option<WeightFormat>)>,
+    activations: Activations,
+    rounding: Rounding,
+    non_finite: NonFinite,
+}
+
+impl WeightConfig {
+    /// The kinds whose weights can be quantized alone.
+    pub const KINDS: &'static [LayerKind] = &[LayerKind::Conv2d, LayerKind::Linear, LayerKind::Embedding];
+
+    /// Every layer of [`WeightConfig::KINDS`] in this format.
+    pub fn new(format: WeightFormat) -> Self {
+        WeightConfig {
+            default: format,
+            kinds: Vec::new(),
+            patterns: Vec::new(),
+            activations: Activations::Float,
+            rounding: Rounding::Nearest,
+            non_finite: NonFinite::Error,
+        }
+    }
+
+    /// Layers of this kind in this format, or left in float.
+    #[must_use]
+    pub fn with_kind(mut self, kind: LayerKind, format: Option<WeightFormat>) -> Self {
+        self.kinds.retain(|(other, _)| *other != kind);
+        self.kinds.push((kind, format));
+        self
+    }
+
+    /// Layers whose name matches this glob ([`Pattern`]) in this format, or left in float, whatever their kind.
+    ///
+    /// # Errors
+    /// Those of [`Pattern::new`].
+    pub fn with_pattern(mut self, pattern: &str, format: Option<WeightFormat>) -> Result<Self> {
+        self.patterns.push((Pattern::new(pattern)?, format));
+        Ok(self)
+    }
+
+    /// What products are made of: floats unless said otherwise.
+    #[must_use]
+    pub fn with_activations(self, activations: Activations) -> Self {
+        WeightConfig { activations, ..self }
+    }
+
+    /// How codes are rounded: to the nearest unless said otherwise. Of a stochastic rule each layer draws from a seed of its own.
+    #[must_use]
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        WeightConfig { rounding, ..self }
+    }
+
+    /// What happens to NaN and infinities in the weights.
+    #[must_use]
+    pub fn with_non_finite(self, non_finite: NonFinite) -> Self {
+        WeightConfig { non_finite, ..self }
+    }
+
+    /// The format of a layer's weights; `None` when it stays in float.
+    pub fn format(&self, node: &Node) -> Option<&WeightFormat> {
+        let kind = node.layer().kind();
+        let named = self.patterns.iter().rev().find(|(pattern, _)| pattern.matches(node.name())).map(|(_, format)| format);
+        let format = named.or_else(|| self.kinds.iter().find(|(other, _)| *other == kind).map(|(_, format)| format));
+        format.map_or(Some(&self.default), Option::as_ref)
+    }
+
+    fn check(&self, model: &Model) -> Result<()> {
+        if let Some((kind, _)) = self.kinds.iter().find(|(kind, _)| !Self::KINDS.contains(kind)) {
+            return Err(Error::Unsupported {
+                what: format!("quantized weights of {kind}"),
+                way_out: format!("these kinds can have them: {}", list(Self::KINDS)),
+            });
+        }
+        let names: Vec<&str> = model.nodes().iter().filter(|node| Self::KINDS.contains(&node.layer().kind())).map(Node::name).collect();
+        match self.patterns.iter().find(|(pattern, _)| !names.iter().any(|name| pattern.matches(name))) {
+            _ if names.is_empty() => Err(nothing(model, Self::KINDS, &Conversion::default())),
+            Some((pattern, _)) => Err(Error::Pattern {
+                pattern: pattern.as_str().to_owned(),
+                what: "layer whose weights can be quantized",
+                present: names.into_iter().map(str::to_owned).collect(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn passes_over(&self, node: &Node) -> Option<SkipReason> {
+        match node.layer() {
+            layer if layer.is_quantized() => Some(SkipReason::AlreadyQuantized),
+            _ if self.format(node).is_none() => Some(SkipReason::Configured),
+            _ => None,
+        }
+    }
+
+    fn twin(&self, node: &Node) -> Result<Layer> {
+        let Some(format) = self.format(node) else { return Ok(node.layer().clone()) };
+        let rounding = match self.rounding {
+            Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed_of(seed, node.name()) },
+            other => other,
+        };
+        let quantizer = WeightQuantizer::new(format.clone()).with_rounding(rounding).with_non_finite(self.non_finite);
+        let bias = |bias: Option<&Tensor>| match bias {
+            Some(bias) => crate::nn::quantized::finite_bias(bias.as_slice(), self.non_finite).map(Some),
+            None => Ok(None),
+        };
+        match node.layer() {
+            Layer::Linear(linear) => {
+                let bias = bias(linear.bias())?;
+                Linear::new(quantizer.quantize(linear.weight())?, bias.as_deref(), self.activations).map(Layer::from)
+            }
+            Layer::Conv2d(conv) => {
+                let (geometry, bias) = (conv.geometry().clone(), bias(conv.bias())?);
+                Conv2d::new(geometry, quantizer.quantize(conv.weight())?, bias.as_deref(), self.activations).map(Layer::from)
+            }
+            Layer::Embedding(table) => Embedding::new(quantizer.quantize(table.weight())?).map(Layer::from),
+            other => Err(Error::Unsupported {
+                what: format!("quantized weights of {}", other.kind()),
+                way_out: format!("these kinds can have them: {}", list(Self::KINDS)),
+            }),
+        }
+    }
+}
+
+/// A seed for each layer (FNV-1a of its name over the given one), so that no two draw the same numbers and none depends on the others.
+fn seed_of(seed: u64, name: &str) -> u64 {
+    name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Quantizes the weights of `model`'s layers and nothing else; `model` is untouched.
+///
+/// Batch norms are folded into the convolutions first. Weights are truly held in the bits of their format; how each format is multiplied is
+/// told in [`weight_only`](crate::nn::weight_only). Activations and biases stay in f32, unless [`WeightConfig::with_activations`] says
+/// that rows are quantized in the products.
+///
+/// What was quantized, and what was passed over and why, is in [`Model::conversion`].
+///
+/// ```no_run
+/// # fn of(model: &lowprec::nn::Model, x: &lowprec::Tensor) -> lowprec::Result<()> {
+/// use lowprec::ptq::WeightConfig;
+/// let small = lowprec::quantize_weights(model, &WeightConfig::new("int4:g32".parse()?))?;
+/// let y = small.forward(x)?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// [`Error::NothingToQuantize`] when the model has no such layer or the configuration leaves them all as they are;
+/// [`Error::Unsupported`] for a kind that can't have quantized weights, [`Error::Pattern`] for a pattern that matches no layer; those of
+/// [`WeightQuantizer::quantize`], inside an [`Error::Layer`] that names the layer.
+pub fn quantize_weights(model: &Model, config: &WeightConfig) -> Result<Model> {
+    quantize_weights_with(model, config, Progress::silent())
+}
+
+/// [`quantize_weights`], each layer reported before it is quantized; it can be cancelled there.
+///
+/// # Errors
+/// Those of [`quantize_weights`], and [`Error::Cancelled`].
+pub fn quantize_weights_with(model: &Model, config: &WeightConfig, mut progress: Progress<'_>) -> Result<Model> {
+    config.check(model)?;
+    let passes_over = |node: &Node| config.passes_over(node);
+    let twin = |node: &Node| config.twin(node);
+    let present = |kind: &LayerKind| model.kinds().iter().any(|(here, _)| here == kind);
+    let kinds: Vec<LayerKind> = WeightConfig::KINDS.iter().copied().filter(present).collect();
+    Request { kinds: &kinds, passes_over: &passes_over, twin: &twin }.apply(model, &mut progress)
+}
