@@ -21,7 +21,7 @@ use arguments::{Arguments, Mode, Request};
 use lowprec::convert::{LayerConfig, StaticScheme};
 use lowprec::io::safetensors;
 use lowprec::nn::Executor;
-use lowprec::ptq::{Calibrator, DynamicQuantization};
+use lowprec::ptq::{Calibrator, DynamicQuantization, WeightConfig, quantize_weights_with};
 use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Value, onnx};
 use report::Report;
 
@@ -66,6 +66,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Mode::Float => None,
         Mode::Dynamic => Some(report.timed("quantize", || quantize(arguments, &float))?),
         Mode::Static => Some(report.timed("quantize", || calibrate(arguments, &float))?),
+        Mode::WeightOnly => Some(report.timed("quantize", || weights(arguments, &float))?),
     };
     let mut execute = |stage, model: &Model| {
         let mut executor = Executor::new(model);
@@ -104,6 +105,28 @@ fn quantize(arguments: &Arguments, model: &Model) -> Result<Model> {
         quantization = quantization.exclude(pattern)?;
     }
     let model = quantization.apply(model);
+    quantized_in(start);
+    model
+}
+
+/// The model with weights in the format that was asked for.
+fn weights(arguments: &Arguments, model: &Model) -> Result<Model> {
+    let format = match &arguments.weights {
+        Some(format) => format.clone(),
+        None => "int8".parse()?,
+    };
+    let mut config = WeightConfig::new(format).with_activations(arguments.activations.unwrap_or_default());
+    if let Some(kinds) = &arguments.kinds {
+        // Of a kind without such weights the configuration says so.
+        let others = WeightConfig::KINDS.iter().filter(|kind| !kinds.contains(kind));
+        let wrong = kinds.iter().filter(|kind| !WeightConfig::KINDS.contains(kind));
+        config = others.chain(wrong).fold(config, |config, kind| config.with_kind(*kind, None));
+    }
+    for pattern in &arguments.exclude {
+        config = config.with_pattern(pattern, None)?;
+    }
+    let start = Instant::now();
+    let model = quantize_weights_with(model, &config, progress());
     quantized_in(start);
     model
 }

@@ -8,6 +8,7 @@ mod arguments;
 mod batches;
 
 use arguments::{Mode, Request, parse};
+use lowprec::nn::weight_only::Activations;
 use lowprec::nn::{Dim, Executor, Layer, Linear};
 use lowprec::quant::observer::ObserverKind;
 use lowprec::{DType, Error, LayerKind, Model, Tensor, Value};
@@ -31,6 +32,10 @@ fn a_command_line() {
     let Ok(Request::Run(calibrated)) = arguments(calibrated) else { panic!() };
     assert_eq!((calibrated.mode, calibrated.batch), (Mode::Static, Some(8)));
     assert_eq!(calibrated.observer, Some(ObserverKind::Percentile { percent: 99.9 }));
+    let small = "m.onnx --mode weight-only --input i --output o --weights nf4:g64 --activations int8";
+    let Ok(Request::Run(small)) = arguments(small) else { panic!() };
+    assert_eq!((small.mode, small.activations), (Mode::WeightOnly, Some(Activations::Int8)));
+    assert_eq!(small.weights, Some("nf4:g64".parse().unwrap()));
     assert_eq!(calibrated.calibration.as_deref().and_then(|path| path.to_str()), Some("c"));
 }
 
@@ -45,7 +50,10 @@ fn wrong_usage() {
         assert!(arguments(&format!("{right} {more}")).is_err(), "{more}");
     }
     assert!(arguments("m.onnx --mode float --input i --output o --kinds linear").is_err());
-    for dynamic in ["--calibration c", "--observer minmax", "--batch 2"] {
+    for more in ["--weights int3.5", "--activations int4"] {
+        assert!(arguments(&format!("m.onnx --mode weight-only --input i --output o {more}")).is_err(), "{more}");
+    }
+    for dynamic in ["--calibration c", "--observer minmax", "--batch 2", "--weights int4", "--activations int8"] {
         assert!(arguments(&format!("{right} {dynamic}")).is_err(), "{dynamic}");
     }
     let calibrated = "m.onnx --mode static --input i --output o --calibration c";

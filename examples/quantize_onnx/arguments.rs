@@ -5,17 +5,23 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser, ValueExt};
 use lowprec::LayerKind;
 use lowprec::nn::Pattern;
+use lowprec::nn::weight_only::Activations;
 use lowprec::ptq::DynamicQuantization;
+use lowprec::quant::WeightFormat;
 use lowprec::quant::observer::ObserverKind;
 
 pub const USAGE: &str = "\
-usage: quantize_onnx MODEL.onnx --mode float|dynamic|static --input IN.safetensors --output OUT.safetensors
+usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only --input IN.safetensors --output OUT.safetensors
                      [--calibration CAL.safetensors] [--observer NAME] [--batch N]
+                     [--weights FORMAT] [--activations float|int8]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
   --mode float       run the model as it is
   --mode dynamic     weights in int8, activations quantized as they come
   --mode static      integers from layer to layer, by the ranges of values on calibration samples
+  --mode weight-only weights in any format, activations as they are
+  --weights FORMAT   of --mode weight-only: int8 (default), int4:g32, uint4:g32, nf4:g64, kmeans3:g64, mxfp4, ...
+  --activations KIND of --mode weight-only: what is multiplied with codes, float (default) or int8, quantized as it comes
   --calibration FILE samples under the names of the model's inputs, for --mode static
   --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,
                      entropy, range:MIN:MAX
@@ -34,14 +40,18 @@ pub enum Mode {
     Float,
     Dynamic,
     Static,
+    WeightOnly,
 }
 
 impl Mode {
+    const ALL: [Mode; 4] = [Mode::Float, Mode::Dynamic, Mode::Static, Mode::WeightOnly];
+
     pub fn name(self) -> &'static str {
         match self {
             Mode::Float => "float",
             Mode::Dynamic => "dynamic",
             Mode::Static => "static",
+            Mode::WeightOnly => "weight-only",
         }
     }
 }
@@ -54,6 +64,8 @@ pub struct Arguments {
     pub calibration: Option<PathBuf>,
     pub observer: Option<ObserverKind>,
     pub batch: Option<usize>,
+    pub weights: Option<WeightFormat>,
+    pub activations: Option<Activations>,
     pub kinds: Option<Vec<LayerKind>>,
     pub exclude: Vec<String>,
     pub threads: Option<usize>,
@@ -68,6 +80,7 @@ pub enum Request {
 pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
     let (mut calibration, mut observer, mut batch) = (None, None, None);
+    let (mut weights, mut activations) = (None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -80,6 +93,12 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("batch") => match parser.value()?.parse()? {
                 0 => return Err("--batch is 0: at least 1".into()),
                 count => batch = Some(count),
+            },
+            Arg::Long("weights") => weights = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
+            Arg::Long("activations") => match parser.value()?.string()?.as_str() {
+                "float" => activations = Some(Activations::Float),
+                "int8" => activations = Some(Activations::Int8),
+                other => return Err(format!("--activations is `{other}`: float or int8").into()),
             },
             Arg::Long("kinds") => kinds = Some(parse_kinds(&parser.value()?.string()?)?),
             Arg::Long("exclude") => {
@@ -110,6 +129,9 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         }
         _ => {}
     }
+    if mode != Mode::WeightOnly && (weights.is_some() || activations.is_some()) {
+        return Err("--weights and --activations belong to --mode weight-only".into());
+    }
     Ok(Request::Run(Arguments {
         model: model.ok_or_else(|| missing("MODEL.onnx"))?,
         mode,
@@ -118,6 +140,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         calibration,
         observer,
         batch,
+        weights,
+        activations,
         kinds,
         exclude,
         threads,
@@ -126,8 +150,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
 }
 
 fn parse_mode(text: &str) -> Result<Mode, lexopt::Error> {
-    let modes = [Mode::Float, Mode::Dynamic, Mode::Static];
-    modes.into_iter().find(|mode| mode.name() == text).ok_or_else(|| format!("--mode is `{text}`: float, dynamic or static").into())
+    let names = Mode::ALL.map(Mode::name).join(", ");
+    Mode::ALL.into_iter().find(|mode| mode.name() == text).ok_or_else(|| format!("--mode is `{text}`: one of {names}").into())
 }
 
 fn parse_kinds(text: &str) -> Result<Vec<LayerKind>, lexopt::Error> {
