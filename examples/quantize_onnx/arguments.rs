@@ -74,7 +74,7 @@ pub struct Arguments {
 
 pub enum Request {
     Help,
-    Run(Arguments),
+    Run(Box<Arguments>),
 }
 
 pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
@@ -132,7 +132,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if mode != Mode::WeightOnly && (weights.is_some() || activations.is_some()) {
         return Err("--weights and --activations belong to --mode weight-only".into());
     }
-    Ok(Request::Run(Arguments {
+    Ok(Request::Run(Box::new(Arguments {
         model: model.ok_or_else(|| missing("MODEL.onnx"))?,
         mode,
         input: input.ok_or_else(|| missing("--input"))?,
@@ -146,7 +146,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         exclude,
         threads,
         json,
-    }))
+    })))
 }
 
 fn parse_mode(text: &str) -> Result<Mode, lexopt::Error> {
