@@ -279,10 +279,12 @@ pub fn gemm_low_bit_f32(lhs: &[f32], m: usize, weights: &LowBit<'_>, fused: bool
     let mul_add = |a: f32, b: f32, c: f32| if fused { a.mul_add(b, c) } else { a * b + c };
     for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
         let sum = low_bit_sum(weights, column, mul_add, |steps| {
-            steps.fold(0f32, |sum, (i, level)| {
+            let [even, odd] = steps.fold([0f32; 2], |mut sums, (i, level)| {
                 let level = if let Levels::Table(table) = weights.levels { table[level as usize] } else { level as f32 };
-                mul_add(lhs[row * k + i], level, sum)
-            })
+                sums[i % 2] = mul_add(lhs[row * k + i], level, sums[i % 2]);
+                sums
+            });
+            even + odd
         });
         float_stage(sum, column, epilogue, &mut dst[row * n + column]);
     }

@@ -51,6 +51,7 @@
 
 mod calibrate;
 mod dynamic;
+pub mod gptq;
 mod layers;
 mod weight_only;
 

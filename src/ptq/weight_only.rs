@@ -73,6 +73,11 @@ impl WeightConfig {
         WeightConfig { activations, ..self }
     }
 
+    /// What products are made of.
+    pub fn activations(&self) -> Activations {
+        self.activations
+    }
+
     /// How codes are rounded: to the nearest unless said otherwise. Of a stochastic rule each layer draws from a seed of its own.
     #[must_use]
     pub fn with_rounding(self, rounding: Rounding) -> Self {
@@ -183,10 +188,19 @@ pub fn quantize_weights(model: &Model, config: &WeightConfig) -> Result<Model> {
 /// # Errors
 /// Those of [`quantize_weights`], and [`Error::Cancelled`].
 pub fn quantize_weights_with(model: &Model, config: &WeightConfig, mut progress: Progress<'_>) -> Result<Model> {
+    weights_request(model, config, &|node| config.twin(node), &mut progress)
+}
+
+/// The model with these twins of the layers whose weights the configuration quantizes.
+pub(super) fn weights_request(
+    model: &Model,
+    config: &WeightConfig,
+    twin: &dyn Fn(&Node) -> Result<Layer>,
+    progress: &mut Progress<'_>,
+) -> Result<Model> {
     config.check(model)?;
     let passes_over = |node: &Node| config.passes_over(node);
-    let twin = |node: &Node| config.twin(node);
     let present = |kind: &LayerKind| model.kinds().iter().any(|(here, _)| here == kind);
     let kinds: Vec<LayerKind> = WeightConfig::KINDS.iter().copied().filter(present).collect();
-    Request { kinds: &kinds, passes_over: &passes_over, twin: &twin }.apply(model, &mut progress)
+    Request { kinds: &kinds, passes_over: &passes_over, twin }.apply(model, progress)
 }

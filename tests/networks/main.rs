@@ -12,6 +12,7 @@ mod executor;
 #[cfg(feature = "safetensors")]
 mod float_layers;
 mod fusion;
+mod gptq;
 mod quantize_dynamic;
 mod quantize_static;
 mod quantize_weights;

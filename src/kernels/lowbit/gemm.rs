@@ -41,7 +41,8 @@ pub fn gemm_low_bit(
     run(lhs, Some(non_finite), weights, epilogue, dst, workspace, threads)
 }
 
-/// [`gemm_low_bit`] with activations as they are: products and sums in f32, within a group in the order of k, then groups in theirs.
+/// [`gemm_low_bit`] with activations as they are: products and sums in f32; within a group those of even and of
+/// odd steps along k in their order, then both together, then groups in their order.
 ///
 /// Each weight costs a look-up beside its multiplication. NaN and infinities go through the arithmetic. Like that of every float kernel, the
 /// result is the same for any number of threads and whatever other rows there are; between instruction sets with and without fused

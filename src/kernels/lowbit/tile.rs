@@ -249,6 +249,8 @@ unsafe fn starts<S: Simd, const MR: usize>(simd: S, tile: &Tile<'_, i8>, g: usiz
 
 /// Float sums of each group, scaled and added.
 ///
+/// Each has two parts, of even and of odd steps along k: with one row, a single sum would wait for its last addition.
+///
 /// # Safety
 /// As for [`integers`], but for terms and row scales, which are not read.
 #[inline(always)]
@@ -270,20 +272,21 @@ pub unsafe fn floats<S: Simd, const BITS: usize, const MR: usize>(simd: S, tile:
                 }
                 zeros = zeros.add(VECTORS * S::LANES);
             }
-            let mut sums = [[none; VECTORS]; MR];
+            let mut sums = [[[none; VECTORS]; MR]; 2];
             let mut codes = block.add(groups.header);
             for _ in 0..steps {
                 let x = words::<S, BITS>(simd, codes);
                 unroll!(P < Layout::parts(BITS), {
                     unroll!(I < LANE, {
-                        let w = [
-                            level::<S, BITS>(simd, groups.decoding, &x[0], P, I, shift[0]),
-                            level::<S, BITS>(simd, groups.decoding, &x[1], P, I, shift[1]),
-                        ];
+                        let mut w =
+                            [level::<S, BITS>(simd, groups.decoding, &x[0], P, I), level::<S, BITS>(simd, groups.decoding, &x[1], P, I)];
+                        if BITS == 8 || !groups.zero_points.is_null() {
+                            w = [simd.add_f32(w[0], shift[0]), simd.add_f32(w[1], shift[1])];
+                        }
                         for m in 0..MR {
                             let word = simd.splat_f32(*tile.lhs.add(m * tile.lhs_stride + at + P * LANE + I));
                             for v in 0..VECTORS {
-                                sums[m][v] = simd.mul_add_f32(word, w[v], sums[m][v]);
+                                sums[I % 2][m][v] = simd.mul_add_f32(word, w[v], sums[I % 2][m][v]);
                             }
                         }
                     });
@@ -294,7 +297,7 @@ pub unsafe fn floats<S: Simd, const BITS: usize, const MR: usize>(simd: S, tile:
             for v in 0..VECTORS {
                 let scale = scale(simd, groups.scales, block, v);
                 for m in 0..MR {
-                    acc[m][v] = simd.mul_add_f32(sums[m][v], scale, acc[m][v]);
+                    acc[m][v] = simd.mul_add_f32(simd.add_f32(sums[0][m][v], sums[1][m][v]), scale, acc[m][v]);
                 }
             }
             block = codes;
@@ -304,12 +307,12 @@ pub unsafe fn floats<S: Simd, const BITS: usize, const MR: usize>(simd: S, tile:
     unsafe { finish::<S>(simd, &tile.sink, acc.as_flattened()) }
 }
 
-/// The level of code `byte` of part `part` in each lane: of the table, plus the shift. An entry's index may have other bits above it, as
+/// The table's entry for code `byte` of part `part` in each lane; of 8 bits the code itself. An index may have other bits above it, as
 /// tables of fewer than sixteen entries are repeated.
 #[inline(always)]
-fn level<S: Simd, const BITS: usize>(simd: S, decoding: &Decoding, x: &[S::I32; 3], part: usize, byte: usize, shift: S::F32) -> S::F32 {
+fn level<S: Simd, const BITS: usize>(simd: S, decoding: &Decoding, x: &[S::I32; 3], part: usize, byte: usize) -> S::F32 {
     let (part, byte) = (part as u32, 8 * byte as u32);
-    let level = match BITS {
+    match BITS {
         8 => simd.to_f32(simd.and_i32(simd.shift_right_i32(x[0], byte), simd.splat_i32(0xff))),
         3 => {
             let low = simd.and_i32(simd.shift_right_i32(x[part as usize / 4], byte + 2 * (part % 4)), simd.splat_i32(3));
@@ -317,8 +320,7 @@ fn level<S: Simd, const BITS: usize>(simd: S, decoding: &Decoding, x: &[S::I32; 
             simd.lookup_f32(&decoding.floats, simd.or_i32(low, simd.shift_left_i32(high, 2)))
         }
         _ => simd.lookup_f32(&decoding.floats, simd.shift_right_i32(x[0], byte + BITS as u32 * part)),
-    };
-    simd.add_f32(level, shift)
+    }
 }
 
 /// Hands the sums, [`VECTORS`] for each row, to the stage: once a tile, so it is compiled once.

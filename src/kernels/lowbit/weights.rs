@@ -209,10 +209,9 @@ pub struct Decoding {
     pub zero_point: i32,
     /// What the integer sums are in units of, beside the scales.
     pub unit: f32,
-    /// For each code of up to 4 bits its level in f32, or the code where `shift` or a zero point makes it one; repeated where there are
-    /// fewer.
+    /// For each code of up to 4 bits its level in f32, less the zero point of its group where that has one; repeated where there are fewer.
     pub floats: [f32; 16],
-    /// What is added to levels in f32, where groups have no zero points of their own.
+    /// What makes a level of a code of 8 bits, where groups have no zero points of their own.
     pub shift: f32,
 }
 
@@ -225,7 +224,7 @@ impl Decoding {
             looked_up: false,
             zero_point: zero_point.into(),
             unit: 1.0,
-            floats: std::array::from_fn(|i| index(i) as f32),
+            floats: std::array::from_fn(|i| index(i) as f32 - f32::from(zero_point)),
             shift: -f32::from(zero_point),
         };
         match weights.levels {

@@ -104,6 +104,31 @@ impl PackedCodes {
         Some(three >> shift & ((1 << self.bits) - 1))
     }
 
+    /// The codes from `first` on, as many as `output` takes.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub(crate) fn read(&self, first: usize, output: &mut [u16]) {
+        assert!(first + output.len() <= self.len, "codes {first}..{} of {}", first + output.len(), self.len);
+        let bits = self.bits as usize;
+        // From whole bytes on, eight codes of at most 8 bits lie in one integer.
+        let (before, rest) = output.split_at_mut(if bits <= 8 { (8 - first % 8) % 8 } else { output.len() }.min(output.len()));
+        before.iter_mut().zip(self.iter_from(first)).for_each(|(output, code)| *output = code as u16);
+        let mut at = (first + before.len()) / 8 * bits;
+        let mut eights = rest.chunks_exact_mut(8);
+        let mask = ((1u32 << bits) - 1) as u64;
+        for eight in &mut eights {
+            let mut bytes = [0; 8];
+            bytes[..bits].copy_from_slice(&self.bytes[at..at + bits]);
+            let word = u64::from_le_bytes(bytes);
+            eight.iter_mut().enumerate().for_each(|(i, code)| *code = (word >> (i * bits) & mask) as u16);
+            at += bits;
+        }
+        let last = eights.into_remainder();
+        let from = at * 8 / bits;
+        last.iter_mut().zip(self.iter_from(from)).for_each(|(output, code)| *output = code as u16);
+    }
+
     /// All codes, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         self.iter_from(0)
@@ -150,6 +175,11 @@ mod tests {
             assert_eq!(packed.as_bytes().len(), (codes.len() * bits as usize).div_ceil(8));
             for first in [0, 1, 3, codes.len() - 1, codes.len(), codes.len() + 1] {
                 assert!(packed.iter_from(first).eq(codes.iter().copied().skip(first)));
+                for count in [0, 1, 7, 8, 9, 30] {
+                    let mut read = vec![0; count.min(codes.len().saturating_sub(first))];
+                    packed.read(first.min(codes.len()), &mut read);
+                    assert!(read.iter().map(|&code| u32::from(code)).eq(codes.iter().copied().skip(first).take(read.len())));
+                }
             }
             assert!((0..codes.len()).all(|i| packed.get(i) == Some(codes[i])) && packed.get(codes.len()).is_none());
             assert_eq!(PackedCodes::from_bytes(bits, codes.len(), packed.as_bytes().to_vec()).unwrap(), packed);

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::num::f16;
+use crate::error::Result;
+use crate::num::{bf16, f16};
 use crate::quant::codebook::Codebook;
 use crate::quant::weights::alphabet::Alphabet;
 use crate::quant::weights::grouping::Groups;
@@ -111,6 +112,56 @@ impl QuantizedWeights {
         self.groups.range(index)
     }
 
+    /// Weights that share a scale: of each group but a row's last.
+    pub(crate) fn group_size(&self) -> usize {
+        self.groups.row_and_size()[1]
+    }
+
+    /// The group of the weight of that flat index.
+    pub(crate) fn group_of(&self, index: usize) -> usize {
+        self.groups.of_weight(index)
+    }
+
+    /// What each code of a group would stand for with this scale and offset: of at most 8 bits.
+    pub(crate) fn values(&self, group: usize, scale: f32, offset: f32) -> Vec<f32> {
+        let codes: Vec<u16> = (0..1 << self.format.bits()).collect();
+        self.values_of_codes(group, &codes, scale, offset)
+    }
+
+    /// What these codes of a group would stand for.
+    pub(crate) fn values_of_codes(&self, group: usize, codes: &[u16], scale: f32, offset: f32) -> Vec<f32> {
+        let codes = codes.iter().copied();
+        match &self.zeros {
+            Zeros::None => {
+                let table = self.table(group);
+                codes.map(|code| scale * table[usize::from(code)]).collect()
+            }
+            Zeros::Points(points) => {
+                let zero_point = points.get(group).unwrap_or(0) as i32;
+                codes.map(|code| scale * (i32::from(code) - zero_point) as f32).collect()
+            }
+            Zeros::Offsets(_) => codes.map(|code| scale * f32::from(code) + offset).collect(),
+        }
+    }
+
+    /// The same format with other codes, scales and offsets, these already rounded to their format; where that is no float, they
+    /// stay as they are.
+    pub(crate) fn with_codes(&self, codes: &[u16], scales: &[f32], offsets: &[f32]) -> Result<Self> {
+        let stored = |old: &Scales, new: &[f32]| match old {
+            Scales::F32(_) => Scales::F32(new.to_vec()),
+            Scales::F16(_) => Scales::F16(new.iter().map(|&x| f16::from_f32(x)).collect()),
+            Scales::Bf16(_) => Scales::Bf16(new.iter().map(|&x| bf16::from_f32(x)).collect()),
+            other => other.clone(),
+        };
+        let (format, shape, mut parts) = self.clone().into_parts();
+        parts.codes = PackedCodes::new(format.bits(), codes.iter().map(|&code| u32::from(code)))?;
+        parts.scales = stored(&parts.scales, scales);
+        if let Zeros::Offsets(old) = &mut parts.zeros {
+            *old = stored(old, offsets);
+        }
+        QuantizedWeights::from_parts(format, shape, parts)
+    }
+
     /// The values.
     pub fn dequantize(&self) -> Tensor {
         let mut values = vec![0.0; self.shape.elements()];
@@ -125,35 +176,38 @@ impl QuantizedWeights {
     pub fn dequantize_into(&self, first: usize, output: &mut [f32]) {
         let end = first + output.len();
         assert!(end <= self.shape.elements(), "weights {first}..{end} of {}", self.shape.elements());
-        let mut codes = self.codes.iter_from(first);
         let table = match (&self.levels, self.format.levels()) {
             (StoredLevels::Own(_), _) | (_, Levels::Int(16)) => Vec::new(),
             _ => self.table(0),
         };
+        let mut own = Vec::new();
         let mut at = first;
         while at < end {
             let group = self.groups.of_weight(at);
             let stop = self.groups.range(group).end.min(end);
-            let output = &mut output[at - first..stop - first];
-            at = stop;
             let scale = self.scales.at(group);
-            let codes = codes.by_ref().take(output.len());
-            match &self.zeros {
-                Zeros::None if self.format.levels() == &Levels::Int(16) => {
-                    output.iter_mut().zip(codes).for_each(|(y, code)| *y = scale * f32::from(code as u16 as i16));
-                }
-                Zeros::None => {
-                    let own = if table.is_empty() { self.table(group) } else { Vec::new() };
-                    let table = if table.is_empty() { &own } else { &table };
-                    output.iter_mut().zip(codes).for_each(|(y, code)| *y = scale * table[code as usize]);
-                }
-                Zeros::Points(points) => {
-                    let zero_point = points.get(group).unwrap_or(0) as i32;
-                    output.iter_mut().zip(codes).for_each(|(y, code)| *y = scale * (code as i32 - zero_point) as f32);
-                }
-                Zeros::Offsets(offsets) => {
-                    let offset = offsets.at(group);
-                    output.iter_mut().zip(codes).for_each(|(y, code)| *y = scale * code as f32 + offset);
+            if table.is_empty() && self.format.levels() != &Levels::Int(16) {
+                own = self.table(group);
+            }
+            let table = if table.is_empty() { &own } else { &table };
+            // As many codes at a time as stay in registers and the first cache.
+            let mut codes = [0u16; 256];
+            for output in output[at - first..stop - first].chunks_mut(codes.len()) {
+                let codes = &mut codes[..output.len()];
+                self.codes.read(at, codes);
+                at += codes.len();
+                let pairs = output.iter_mut().zip(codes);
+                match &self.zeros {
+                    Zeros::None if table.is_empty() => pairs.for_each(|(y, code)| *y = scale * f32::from(*code as i16)),
+                    Zeros::None => pairs.for_each(|(y, code)| *y = scale * table[usize::from(*code)]),
+                    Zeros::Points(points) => {
+                        let zero_point = points.get(group).unwrap_or(0) as i32;
+                        pairs.for_each(|(y, code)| *y = scale * (i32::from(*code) - zero_point) as f32);
+                    }
+                    Zeros::Offsets(offsets) => {
+                        let offset = offsets.at(group);
+                        pairs.for_each(|(y, code)| *y = scale * f32::from(*code) + offset);
+                    }
                 }
             }
         }

@@ -1,0 +1,155 @@
+//! `H = V D Vᵀ` with `V` unit upper triangular.
+
+use super::Hessian;
+
+/// The factor, and the order of columns in which it was made.
+pub(super) struct Factor {
+    /// Position by position the column of the weights.
+    pub order: Vec<usize>,
+    /// `V` row by row, in f32; zeros below the diagonal.
+    pub values: Vec<f32>,
+}
+
+/// Times that damping is made ten times larger before the factor is given up.
+const RETRIES: usize = 8;
+
+/// Rows and columns of a block: three blocks of f64 fit a first-level cache.
+const BLOCK: usize = 32;
+
+impl Factor {
+    /// The factor of the damped Hessian; `None` when even heavy damping gives none (of inputs that are all zero, or beyond f64).
+    pub fn new(hessian: &Hessian, damping: f64, by_diagonal: bool) -> Option<Self> {
+        let d = hessian.width();
+        let diagonal: Vec<f64> = hessian.diagonal().collect();
+        let mean = diagonal.iter().sum::<f64>() / d.max(1) as f64;
+        if !(mean > 0.0 && mean.is_finite()) {
+            return None;
+        }
+        let mut order: Vec<usize> = (0..d).collect();
+        if by_diagonal {
+            // Of equal ones the first: the order is the same everywhere.
+            order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
+        }
+        let mut damped = damping * mean;
+        for _ in 0..=RETRIES {
+            // Turned around, the upper factor is the common lower one. Inputs that are always zero have no error to feed back.
+            let at = |i: usize| order[d - 1 - i];
+            let mut lower: Vec<f64> = Vec::with_capacity(d * d);
+            for i in 0..d {
+                lower.extend((0..d).map(|j| hessian.as_slice()[at(i) * d + at(j)]));
+                let entry = &mut lower[i * d + i];
+                *entry = if *entry == 0.0 { mean } else { *entry } + damped;
+            }
+            if cholesky(&mut lower, d) {
+                let mut values = vec![0f32; d * d];
+                for i in 0..d {
+                    for j in 0..=i {
+                        values[(d - 1 - i) * d + d - 1 - j] = (lower[i * d + j] / lower[j * d + j]) as f32;
+                    }
+                }
+                return Some(Factor { order, values });
+            }
+            damped = if damped > 0.0 { damped * 10.0 } else { 1e-6 * mean };
+        }
+        None
+    }
+}
+
+/// The lower factor `L` of `A = L Lᵀ`, in place, block by block; what is above the diagonal stays. `false` when `A` is not positive definite.
+fn cholesky(a: &mut [f64], d: usize) -> bool {
+    for start in (0..d).step_by(BLOCK) {
+        let end = (start + BLOCK).min(d);
+        // The block on the diagonal.
+        for j in start..end {
+            let pivot = a[j * d + j];
+            if !(pivot > 0.0 && pivot.is_finite()) {
+                return false;
+            }
+            let pivot = pivot.sqrt();
+            a[j * d + j] = pivot;
+            for i in j + 1..end {
+                a[i * d + j] /= pivot;
+                let factor = a[i * d + j];
+                for k in j + 1..=i {
+                    a[i * d + k] -= factor * a[k * d + j];
+                }
+            }
+        }
+        // The rows below it, each solved by itself.
+        let (above, below) = a.split_at_mut(end * d);
+        let block = |j: usize, k: usize| above[j * d + k];
+        for row in below.chunks_exact_mut(d) {
+            for j in start..end {
+                let solved = row[j] / block(j, j);
+                row[j] = solved;
+                row[j + 1..end].iter_mut().zip(j + 1..).for_each(|(entry, k)| *entry -= solved * block(k, j));
+            }
+        }
+        subtract_products(&mut a[end * d..], d, start..end, end);
+    }
+    true
+}
+
+/// `A[i][j] -= Σ_k L[i][k] L[j][k]` over the columns `k`, for the rows given, which begin with row `first`, and `first <= j <= i`.
+fn subtract_products(rows: &mut [f64], d: usize, columns: std::ops::Range<usize>, first: usize) {
+    let count = rows.len() / d;
+    // By column of the block, so that the inner loop is a sum of vectors.
+    let turned: Vec<f64> = columns.clone().flat_map(|k| rows.chunks_exact(d).map(move |row| row[k])).collect();
+    let each = |(i, row): (usize, &mut [f64])| {
+        let (done, rest) = row.split_at_mut(first);
+        for (four, factors) in turned.chunks(4 * count).zip(done[columns.clone()].chunks(4)) {
+            match (factors, four) {
+                (&[a, b, c, e], four) => {
+                    let (x, y) = four.split_at(2 * count);
+                    let ((x0, x1), (y0, y1)) = (x.split_at(count), y.split_at(count));
+                    for (j, entry) in rest[..=i].iter_mut().enumerate() {
+                        *entry -= a * x0[j] + b * x1[j] + c * y0[j] + e * y1[j];
+                    }
+                }
+                _ => {
+                    for (factor, column) in factors.iter().zip(four.chunks(count)) {
+                        rest[..=i].iter_mut().zip(column).for_each(|(entry, x)| *entry -= factor * x);
+                    }
+                }
+            }
+        }
+    };
+    #[cfg(feature = "parallel")]
+    if count >= 256 {
+        use rayon::prelude::*;
+        return rows.par_chunks_exact_mut(d).enumerate().for_each(each);
+    }
+    rows.chunks_exact_mut(d).enumerate().for_each(each);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_factor_gives_the_matrix_back() {
+        for d in [1, 2, 31, 32, 33, 70, 300] {
+            let rows = 2 * d + 3;
+            let x: Vec<f32> = (0..rows * d).map(|i| ((i * i + 7 * i) as f32 * 0.37).sin() + 0.2).collect();
+            let mut hessian = Hessian::new(d).unwrap();
+            hessian.add(&x, 1).unwrap();
+            for by_diagonal in [false, true] {
+                let factor = Factor::new(&hessian, 0.0, by_diagonal).unwrap();
+                let v = |i: usize, j: usize| f64::from(factor.values[i * d + j]);
+                // D from the last entry back: H_jj = D_j + Σ_{k>j} V_jk² D_k.
+                let h = |i: usize, j: usize| hessian.as_slice()[factor.order[i] * d + factor.order[j]];
+                let mut diagonal = vec![0.0; d];
+                for j in (0..d).rev() {
+                    assert_eq!(v(j, j), 1.0);
+                    diagonal[j] = h(j, j) - (j + 1..d).map(|k| v(j, k) * v(j, k) * diagonal[k]).sum::<f64>();
+                    assert!(diagonal[j] > 0.0);
+                }
+                for (i, j) in (0..d).flat_map(|i| (0..d).map(move |j| (i, j))) {
+                    let back: f64 = (i.max(j)..d).map(|k| v(i, k) * diagonal[k] * v(j, k)).sum();
+                    assert!((back - h(i, j)).abs() < 1e-4 * h(0, 0).max(h(d - 1, d - 1)), "{d}: {i}, {j}: {back} for {}", h(i, j));
+                    assert!(i <= j || v(i, j) == 0.0);
+                }
+            }
+        }
+    }
+}

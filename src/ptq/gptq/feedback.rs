@@ -1,0 +1,63 @@
+//! Rounding column by column, each column told the errors of those before it.
+
+use super::factor::Factor;
+use super::levels::{Grid, Levels, Strip, by_strips, nearest};
+use crate::error::Result;
+use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
+
+/// Columns whose errors are passed on one by one; those of whole blocks go through products.
+const BLOCK: usize = 128;
+
+/// Gives every weight the code nearest to `w_j + Σ_{i<j} (w_i - q_i) V_ij`, columns in the factor's order: each part of the rows by its
+/// own factor, where it has one.
+///
+/// # Errors
+/// None that a grid which was built can meet.
+pub(super) fn round(grid: &mut Grid, factors: &[Option<Factor>], threads: usize) -> Result<()> {
+    by_strips(grid, factors.len(), threads, |strip, part| factors[part].as_ref().map_or(Ok(()), |factor| round_strip(strip, factor)))
+}
+
+fn round_strip(strip: &mut Strip<'_>, factor: &Factor) -> Result<()> {
+    let (d, rows) = (strip.grid().columns, strip.rows.len());
+    let levels: Vec<Levels> = (0..strip.groups()).map(|group| strip.levels(group)).collect();
+    // `w - q`, columns in the factor's order.
+    let mut errors = vec![0f32; rows * d];
+    let mut wanted = vec![0f32; rows * BLOCK];
+    let mut workspace = Workspace::new();
+    for start in (0..d).step_by(BLOCK) {
+        let block = start..(start + BLOCK).min(d);
+        let width = block.len();
+        let wanted = &mut wanted[..rows * width];
+        for row in 0..rows {
+            for (to, &column) in wanted[row * width..][..width].iter_mut().zip(&factor.order[block.clone()]) {
+                *to = strip.exact[row * d + column];
+            }
+        }
+        if start > 0 {
+            let lhs = Matrix::new(&errors, rows, start)?.with_stride(d)?;
+            let rhs = Matrix::new(&factor.values[start..], start, width)?.with_stride(d)?;
+            let dst = MatrixMut::new(wanted, rows, width)?;
+            matmul_f32(lhs, rhs, WeightLayout::Kn, &FloatEpilogue::new().with_accumulate(true), dst, &mut workspace, 1)?;
+        }
+        for row in 0..rows {
+            let wanted = &mut wanted[row * width..][..width];
+            for (i, position) in block.clone().enumerate() {
+                let column = factor.order[position];
+                let index = row * d + column;
+                let exact = strip.exact[index];
+                // Where nothing came from other columns the code stays that of rounding, ties and all.
+                if strip.moves(index) && wanted[i] != exact {
+                    let level = nearest(&levels[strip.group_of(row, column)], wanted[i]);
+                    strip.set(index, level);
+                }
+                let error = exact - strip.values[index];
+                errors[row * d + position] = error;
+                if error != 0.0 {
+                    let next = &factor.values[position * d + position + 1..position * d + block.end];
+                    wanted[i + 1..].iter_mut().zip(next).for_each(|(to, v)| *to += error * v);
+                }
+            }
+        }
+    }
+    Ok(())
+}

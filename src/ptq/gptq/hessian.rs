@@ -1,0 +1,139 @@
+//! Second moments of a layer's inputs.
+
+use std::borrow::Cow;
+
+use crate::error::{Error, Result};
+use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
+
+/// `H = Σ x xᵀ` over input rows: half of the second derivative of the squared error of outputs with respect to the weights of one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hessian {
+    width: usize,
+    samples: usize,
+    sums: Vec<f64>,
+}
+
+/// Rows whose products are added in f32 before they are added to the sums.
+const ROWS: usize = 256;
+
+impl Hessian {
+    /// Of inputs of so many values, none seen yet.
+    ///
+    /// # Errors
+    /// [`Error::ShapeOverflow`] when its square can't be addressed.
+    pub fn new(width: usize) -> Result<Self> {
+        let cells = width.checked_mul(width).filter(|cells| *cells <= isize::MAX as usize / size_of::<f64>());
+        let cells = cells.ok_or_else(|| Error::ShapeOverflow { shape: vec![width, width] })?;
+        Ok(Hessian { width, samples: 0, sums: vec![0.0; cells] })
+    }
+
+    /// Values of an input row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows seen.
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// Adds rows, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when the last is not whole, [`Error::NonFinite`] for NaN and infinities, before anything is added.
+    pub fn add(&mut self, rows: &[f32], threads: usize) -> Result<()> {
+        let d = self.width;
+        if d == 0 || !rows.len().is_multiple_of(d) {
+            return Err(Error::length(format!("input rows of {d} values"), rows.len().next_multiple_of(d.max(1)), rows.len()));
+        }
+        crate::num::NonFinite::Error.check("input", rows)?;
+        let (mut turned, mut product, mut workspace) = (Vec::new(), vec![0f32; d * d], Workspace::new());
+        for rows in rows.chunks(ROWS * d) {
+            let m = rows.len() / d;
+            turned.clear();
+            turned.extend((0..d * m).map(|i| rows[i % m * d + i / m]));
+            let (lhs, rhs) = (Matrix::new(&turned, d, m)?, Matrix::new(rows, m, d)?);
+            let dst = MatrixMut::new(&mut product, d, d)?;
+            matmul_f32(lhs, rhs, WeightLayout::Kn, &FloatEpilogue::new(), dst, &mut workspace, threads)?;
+            // The product is symmetric but for the order of its sums: so that it is so exactly, one half counts.
+            for i in 0..d {
+                for j in 0..=i {
+                    self.sums[i * d + j] += f64::from(product[i * d + j]);
+                }
+            }
+            self.samples += m;
+        }
+        for i in 0..d {
+            for j in 0..i {
+                self.sums[j * d + i] = self.sums[i * d + j];
+            }
+        }
+        Ok(())
+    }
+
+    /// `H` in f64, row by row.
+    pub fn as_slice(&self) -> &[f64] {
+        &self.sums
+    }
+
+    /// The diagonal.
+    pub fn diagonal(&self) -> impl Iterator<Item = f64> {
+        (0..self.width).map(|i| self.sums[i * (self.width + 1)])
+    }
+
+    /// The mean over samples of `|e x|²`, summed over the rows `e` of `errors`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when the last row is not whole.
+    pub fn error(&self, errors: &[f32], threads: usize) -> Result<f64> {
+        let d = self.width;
+        if d == 0 || self.samples == 0 {
+            return Ok(0.0);
+        }
+        let mut sum = 0.0;
+        let mut products = Products::new(self, threads);
+        for rows in errors.chunks(ROWS * d) {
+            let product = products.of(rows, 0..d)?;
+            sum += rows.iter().zip(product).map(|(&e, &h)| f64::from(e) * f64::from(h)).sum::<f64>();
+        }
+        Ok(sum / self.samples as f64)
+    }
+}
+
+/// Products of rows with columns of a Hessian, in f32.
+pub(super) struct Products<'h> {
+    width: usize,
+    values: Cow<'h, [f32]>,
+    output: Vec<f32>,
+    workspace: Workspace,
+    threads: usize,
+}
+
+impl Products<'_> {
+    pub fn new(hessian: &Hessian, threads: usize) -> Self {
+        let values = hessian.sums.iter().map(|&x| x as f32).collect();
+        Products { width: hessian.width, values: Cow::Owned(values), output: Vec::new(), workspace: Workspace::new(), threads }
+    }
+
+    /// Another of the same Hessian, with memory of its own.
+    pub fn beside(&self) -> Products<'_> {
+        let (width, threads) = (self.width, self.threads);
+        Products { width, values: Cow::Borrowed(&self.values), output: Vec::new(), workspace: Workspace::new(), threads }
+    }
+
+    /// `H` in f32.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// `rows · H[.., columns]`, rows as wide as `H`.
+    pub fn of(&mut self, rows: &[f32], columns: std::ops::Range<usize>) -> Result<&[f32]> {
+        let (m, n) = (rows.len() / self.width.max(1), columns.len());
+        self.output.resize(m * n, 0.0);
+        let lhs = Matrix::new(rows, m, self.width)?;
+        let rhs = Matrix::new(&self.values[columns.start..], self.width, n)?.with_stride(self.width)?;
+        let dst = MatrixMut::new(&mut self.output, m, n)?;
+        matmul_f32(lhs, rhs, WeightLayout::Kn, &FloatEpilogue::new(), dst, &mut self.workspace, self.threads)?;
+        Ok(&self.output)
+    }
+}
