@@ -225,7 +225,7 @@ fn errors_name_the_layer() {
         let batch: &[(&str, &Value)] = &[("x", &x)];
         gptq::quantize_weights(&model, &[batch], config, &Gptq::new(), Progress::silent())
     };
-    let config = WeightConfig::new(format("int4:g4"));
+    let config = WeightConfig::new(format("int4:g4:f32"));
     let told = run(1e30, &config).unwrap_err().to_string();
     assert!(told.contains("second"), "{told}");
     assert!(matches!(run(1.0, &config.clone().with_kind(LayerKind::Linear, None)), Err(Error::NothingToQuantize { .. })));
