@@ -1,8 +1,9 @@
 //! Groups whose codes begin anywhere: with a zero point, or an offset.
 
 use crate::error::{Error, Result};
-use crate::num::{affine_qparams, dequantize, quantize, round_clamped};
-use crate::quant::level_search::{LevelSearch, Weighted};
+use crate::num::{affine_qparams, round_clamped};
+use crate::quant::level_search::{LevelSearch, Reach, Weighted};
+use crate::quant::weights::nearest::Even;
 use crate::quant::weights::{Fit, Scales};
 
 /// How many zero points on either side of the range's are tried where not all are.
@@ -11,8 +12,9 @@ const NEAR: i32 = 4;
 /// Chooses scale and zero point of groups with codes `0..=qmax`.
 pub(crate) struct ZeroPointFitter {
     qmax: i32,
-    /// One for each zero point; none for the exact range.
-    searches: Vec<LevelSearch>,
+    /// None for the exact range.
+    search: Option<LevelSearch>,
+    grids: Vec<Reach>,
 }
 
 /// The smallest and largest value, zero included.
@@ -23,9 +25,7 @@ fn ends(x: Weighted) -> (f32, f32) {
 impl ZeroPointFitter {
     pub(crate) fn new(bits: u32, fit: Fit) -> Self {
         let qmax = (1 << bits) - 1;
-        let levels = |zero_point: i32| (0..=qmax).map(|code| f64::from(code - zero_point)).collect::<Vec<_>>();
-        let zero_points = if fit == Fit::LeastSquares { qmax + 1 } else { 0 };
-        ZeroPointFitter { qmax, searches: (0..zero_points).map(|z| LevelSearch::new(&levels(z))).collect() }
+        ZeroPointFitter { qmax, search: (fit == Fit::LeastSquares).then(|| LevelSearch::integers(qmax as usize)), grids: Vec::new() }
     }
 
     pub(crate) fn wanted(&mut self, x: Weighted) -> (f64, i32) {
@@ -44,16 +44,23 @@ impl ZeroPointFitter {
                 best = (error, scale, zero_point);
             }
         }
-        let mut order: Vec<i32> = (0..self.searches.len() as i32).collect();
+        let Some(search) = &mut self.search else { return (best.1, best.2) };
         // Where all values have one sign, codes on the other side are of no use.
-        order.retain(|&z| if low == 0.0 || high == 0.0 { z == middle } else { self.qmax < 16 || z.abs_diff(middle) <= NEAR as u32 });
-        order.sort_by_key(|z| z.abs_diff(middle));
-        for zero_point in order {
-            if let Some(scale) = self.searches[zero_point as usize].best_scale(x, best.0) {
-                let error = self.error(x, scale as f32, zero_point);
-                if error < best.0 {
-                    best = (error, scale, zero_point);
-                }
+        let near = if low == 0.0 || high == 0.0 {
+            0
+        } else if self.qmax < 16 {
+            self.qmax
+        } else {
+            NEAR
+        };
+        let first = (middle - near).max(0);
+        let last = (middle + near).min(self.qmax);
+        self.grids.clear();
+        self.grids.extend((first..=last).map(|z| Reach { above: (self.qmax - z) as usize, below: z as usize }));
+        if let Some(found) = search.best(x, &self.grids, best.0) {
+            let zero_point = first + found.grid as i32;
+            if self.error(x, found.scale as f32, zero_point) < best.0 {
+                return (found.scale, zero_point);
             }
         }
         (best.1, best.2)
@@ -64,7 +71,7 @@ impl ZeroPointFitter {
         if wanted == 0.0 {
             return Ok((candidates[0], 0));
         }
-        if self.searches.is_empty() {
+        if self.search.is_none() {
             // The zero point that goes with the scale as stored, where rounding it moved the ends.
             let of = |scale: f32| (scale, round_clamped(-ends(x).0 / scale, 0, self.qmax));
             let (scale, zero_point) = of(candidates[0]);
@@ -99,13 +106,7 @@ impl ZeroPointFitter {
     }
 
     fn error(&self, x: Weighted, scale: f32, zero_point: i32) -> f64 {
-        let back = |x: f32| if scale == 0.0 { 0.0 } else { dequantize(quantize(x, scale, zero_point, 0, self.qmax), scale, zero_point) };
-        let mut sum = 0.0;
-        for (i, &value) in x.values.iter().enumerate() {
-            let off = f64::from(value) - f64::from(back(value));
-            sum += x.weights.get(i).map_or(1.0, |&w| f64::from(w)) * off * off;
-        }
-        sum
+        Even::integers(-zero_point, self.qmax - zero_point).error(x, scale)
     }
 }
 
@@ -115,14 +116,17 @@ pub(crate) struct OffsetFitter {
     fit: Fit,
 }
 
+/// The integer nearest to `v` from 0 to `qmax`, ties to even: all that a sum with 1.5 · 2^52 keeps.
+#[inline(always)]
+fn rounded(v: f64, qmax: i32) -> f64 {
+    const ROUNDING: f64 = 6_755_399_441_055_744.0;
+    (v.clamp(0.0, f64::from(qmax)) + ROUNDING) - ROUNDING
+}
+
 /// The code of `x` at a scale and an offset, in f64 so that neither difference nor quotient rounds a tie away.
 #[inline]
 pub(crate) fn offset_code(x: f32, scale: f32, offset: f32, qmax: i32) -> i32 {
-    if scale > 0.0 {
-        ((f64::from(x) - f64::from(offset)) / f64::from(scale)).round_ties_even().clamp(0.0, f64::from(qmax)) as i32
-    } else {
-        0
-    }
+    if scale > 0.0 { rounded((f64::from(x) - f64::from(offset)) / f64::from(scale), qmax) as i32 } else { 0 }
 }
 
 impl OffsetFitter {
@@ -160,8 +164,9 @@ impl OffsetFitter {
         best.1
     }
 
+    #[inline(always)]
     fn code(&self, x: f64, (scale, offset): (f64, f64)) -> f64 {
-        ((x - offset) / scale).round_ties_even().clamp(0.0, f64::from(self.qmax))
+        rounded((x - offset) / scale, self.qmax)
     }
 
     fn exact_error(&self, x: Weighted, grid: (f64, f64)) -> f64 {

@@ -1,31 +1,50 @@
 //! The scale of one group.
 
 use crate::error::Result;
-use crate::quant::level_search::{LevelSearch, Weighted};
+use crate::quant::level_search::{LevelSearch, Reach, Weighted};
 use crate::quant::weights::alphabet::Alphabet;
+use crate::quant::weights::nearest::Nearest;
 use crate::quant::weights::{Fit, Scales};
 
 /// Chooses scales for groups over one alphabet.
 pub(crate) struct ScaleFitter<'a> {
     alphabet: &'a Alphabet,
+    nearest: &'a Nearest,
     fit: Fit,
-    /// Searches for scales above zero, and below it if those are others.
-    searches: Vec<(f64, LevelSearch)>,
+    searches: Vec<Search>,
+}
+
+/// Grids of the same steps, each with the sign that scales have.
+struct Search {
+    levels: LevelSearch,
+    grids: Vec<Reach>,
+    signs: Vec<f64>,
+}
+
+impl Search {
+    /// Scales above zero, and below it if those are others.
+    fn of(alphabet: &Alphabet, signed: bool) -> Vec<Self> {
+        if let (Alphabet::Fixed { bits, narrow: false, step: 1.0 }, true) = (alphabet, signed) {
+            let half = 1usize << (bits - 1);
+            let grids = vec![Reach { above: half - 1, below: half }, Reach { above: half, below: half - 1 }];
+            return vec![Search { levels: LevelSearch::integers(half), grids, signs: vec![1.0, -1.0] }];
+        }
+        let levels: Vec<f64> = alphabet.levels().into_iter().map(f64::from).collect();
+        let turned: Vec<f64> = levels.iter().rev().map(|level| 0.0 - level).collect();
+        let of = |levels: &[f64], sign| {
+            let levels = LevelSearch::new(levels);
+            Search { grids: vec![levels.whole()], levels, signs: vec![sign] }
+        };
+        let mut all = vec![of(&levels, 1.0)];
+        all.extend((signed && turned != levels).then(|| of(&turned, -1.0)));
+        all
+    }
 }
 
 impl<'a> ScaleFitter<'a> {
-    pub(crate) fn new(alphabet: &'a Alphabet, fit: Fit, signed: bool) -> Self {
-        let mut searches = Vec::new();
-        if fit == Fit::LeastSquares {
-            let levels: Vec<f64> = alphabet.levels().into_iter().map(f64::from).collect();
-            let turned: Vec<f64> = levels.iter().rev().map(|level| 0.0 - level).collect();
-            let both = signed && turned != levels;
-            searches.push((1.0, LevelSearch::new(&levels)));
-            if both {
-                searches.push((-1.0, LevelSearch::new(&turned)));
-            }
-        }
-        ScaleFitter { alphabet, fit, searches }
+    pub(crate) fn new(alphabet: &'a Alphabet, nearest: &'a Nearest, fit: Fit, signed: bool) -> Self {
+        let searches = if fit == Fit::LeastSquares { Search::of(alphabet, signed) } else { Vec::new() };
+        ScaleFitter { alphabet, nearest, fit, searches }
     }
 
     /// The scale that the rule asks for, before it is rounded to its format.
@@ -44,14 +63,18 @@ impl<'a> ScaleFitter<'a> {
                 -extreme / f64::from(1u32 << (bits - 1))
             }
             (Fit::LeastSquares, _) => {
-                let mut best = (self.error(x, range as f32), range);
-                for i in 0..self.searches.len() {
-                    let (sign, search) = &mut self.searches[i];
-                    let sign = *sign;
-                    if let Some(scale) = search.best_scale(x, best.0) {
-                        let error = self.error(x, (sign * scale) as f32);
+                let mut best = (self.nearest.error(x, range as f32), range);
+                for search in &mut self.searches {
+                    if let Some(found) = search.levels.best(x, &search.grids, best.0) {
+                        let mut scale = search.signs[found.grid] * found.scale;
+                        let mut error = self.nearest.error(x, scale as f32);
+                        // Where only rounding told them apart, the one above zero.
+                        if scale < 0.0 {
+                            let positive = self.nearest.error(x, found.scale as f32);
+                            (scale, error) = if positive <= error { (found.scale, positive) } else { (scale, error) };
+                        }
                         if error < best.0 {
-                            best = (error, sign * scale);
+                            best = (error, scale);
                         }
                     }
                 }
@@ -88,15 +111,8 @@ impl<'a> ScaleFitter<'a> {
         Ok(best.1)
     }
 
-    /// `Σ w · (x - scale · level)²`, with the products as they will be: infinite where one is.
+    /// As [`Nearest::error`].
     pub(crate) fn error(&self, x: Weighted, scale: f32) -> f64 {
-        let mut sum = 0.0;
-        for (i, &value) in x.values.iter().enumerate() {
-            let back = scale * self.alphabet.value(self.alphabet.code(value / scale));
-            let back = if scale == 0.0 { 0.0 } else { back };
-            let off = f64::from(value) - f64::from(back);
-            sum += x.weights.get(i).map_or(1.0, |&w| f64::from(w)) * off * off;
-        }
-        sum
+        self.nearest.error(x, scale)
     }
 }

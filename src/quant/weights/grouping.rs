@@ -69,11 +69,6 @@ impl Groups {
     pub(crate) fn row_and_size(self) -> [usize; 2] {
         [self.columns, self.size]
     }
-
-    /// Number of weights.
-    pub(crate) fn weights(self) -> usize {
-        self.rows * self.columns
-    }
 }
 
 impl fmt::Display for Grouping {

@@ -6,6 +6,8 @@ use crate::quant::codebook::{Codebook, kmeans, quantile_levels};
 use crate::quant::level_search::Weighted;
 use crate::quant::weights::alphabet::Alphabet;
 use crate::quant::weights::group::ScaleFitter;
+use crate::quant::weights::nearest::Nearest;
+use crate::quant::weights::parallel::map_groups;
 use crate::quant::weights::{Fit, Learning};
 
 /// Rounds of scales for levels and levels for scales. Gains after the third were below 0.01 dB.
@@ -45,9 +47,14 @@ impl Lesson {
                 return Ok(book);
             }
             let alphabet = Alphabet::Table(book.clone());
-            let mut fitter = ScaleFitter::new(&alphabet, fit, signed);
-            scales = groups.iter().map(|&x| fitter.wanted(x)).collect();
-            let error = groups.iter().zip(&scales).map(|(&x, &scale)| fitter.error(x, scale as f32)).sum::<f64>();
+            let nearest = Nearest::of(&alphabet);
+            let start = || ScaleFitter::new(&alphabet, &nearest, fit, signed);
+            let fitted = map_groups(groups.len(), values.len(), start, |fitter, i| {
+                let scale = fitter.wanted(groups[i]);
+                (scale, nearest.error(groups[i], scale as f32))
+            });
+            let error = fitted.iter().map(|(_, error)| error).sum::<f64>();
+            scales = fitted.into_iter().map(|(scale, _)| scale).collect();
             match &best {
                 Some((least, _)) if *least <= error => break,
                 _ => best = Some((error, book)),

@@ -10,11 +10,15 @@
 
 mod alphabet;
 mod asymmetric;
+mod encode;
 mod format;
+mod gathered;
 mod group;
 mod grouping;
 mod learned;
+mod nearest;
 mod packed;
+mod parallel;
 mod parts;
 mod quantized;
 mod quantizer;

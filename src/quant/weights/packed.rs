@@ -48,6 +48,17 @@ impl PackedCodes {
         Ok(packed)
     }
 
+    /// Codes of at most as many bits, all of them known to be.
+    pub(crate) fn of(bits: u32, codes: &[u16]) -> Self {
+        let mut bytes = Vec::with_capacity((codes.len() * bits as usize).div_ceil(8));
+        // Eight codes take as many bytes as a code has bits.
+        for eight in codes.chunks(8) {
+            let all = eight.iter().rev().fold(0u128, |all, &code| all << bits | u128::from(code));
+            bytes.extend_from_slice(&all.to_le_bytes()[..(eight.len() * bits as usize).div_ceil(8)]);
+        }
+        PackedCodes { bytes, bits, len: codes.len() }
+    }
+
     /// `len` codes over bytes that exist already.
     ///
     /// # Errors
@@ -181,6 +192,8 @@ mod tests {
                     assert!(read.iter().map(|&code| u32::from(code)).eq(codes.iter().copied().skip(first).take(read.len())));
                 }
             }
+            let short: Vec<u16> = codes.iter().map(|&code| code as u16).collect();
+            assert_eq!(PackedCodes::of(bits, &short), packed);
             assert!((0..codes.len()).all(|i| packed.get(i) == Some(codes[i])) && packed.get(codes.len()).is_none());
             assert_eq!(PackedCodes::from_bytes(bits, codes.len(), packed.as_bytes().to_vec()).unwrap(), packed);
             assert!(PackedCodes::new(bits, [1 << bits]).is_err());

@@ -1,22 +1,26 @@
 //! From weights to codes.
 
 use crate::error::{Error, Result};
-use crate::num::{NonFinite, f16, quantize};
-use crate::quant::codebook::Codebook;
-use crate::quant::codebook::check_weights;
-use crate::quant::level_search::Weighted;
-use crate::quant::stochastic::{Rounding, random_unit};
+use crate::num::{NonFinite, f16};
+use crate::quant::codebook::{Codebook, check_weights};
+use crate::quant::stochastic::Rounding;
 use crate::quant::weights::alphabet::Alphabet;
-use crate::quant::weights::asymmetric::{OffsetFitter, ZeroPointFitter, offset_code};
+use crate::quant::weights::asymmetric::{OffsetFitter, ZeroPointFitter};
+use crate::quant::weights::encode::Encoder;
+use crate::quant::weights::gathered::Gathered;
 use crate::quant::weights::group::ScaleFitter;
-use crate::quant::weights::grouping::Groups;
 use crate::quant::weights::learned::Lesson;
+use crate::quant::weights::nearest::Nearest;
+use crate::quant::weights::parallel::map_groups;
 use crate::quant::weights::quantized::fixed_alphabet;
 use crate::quant::weights::sparse::largest;
 use crate::quant::weights::{
     Grouping, Kept, Levels, PackedCodes, QuantizedWeights, Scales, SparseSplit, StoredLevels, WeightFormat, Zeros,
 };
 use crate::tensor::Tensor;
+
+/// Codes, scales, what moves codes away from zero, levels.
+type Encoded = (Vec<u16>, Scales, Zeros, StoredLevels);
 
 /// Quantizes weights to a [`WeightFormat`].
 ///
@@ -37,24 +41,6 @@ pub struct WeightQuantizer<'a> {
     sensitivities: Option<&'a [f32]>,
     rounding: Rounding,
     non_finite: NonFinite,
-}
-
-/// The weights that count in fits, one group after the other.
-struct Gathered {
-    values: Vec<f32>,
-    weights: Vec<f32>,
-    ends: Vec<usize>,
-}
-
-impl Gathered {
-    fn group(&self, index: usize) -> Weighted<'_> {
-        let range = index.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[index];
-        Weighted { values: &self.values[range.clone()], weights: if self.weights.is_empty() { &[] } else { &self.weights[range] } }
-    }
-
-    fn all(&self) -> Vec<Weighted<'_>> {
-        (0..self.ends.len()).map(|i| self.group(i)).collect()
-    }
 }
 
 impl<'a> WeightQuantizer<'a> {
@@ -123,48 +109,31 @@ impl<'a> WeightQuantizer<'a> {
         })
     }
 
-    fn gather(&self, x: &[f32], kept: &[usize], groups: Groups) -> Gathered {
-        let mut gathered = Gathered { values: Vec::with_capacity(x.len()), weights: Vec::new(), ends: Vec::new() };
-        let mut kept = kept.iter().copied().peekable();
-        for group in 0..groups.len() {
-            for i in groups.range(group) {
-                if kept.next_if_eq(&i).is_none() && x[i].is_finite() {
-                    gathered.values.push(x[i]);
-                    gathered.weights.extend(self.sensitivities.map(|list| list[i]));
-                }
-            }
-            gathered.ends.push(gathered.values.len());
-        }
-        gathered
-    }
-
     /// Codes and scales, those of kept weights without meaning.
     fn dense(&self, weight: &Tensor, kept: &[usize]) -> Result<QuantizedWeights> {
         let groups = self.format.grouping().of(weight.shape())?;
-        let gathered = self.gather(weight.as_slice(), kept, groups);
+        let gathered = Gathered::new(weight.as_slice(), self.sensitivities, kept, groups);
         let bits = self.format.bits();
-        let mut codes = Vec::with_capacity(groups.weights());
-        let x = weight.as_slice();
-        let (scales, zeros, levels) = match self.format.levels() {
-            Levels::Uint(_) => self.with_zero_points(x, groups, &gathered, &mut codes)?,
-            Levels::Offset(_) => self.with_offsets(x, groups, &gathered, &mut codes)?,
+        let encoder = Encoder { x: weight.as_slice(), groups, bits, rounding: self.rounding };
+        let (codes, scales, zeros, levels) = match self.format.levels() {
+            Levels::Uint(_) => self.with_zero_points(&gathered, encoder)?,
+            Levels::Offset(_) => self.with_offsets(&gathered, encoder)?,
             Levels::Learned { rule, bits, zero, own } => {
-                self.with_learned(x, groups, &gathered, Lesson { rule: *rule, bits: *bits, zero: *zero }, *own, &mut codes)?
+                self.with_learned(&gathered, encoder, Lesson { rule: *rule, bits: *bits, zero: *zero }, *own)?
             }
             levels => {
                 let alphabet = fixed_alphabet(levels)
                     .ok_or_else(|| Error::Unsupported { what: format!("{}", self.format), way_out: "choose another format".into() })?;
-                let scales = self.fitted(&alphabet, &gathered)?;
-                self.encode(x, groups, &scales, |_| &alphabet, &mut codes);
+                let (codes, scales) = self.fitted(&alphabet, &gathered, encoder)?;
                 let stored = if let Levels::Custom(book) = levels { StoredLevels::Shared(book.clone()) } else { StoredLevels::None };
-                (scales, Zeros::None, stored)
+                (codes, scales, Zeros::None, stored)
             }
         };
         Ok(QuantizedWeights {
             format: self.format.clone(),
             shape: weight.shape().clone(),
             groups,
-            codes: PackedCodes::new(bits, codes)?,
+            codes: PackedCodes::of(bits, &codes),
             scales,
             zeros,
             levels,
@@ -172,157 +141,87 @@ impl<'a> WeightQuantizer<'a> {
         })
     }
 
-    /// A scale for each group over one alphabet.
-    fn fitted(&self, alphabet: &Alphabet, gathered: &Gathered) -> Result<Scales> {
-        let mut fitter = ScaleFitter::new(alphabet, self.format.fit(), self.format.scale_format().is_signed());
-        let groups = gathered.all();
-        let wanted: Vec<f64> = groups.iter().map(|&x| fitter.wanted(x)).collect();
-        let mut scales = Scales::planned(self.format.scale_format(), &wanted)?;
-        for (index, (&x, &wanted)) in groups.iter().zip(&wanted).enumerate() {
-            let scale = fitter.stored(x, wanted, &scales, index)?;
-            scales.push(scale);
+    /// Codes, and a scale for each group over one alphabet.
+    fn fitted(&self, alphabet: &Alphabet, gathered: &Gathered, encoder: Encoder) -> Result<(Vec<u16>, Scales)> {
+        let nearest = Nearest::of(alphabet);
+        let (format, fit) = (self.format.scale_format(), self.format.fit());
+        let start = || ScaleFitter::new(alphabet, &nearest, fit, format.is_signed());
+        let wanted = map_groups(gathered.len(), gathered.weights(), start, |fitter, i| fitter.wanted(gathered.group(i)));
+        let mut scales = Scales::planned(format, &wanted)?;
+        let stored =
+            map_groups(wanted.len(), gathered.weights(), start, |fitter, i| fitter.stored(gathered.group(i), wanted[i], &scales, i));
+        for scale in stored {
+            scales.push(scale?);
         }
-        Ok(scales)
+        Ok((encoder.over(alphabet, &nearest, &scales), scales))
     }
 
-    fn with_learned(
-        &self,
-        x: &[f32],
-        groups: Groups,
-        gathered: &Gathered,
-        lesson: Lesson,
-        own: bool,
-        codes: &mut Vec<u32>,
-    ) -> Result<(Scales, Zeros, StoredLevels)> {
-        let list = gathered.all();
+    fn with_learned(&self, gathered: &Gathered, encoder: Encoder, lesson: Lesson, own: bool) -> Result<Encoded> {
         if own {
             // Scales by range: the levels do the rest.
-            let wanted: Vec<f64> = list.iter().map(|x| f64::from(x.largest())).collect();
+            let wanted: Vec<f64> = gathered.all().iter().map(|x| f64::from(x.largest())).collect();
             let mut scales = Scales::planned(self.format.scale_format(), &wanted)?;
-            let (mut stored, mut alphabets) = (Vec::<f16>::new(), Vec::new());
-            for (index, (&x, &wanted)) in list.iter().zip(&wanted).enumerate() {
+            for (index, &wanted) in wanted.iter().enumerate() {
                 let scale = scales.candidates(index, wanted, false)?[0];
                 scales.push(scale);
-                let levels = lesson.own(x, scale)?;
+            }
+            let learned = map_groups(wanted.len(), gathered.weights(), || (), |(), i| lesson.own(gathered.group(i), scales.at(i)));
+            let (mut stored, mut books) = (Vec::<f16>::new(), Vec::new());
+            for levels in learned {
+                let levels = levels?;
                 let mut distinct: Vec<f32> = levels.iter().map(|level| level.to_f32()).collect();
                 distinct.dedup();
-                alphabets.push(Alphabet::Table(Codebook::of_any_length(distinct)?));
+                books.push(Codebook::of_any_length(distinct)?);
                 stored.extend(levels);
             }
-            self.encode(x, groups, &scales, |group| &alphabets[group], codes);
-            return Ok((scales, Zeros::None, StoredLevels::Own(stored)));
+            return Ok((encoder.over_own(books, &scales), scales, Zeros::None, StoredLevels::Own(stored)));
         }
         if self.format.grouping() == Grouping::Tensor {
             // The levels as they are: a scale of 1.
-            let weights = Some(gathered.weights.as_slice()).filter(|weights| !weights.is_empty());
-            let alphabet = Alphabet::Table(Codebook::of_any_length(lesson.learn(&gathered.values, weights)?)?);
+            let all = gathered.everything();
+            let book = Codebook::of_any_length(lesson.learn(all.values, Some(all.weights).filter(|weights| !weights.is_empty()))?)?;
             let mut scales = Scales::planned(self.format.scale_format(), &[1.0])?;
             let scale = scales.candidates(0, 1.0, false)?[0];
             scales.push(scale);
-            self.encode(x, groups, &scales, |_| &alphabet, codes);
-            return Ok((scales, Zeros::None, shared(alphabet)));
+            let alphabet = Alphabet::Table(book.clone());
+            let codes = encoder.over(&alphabet, &Nearest::of(&alphabet), &scales);
+            return Ok((codes, scales, Zeros::None, StoredLevels::Shared(book)));
         }
-        let book = lesson.shared(&list, self.format.fit(), self.format.scale_format().is_signed())?;
-        let alphabet = Alphabet::Table(book);
-        let scales = self.fitted(&alphabet, gathered)?;
-        self.encode(x, groups, &scales, |_| &alphabet, codes);
-        Ok((scales, Zeros::None, shared(alphabet)))
+        let book = lesson.shared(&gathered.all(), self.format.fit(), self.format.scale_format().is_signed())?;
+        let (codes, scales) = self.fitted(&Alphabet::Table(book.clone()), gathered, encoder)?;
+        Ok((codes, scales, Zeros::None, StoredLevels::Shared(book)))
     }
 
-    fn with_zero_points(
-        &self,
-        x: &[f32],
-        groups: Groups,
-        gathered: &Gathered,
-        codes: &mut Vec<u32>,
-    ) -> Result<(Scales, Zeros, StoredLevels)> {
-        let bits = self.format.bits();
-        let qmax = (1i32 << bits) - 1;
-        let mut fitter = ZeroPointFitter::new(bits, self.format.fit());
-        let list = gathered.all();
-        let wanted: Vec<(f64, i32)> = list.iter().map(|&x| fitter.wanted(x)).collect();
+    fn with_zero_points(&self, gathered: &Gathered, encoder: Encoder) -> Result<Encoded> {
+        let (bits, fit) = (self.format.bits(), self.format.fit());
+        let start = || ZeroPointFitter::new(bits, fit);
+        let wanted = map_groups(gathered.len(), gathered.weights(), start, |fitter, i| fitter.wanted(gathered.group(i)));
         let mut scales = Scales::planned(self.format.scale_format(), &wanted.iter().map(|grid| grid.0).collect::<Vec<_>>())?;
+        let stored =
+            map_groups(wanted.len(), gathered.weights(), start, |fitter, i| fitter.stored(gathered.group(i), wanted[i], &scales, i));
         let mut zero_points = Vec::with_capacity(wanted.len());
-        for (index, (&group, &wanted)) in list.iter().zip(&wanted).enumerate() {
-            let (scale, zero_point) = fitter.stored(group, wanted, &scales, index)?;
+        for grid in stored {
+            let (scale, zero_point) = grid?;
             scales.push(scale);
-            zero_points.push(zero_point as u32);
-            codes.extend(groups.range(index).map(|i| match self.rounding {
-                Rounding::Stochastic { seed } if x[i].is_finite() && scale > 0.0 => {
-                    let drawn = (x[i] / scale + random_unit(seed, i as u64)).floor() + zero_point as f32;
-                    drawn.clamp(0.0, qmax as f32) as u32
-                }
-                _ if scale == 0.0 => zero_point as u32,
-                _ => quantize(x[i], scale, zero_point, 0, qmax) as u32,
-            }));
+            zero_points.push(zero_point as u16);
         }
-        Ok((scales, Zeros::Points(PackedCodes::new(bits, zero_points)?), StoredLevels::None))
+        let codes = encoder.with_zero_points(&scales, &zero_points);
+        Ok((codes, scales, Zeros::Points(PackedCodes::of(bits, &zero_points)), StoredLevels::None))
     }
 
-    fn with_offsets(&self, x: &[f32], groups: Groups, gathered: &Gathered, codes: &mut Vec<u32>) -> Result<(Scales, Zeros, StoredLevels)> {
-        let bits = self.format.bits();
-        let qmax = (1i32 << bits) - 1;
-        let fitter = OffsetFitter::new(bits, self.format.fit());
-        let list = gathered.all();
-        let wanted: Vec<(f64, f64)> = list.iter().map(|&x| fitter.wanted(x)).collect();
+    fn with_offsets(&self, gathered: &Gathered, encoder: Encoder) -> Result<Encoded> {
+        let fitter = OffsetFitter::new(self.format.bits(), self.format.fit());
+        let wanted = map_groups(gathered.len(), gathered.weights(), || (), |(), i| fitter.wanted(gathered.group(i)));
         let (steps, begins): (Vec<f64>, Vec<f64>) = wanted.iter().copied().unzip();
         let mut scales = Scales::planned(self.format.scale_format(), &steps)?;
         let mut offsets = Scales::planned(self.format.scale_format(), &begins)?;
-        for (index, (&group, &wanted)) in list.iter().zip(&wanted).enumerate() {
-            let (scale, offset) = fitter.stored(group, wanted, (&scales, &offsets), index)?;
+        let lists = (&scales, &offsets);
+        let stored = map_groups(wanted.len(), gathered.weights(), || (), |(), i| fitter.stored(gathered.group(i), wanted[i], lists, i));
+        for grid in stored {
+            let (scale, offset) = grid?;
             scales.push(scale);
             offsets.push(offset);
-            codes.extend(groups.range(index).map(|i| match self.rounding {
-                Rounding::Stochastic { seed } if x[i].is_finite() && scale > 0.0 => {
-                    let drawn = ((x[i] - offset) / scale + random_unit(seed, i as u64)).floor();
-                    drawn.clamp(0.0, qmax as f32) as u32
-                }
-                // NaN has the code nearest to zero.
-                _ => offset_code(if x[i].is_nan() { 0.0 } else { x[i] }, scale, offset, qmax) as u32,
-            }));
         }
-        Ok((scales, Zeros::Offsets(offsets), StoredLevels::None))
-    }
-
-    fn encode<'b>(&self, x: &[f32], groups: Groups, scales: &Scales, alphabet: impl Fn(usize) -> &'b Alphabet, codes: &mut Vec<u32>) {
-        // Of an alphabet that all groups share, the levels are listed once.
-        let mut listed: Option<(*const Alphabet, Vec<f32>)> = None;
-        for group in 0..groups.len() {
-            let (scale, alphabet) = (scales.at(group), alphabet(group));
-            let values = groups.range(group).map(|i| (i, x[i]));
-            match self.rounding {
-                _ if scale == 0.0 => codes.extend(values.map(|_| alphabet.code(0.0))),
-                Rounding::Nearest => codes.extend(values.map(|(_, x)| alphabet.code(x / scale))),
-                Rounding::Stochastic { seed } => {
-                    if listed.as_ref().is_none_or(|(of, _)| !std::ptr::eq(*of, alphabet)) {
-                        listed = Some((alphabet, alphabet.levels()));
-                    }
-                    let levels = listed.as_ref().map_or(&[][..], |(_, levels)| levels);
-                    codes.extend(values.map(|(i, x)| alphabet.code(drawn(x / scale, levels, random_unit(seed, i as u64)))));
-                }
-            }
-        }
-    }
-}
-
-fn shared(alphabet: Alphabet) -> StoredLevels {
-    match alphabet {
-        Alphabet::Table(book) => StoredLevels::Shared(book),
-        Alphabet::Fixed { .. } | Alphabet::Float(_) => StoredLevels::None,
-    }
-}
-
-/// The level below `v` or the one above it, as `u` in `0..1` decides.
-fn drawn(v: f32, levels: &[f32], u: f32) -> f32 {
-    let above = levels.partition_point(|&level| level <= v);
-    match (above.checked_sub(1).map(|below| levels[below]), levels.get(above)) {
-        (Some(low), Some(&high)) if !v.is_nan() => {
-            if u < (v - low) / (high - low) {
-                high
-            } else {
-                low
-            }
-        }
-        _ => v,
+        Ok((encoder.with_offsets(&scales, &offsets), scales, Zeros::Offsets(offsets), StoredLevels::None))
     }
 }
