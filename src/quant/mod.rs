@@ -30,7 +30,7 @@ pub use least_squares::least_squares;
 pub use scheme::Scheme;
 pub use stochastic::{Rounding, random_unit, round_stochastic};
 pub use weights::{
-    Fit, FloatFormat, Grouping, Keep, Kept, Learning, Levels, PackedCodes, QuantizedWeights, ScaleFormat, Scales, SparseSplit,
+    Fit, FloatFormat, Grouping, Keep, Kept, Learning, Levels, LogScales, PackedCodes, QuantizedWeights, ScaleFormat, Scales, SparseSplit,
     StoredLevels, WeightFormat, WeightParts, WeightQuantizer, Zeros,
 };
 

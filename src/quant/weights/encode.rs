@@ -1,6 +1,5 @@
 //! From weights and scales to codes.
 
-use crate::quant::codebook::Codebook;
 use crate::quant::stochastic::{Rounding, random_unit};
 use crate::quant::weights::Scales;
 use crate::quant::weights::alphabet::Alphabet;
@@ -41,11 +40,17 @@ impl Encoder<'_> {
         self.codes(|group, x, first, codes| self.group((alphabet, nearest, &levels), scales.at(group), x, first, codes))
     }
 
-    /// Codes of levels of each group's own.
-    pub(crate) fn over_own(self, books: Vec<Codebook>, scales: &Scales) -> Vec<u16> {
+    /// Codes of one of these tables for each group.
+    pub(crate) fn over_tables(
+        self,
+        tables: &[(Alphabet, Nearest)],
+        of: impl Fn(usize) -> usize + Sync + Send,
+        scales: &Scales,
+    ) -> Vec<u16> {
         self.codes(|group, x, first, codes| {
-            let alphabet = Alphabet::Table(books[group].clone());
-            self.group((&alphabet, &Nearest::of(&alphabet), books[group].levels()), scales.at(group), x, first, codes);
+            let (alphabet, nearest) = &tables[of(group)];
+            let levels = if self.rounding == Rounding::Nearest { Vec::new() } else { alphabet.levels() };
+            self.group((alphabet, nearest, &levels), scales.at(group), x, first, codes);
         })
     }
 

@@ -41,6 +41,8 @@ pub enum Levels {
     Uint(u32),
     /// `scale · code + offset`, with a floating offset in each group, stored as the scale is: 2 to 8 bits.
     Offset(u32),
+    /// `scale · (level + shift)`: a table that is known beforehand, 3 or 4 bits, and one of 16 shifts for each group, in 4 bits.
+    Shifted(u32),
     /// Small floats: a code is the number's bits.
     Float(FloatFormat),
     /// MXINT8: 8-bit integers times 2^-6, of which -128 is never given.
@@ -66,7 +68,7 @@ impl Levels {
     /// Bits of a code.
     pub fn bits(&self) -> u32 {
         match self {
-            Levels::Int(bits) | Levels::Uint(bits) | Levels::Offset(bits) | Levels::Learned { bits, .. } => *bits,
+            Levels::Int(bits) | Levels::Uint(bits) | Levels::Offset(bits) | Levels::Shifted(bits) | Levels::Learned { bits, .. } => *bits,
             Levels::Float(format) => format.bits(),
             Levels::MxInt8 => 8,
             Levels::Table(table) => table.bits(),
@@ -127,6 +129,7 @@ pub enum Kept {
 /// | `int2` to `int8`, `int16` | integers with a scale |
 /// | `uint2` to `uint8` | with an integer zero point |
 /// | `offset2` to `offset8` | with a floating offset |
+/// | `shift3`, `shift4` | between evenly spaced and best for a normal distribution, moved by one of 16 shifts |
 /// | `midrise1` to `midrise8` | evenly spaced without zero |
 /// | `nf4`, `pot2` to `pot6`, `apot2` to `apot5`, `gauss2` to `gauss5` | [`Table`] |
 /// | `[-1,-0.25,0,1]` | a table of the caller's |
@@ -136,7 +139,7 @@ pub enum Kept {
 /// | `nvfp4` | `fp4:g16:e4m3:range` |
 ///
 /// Options: `tensor`, `channel` or `g<size>` ([`Grouping`]; channels unless said otherwise, learned levels the tensor);
-/// `f32`, `f16`, `bf16`, `e8m0`, `e4m3`, `double` ([`ScaleFormat`]; f16 for groups, else f32); `range`, `ocp`, `half`,
+/// `f32`, `f16`, `bf16`, `e8m0`, `e4m3`, `double`, `log2` to `log6` ([`ScaleFormat`]; f16 for groups, else f32); `range`, `ocp`, `half`,
 /// `signedmax`, `mse` ([`Fit`]; `mse`, for 16 bits and the formats of a standard `range` or `ocp`); `largest=`, `smallest=`
 /// and `sensitive=` with a fraction ([`Keep`]).
 ///
@@ -244,6 +247,7 @@ impl WeightFormat {
         let (range, also) = match self.levels {
             Levels::Int(_) => (2..=8, Some(16)),
             Levels::Uint(_) | Levels::Offset(_) => (2..=8, None),
+            Levels::Shifted(_) => (3..=4, None),
             Levels::Learned { .. } => (1..=8, None),
             Levels::Table(table) => {
                 table.codebook()?;
@@ -261,6 +265,11 @@ impl WeightFormat {
         if let Some(keep) = self.keep.filter(|keep| !(0.0..=1.0).contains(&keep.fraction)) {
             return Err(Error::parameter("fraction of weights to keep", keep.fraction, "must be 0 to 1"));
         }
+        if let ScaleFormat::Log(bits) = self.scale
+            && !(2..=6).contains(&bits)
+        {
+            return Err(Error::parameter("bits of a logarithmic scale", bits, "must be 2 to 6"));
+        }
         let unsupported = |what: String, way_out: &str| Err(Error::Unsupported { what, way_out: way_out.into() });
         if matches!(self.levels, Levels::Offset(_)) && !matches!(self.scale, ScaleFormat::F32 | ScaleFormat::F16 | ScaleFormat::Bf16) {
             return unsupported(
@@ -276,6 +285,9 @@ impl WeightFormat {
             }
             Fit::HalfRange | Fit::SignedMax if !integers => {
                 unsupported("this rule for levels other than int".into(), "choose range or mse")
+            }
+            fit if matches!(self.levels, Levels::Shifted(_)) && fit != Fit::LeastSquares => {
+                unsupported("shifts chosen otherwise than by least squares".into(), "choose mse")
             }
             Fit::SignedMax if !self.scale.is_signed() => {
                 unsupported(format!("a negative scale as {}", self.scale), "store scales as f32, f16, bf16 or e4m3")

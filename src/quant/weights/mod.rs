@@ -6,7 +6,7 @@
 //!
 //! Scales are rounded to their format before codes are taken. A group of nothing but zeros has scale 0 (as a power of two:
 //! 2^-127). Groups are never padded ([`Grouping`]). Quantizing what was dequantized gives the same values again, but for stochastic
-//! rounding, [`Fit::HalfRange`], learned levels and the second level of scales, which are chosen anew.
+//! rounding, [`Fit::HalfRange`], learned levels, shifts, and what all scales of a tensor share, which are chosen anew.
 
 mod alphabet;
 mod asymmetric;
@@ -16,6 +16,7 @@ mod gathered;
 mod group;
 mod grouping;
 mod learned;
+mod log_scales;
 mod nearest;
 mod packed;
 mod parallel;
@@ -23,11 +24,13 @@ mod parts;
 mod quantized;
 mod quantizer;
 mod scales;
+mod shifted;
 mod sparse;
 mod text;
 
 pub use format::{Fit, FloatFormat, Keep, Kept, Learning, Levels, WeightFormat};
 pub use grouping::Grouping;
+pub use log_scales::LogScales;
 pub use packed::PackedCodes;
 pub use parts::WeightParts;
 pub use quantized::{QuantizedWeights, StoredLevels, Zeros};

@@ -59,6 +59,15 @@ impl PackedCodes {
         PackedCodes { bytes, bits, len: codes.len() }
     }
 
+    /// One more code, known to have no more bits.
+    pub(crate) fn push(&mut self, code: u16) {
+        let bit = self.len * self.bits as usize;
+        self.len += 1;
+        self.bytes.resize((self.len * self.bits as usize).div_ceil(8), 0);
+        let shifted = u32::from(code) << (bit % 8);
+        self.bytes[bit / 8..].iter_mut().zip(shifted.to_le_bytes()).for_each(|(byte, part)| *byte |= part);
+    }
+
     /// `len` codes over bytes that exist already.
     ///
     /// # Errors
@@ -194,6 +203,9 @@ mod tests {
             }
             let short: Vec<u16> = codes.iter().map(|&code| code as u16).collect();
             assert_eq!(PackedCodes::of(bits, &short), packed);
+            let mut pushed = PackedCodes::of(bits, &[]);
+            short.iter().for_each(|&code| pushed.push(code));
+            assert_eq!(pushed, packed);
             assert!((0..codes.len()).all(|i| packed.get(i) == Some(codes[i])) && packed.get(codes.len()).is_none());
             assert_eq!(PackedCodes::from_bytes(bits, codes.len(), packed.as_bytes().to_vec()).unwrap(), packed);
             assert!(PackedCodes::new(bits, [1 << bits]).is_err());

@@ -1,6 +1,7 @@
 //! Stored weights taken apart and put together, for files.
 
 use crate::error::{Error, Result};
+use crate::quant::weights::shifted::SHIFT_BITS;
 use crate::quant::weights::{Levels, PackedCodes, QuantizedWeights, Scales, SparseSplit, StoredLevels, WeightFormat, Zeros};
 use crate::tensor::Shape;
 
@@ -41,7 +42,10 @@ impl QuantizedWeights {
                 same_length("zero points", groups.len(), points.len())?;
             }
             (Levels::Offset(_), Zeros::Offsets(offsets)) => check_scales("offset", &format, offsets, groups.len())?,
-            (Levels::Uint(_) | Levels::Offset(_), _) => return other("zero points or offsets", &zeros),
+            (Levels::Shifted(_), Zeros::Shifts(shifts)) if shifts.bits() == SHIFT_BITS => {
+                same_length("shifts", groups.len(), shifts.len())?;
+            }
+            (Levels::Uint(_) | Levels::Offset(_) | Levels::Shifted(_), _) => return other("zero points or offsets", &zeros),
             (_, Zeros::None) => {}
             _ => return other("zero points or offsets", &zeros),
         }

@@ -7,6 +7,7 @@ use crate::num::{bf16, f16};
 use crate::quant::codebook::Codebook;
 use crate::quant::weights::alphabet::Alphabet;
 use crate::quant::weights::grouping::Groups;
+use crate::quant::weights::shifted::{self, SHIFT_BITS};
 use crate::quant::weights::{Levels, PackedCodes, Scales, SparseSplit, WeightFormat};
 use crate::tensor::{Shape, Tensor};
 
@@ -20,6 +21,8 @@ pub enum Zeros {
     Points(PackedCodes),
     /// A value for each group that all of its values begin at, in the format of the scales.
     Offsets(Scales),
+    /// The index of a shift of the levels for each group, in 4 bits.
+    Shifts(PackedCodes),
 }
 
 /// Levels stored with the weights.
@@ -37,7 +40,7 @@ pub enum StoredLevels {
 /// Weights in a [`WeightFormat`]: packed codes, scales, and what else the format needs.
 ///
 /// The value of a code is `scale · level(code)`, with [`Levels::Uint`] `scale · (code - zero_point)`, with [`Levels::Offset`]
-/// `scale · code + offset`, each operation rounded to f32. In groups of scale 0 it is 0 (the offset). Weights that are kept exactly have a code too, which does
+/// `scale · code + offset`, with [`Levels::Shifted`] `scale · (level(code) + shift)`, each operation rounded to f32. In groups of scale 0 it is 0 (the offset). Weights that are kept exactly have a code too, which does
 /// not count.
 #[derive(Clone, PartialEq)]
 pub struct QuantizedWeights {
@@ -132,7 +135,7 @@ impl QuantizedWeights {
     pub(crate) fn values_of_codes(&self, group: usize, codes: &[u16], scale: f32, offset: f32) -> Vec<f32> {
         let codes = codes.iter().copied();
         match &self.zeros {
-            Zeros::None => {
+            Zeros::None | Zeros::Shifts(_) => {
                 let table = self.table(group);
                 codes.map(|code| scale * table[usize::from(code)]).collect()
             }
@@ -177,19 +180,27 @@ impl QuantizedWeights {
         let end = first + output.len();
         assert!(end <= self.shape.elements(), "weights {first}..{end} of {}", self.shape.elements());
         let table = match (&self.levels, self.format.levels()) {
-            (StoredLevels::Own(_), _) | (_, Levels::Int(16)) => Vec::new(),
+            (StoredLevels::Own(_), _) | (_, Levels::Int(16) | Levels::Shifted(_)) => Vec::new(),
             _ => self.table(0),
         };
-        let mut own = Vec::new();
+        let shifted: Vec<Vec<f32>> = match self.format.levels() {
+            Levels::Shifted(bits) => (0..1 << SHIFT_BITS).map(|shift| shifted::levels(*bits, shift)).collect(),
+            _ => Vec::new(),
+        };
+        let mut own: Vec<f32>;
         let mut at = first;
         while at < end {
             let group = self.groups.of_weight(at);
             let stop = self.groups.range(group).end.min(end);
             let scale = self.scales.at(group);
-            if table.is_empty() && self.format.levels() != &Levels::Int(16) {
-                own = self.table(group);
-            }
-            let table = if table.is_empty() { &own } else { &table };
+            let table = match (&self.zeros, &self.levels) {
+                (Zeros::Shifts(shifts), _) => &shifted[shifts.get(group).unwrap_or(0) as usize],
+                (_, StoredLevels::Own(_)) => {
+                    own = self.table(group);
+                    &own
+                }
+                _ => &table,
+            };
             // As many codes at a time as stay in registers and the first cache.
             let mut codes = [0u16; 256];
             for output in output[at - first..stop - first].chunks_mut(codes.len()) {
@@ -199,7 +210,7 @@ impl QuantizedWeights {
                 let pairs = output.iter_mut().zip(codes);
                 match &self.zeros {
                     Zeros::None if table.is_empty() => pairs.for_each(|(y, code)| *y = scale * f32::from(*code as i16)),
-                    Zeros::None => pairs.for_each(|(y, code)| *y = scale * table[usize::from(*code)]),
+                    Zeros::None | Zeros::Shifts(_) => pairs.for_each(|(y, code)| *y = scale * table[usize::from(*code)]),
                     Zeros::Points(points) => {
                         let zero_point = points.get(group).unwrap_or(0) as i32;
                         pairs.for_each(|(y, code)| *y = scale * (i32::from(*code) - zero_point) as f32);
@@ -225,6 +236,9 @@ impl QuantizedWeights {
         if let StoredLevels::Own(levels) = &self.levels {
             return levels[group << self.format.bits()..][..all.len()].iter().map(|level| level.to_f32()).collect();
         }
+        if let (Levels::Shifted(bits), Zeros::Shifts(shifts)) = (self.format.levels(), &self.zeros) {
+            return shifted::levels(*bits, shifts.get(group).unwrap_or(0));
+        }
         match self.alphabet() {
             Some(alphabet) => all.map(|code| alphabet.value(code)).collect(),
             None => all.map(|code| code as f32).collect(),
@@ -242,7 +256,7 @@ impl QuantizedWeights {
     pub fn bytes(&self) -> usize {
         let zeros = match &self.zeros {
             Zeros::None => 0,
-            Zeros::Points(points) => points.as_bytes().len(),
+            Zeros::Points(points) | Zeros::Shifts(points) => points.as_bytes().len(),
             Zeros::Offsets(offsets) => offsets.bytes(),
         };
         let levels = match &self.levels {
@@ -267,7 +281,7 @@ pub(crate) fn fixed_alphabet(levels: &Levels) -> Option<Alphabet> {
         Levels::Float(format) => Alphabet::Float(*format),
         Levels::Table(table) => Alphabet::Table(table.codebook().ok()?),
         Levels::Custom(book) => Alphabet::Table(book.clone()),
-        Levels::Uint(_) | Levels::Offset(_) | Levels::Learned { .. } => return None,
+        Levels::Uint(_) | Levels::Offset(_) | Levels::Shifted(_) | Levels::Learned { .. } => return None,
     })
 }
 

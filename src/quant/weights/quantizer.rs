@@ -13,11 +13,15 @@ use crate::quant::weights::learned::Lesson;
 use crate::quant::weights::nearest::Nearest;
 use crate::quant::weights::parallel::map_groups;
 use crate::quant::weights::quantized::fixed_alphabet;
+use crate::quant::weights::shifted::{self, SHIFT_BITS, ShiftFitter};
 use crate::quant::weights::sparse::largest;
 use crate::quant::weights::{
-    Grouping, Kept, Levels, PackedCodes, QuantizedWeights, Scales, SparseSplit, StoredLevels, WeightFormat, Zeros,
+    Grouping, Kept, Levels, LogScales, PackedCodes, QuantizedWeights, ScaleFormat, Scales, SparseSplit, StoredLevels, WeightFormat, Zeros,
 };
 use crate::tensor::Tensor;
+
+/// Groups that a choice for the whole tensor is made by.
+const SAMPLE: usize = 128;
 
 /// Codes, scales, what moves codes away from zero, levels.
 type Encoded = (Vec<u16>, Scales, Zeros, StoredLevels);
@@ -118,6 +122,7 @@ impl<'a> WeightQuantizer<'a> {
         let (codes, scales, zeros, levels) = match self.format.levels() {
             Levels::Uint(_) => self.with_zero_points(&gathered, encoder)?,
             Levels::Offset(_) => self.with_offsets(&gathered, encoder)?,
+            Levels::Shifted(_) => self.with_shifts(&gathered, encoder)?,
             Levels::Learned { rule, bits, zero, own } => {
                 self.with_learned(&gathered, encoder, Lesson { rule: *rule, bits: *bits, zero: *zero }, *own)?
             }
@@ -166,15 +171,17 @@ impl<'a> WeightQuantizer<'a> {
                 scales.push(scale);
             }
             let learned = map_groups(wanted.len(), gathered.weights(), || (), |(), i| lesson.own(gathered.group(i), scales.at(i)));
-            let (mut stored, mut books) = (Vec::<f16>::new(), Vec::new());
+            let (mut stored, mut tables) = (Vec::<f16>::new(), Vec::new());
             for levels in learned {
                 let levels = levels?;
                 let mut distinct: Vec<f32> = levels.iter().map(|level| level.to_f32()).collect();
                 distinct.dedup();
-                books.push(Codebook::of_any_length(distinct)?);
+                let alphabet = Alphabet::Table(Codebook::of_any_length(distinct)?);
+                let nearest = Nearest::of(&alphabet);
+                tables.push((alphabet, nearest));
                 stored.extend(levels);
             }
-            return Ok((encoder.over_own(books, &scales), scales, Zeros::None, StoredLevels::Own(stored)));
+            return Ok((encoder.over_tables(&tables, |group| group, &scales), scales, Zeros::None, StoredLevels::Own(stored)));
         }
         if self.format.grouping() == Grouping::Tensor {
             // The levels as they are: a scale of 1.
@@ -207,6 +214,37 @@ impl<'a> WeightQuantizer<'a> {
         }
         let codes = encoder.with_zero_points(&scales, &zero_points);
         Ok((codes, scales, Zeros::Points(PackedCodes::of(bits, &zero_points)), StoredLevels::None))
+    }
+
+    fn with_shifts(&self, gathered: &Gathered, encoder: Encoder) -> Result<Encoded> {
+        let bits = self.format.bits();
+        let tables = shifted::tables(bits)?;
+        let start = || ShiftFitter::new(bits, &tables);
+        let wanted = map_groups(gathered.len(), gathered.weights(), start, |fitter, i| fitter.wanted(gathered.group(i)));
+        let mut plans = match self.format.scale_format() {
+            ScaleFormat::Log(bits) => LogScales::plans(bits, &wanted).into_iter().map(Scales::Log).collect(),
+            format => vec![Scales::planned(format, &wanted)?],
+        };
+        // Which plan is best, some of the groups tell.
+        let every = wanted.len().div_ceil(SAMPLE).max(1);
+        let fitter = start();
+        let mut errors = Vec::with_capacity(plans.len());
+        for plan in plans.iter().filter(|_| plans.len() > 1) {
+            let one = |i: usize| Ok(fitter.stored(gathered.group(i), wanted[i], plan, i)?.0);
+            errors.push((0..wanted.len()).step_by(every).map(one).sum::<Result<f64>>()?);
+        }
+        let best = (0..errors.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or(0);
+        let mut scales = plans.swap_remove(best);
+        let stored =
+            map_groups(wanted.len(), gathered.weights(), start, |fitter, i| fitter.stored(gathered.group(i), wanted[i], &scales, i));
+        let mut shifts = Vec::with_capacity(wanted.len());
+        for grid in stored {
+            let (_, scale, shift) = grid?;
+            scales.push(scale);
+            shifts.push(shift);
+        }
+        let codes = encoder.over_tables(&tables, |group| shifts[group].into(), &scales);
+        Ok((codes, scales, Zeros::Shifts(PackedCodes::of(SHIFT_BITS, &shifts)), StoredLevels::None))
     }
 
     fn with_offsets(&self, gathered: &Gathered, encoder: Encoder) -> Result<Encoded> {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::num::{F8E4M3, F8E8M0, ScaleRounding, SmallFloat, bf16, f16};
+use crate::quant::weights::LogScales;
 
 /// How the scales of groups are stored. They are rounded to it before codes are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,12 +24,15 @@ pub enum ScaleFormat {
     /// 8 bits, evenly spaced: `offset + code · step`, `offset` (f32) the tensor's smallest scale, a `step` (f32) for every
     /// [`Scales::SECOND_LEVEL`] scales (double quantization, as in QLoRA, with the range's ends exact).
     Double,
+    /// So many bits, 2 to 6, evenly spaced on a logarithmic axis: see [`LogScales`]. None is 0: in a group of zeros, levels without
+    /// zero leave the smallest.
+    Log(u32),
 }
 
 impl ScaleFormat {
     /// Whether a scale may be negative.
     pub fn is_signed(self) -> bool {
-        !matches!(self, ScaleFormat::E8M0 | ScaleFormat::Double)
+        !matches!(self, ScaleFormat::E8M0 | ScaleFormat::Double | ScaleFormat::Log(_))
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -39,6 +43,11 @@ impl ScaleFormat {
             ScaleFormat::E8M0 => "e8m0",
             ScaleFormat::E4M3 => "e4m3",
             ScaleFormat::Double => "double",
+            ScaleFormat::Log(2) => "log2",
+            ScaleFormat::Log(3) => "log3",
+            ScaleFormat::Log(4) => "log4",
+            ScaleFormat::Log(5) => "log5",
+            ScaleFormat::Log(_) => "log6",
         }
     }
 }
@@ -77,6 +86,8 @@ pub enum Scales {
         /// The scale of code 0.
         offset: f32,
     },
+    /// See [`ScaleFormat::Log`].
+    Log(LogScales),
 }
 
 /// Scales near a wanted one that can be stored, the nearest first.
@@ -95,6 +106,7 @@ impl Scales {
             Scales::E8M0(list) => list.len(),
             Scales::E4M3 { codes, .. } => codes.len(),
             Scales::Double { codes, .. } => codes.len(),
+            Scales::Log(scales) => scales.codes().len(),
         }
     }
 
@@ -115,6 +127,7 @@ impl Scales {
             Scales::E8M0(list) => list[index].to_f32(),
             Scales::E4M3 { codes, tensor } => codes[index].to_f32() * tensor,
             Scales::Double { codes, steps, offset } => offset + f32::from(codes[index]) * steps[index / Scales::SECOND_LEVEL],
+            Scales::Log(scales) => scales.at(index),
         }
     }
 
@@ -127,6 +140,7 @@ impl Scales {
             Scales::E8M0(list) => size_of_val(list.as_slice()),
             Scales::E4M3 { codes, tensor } => size_of_val(codes.as_slice()) + size_of_val(tensor),
             Scales::Double { codes, steps, offset } => size_of_val(codes.as_slice()) + size_of_val(steps.as_slice()) + size_of_val(offset),
+            Scales::Log(scales) => scales.bytes(),
         }
     }
 
@@ -139,6 +153,7 @@ impl Scales {
             Scales::E8M0(_) => ScaleFormat::E8M0,
             Scales::E4M3 { .. } => ScaleFormat::E4M3,
             Scales::Double { .. } => ScaleFormat::Double,
+            Scales::Log(scales) => ScaleFormat::Log(scales.codes().bits()),
         }
     }
 
@@ -160,6 +175,7 @@ impl Scales {
                 let tensor = if exact as f32 == 0.0 && exact > 0.0 { f32::from_bits(1) } else { exact as f32 };
                 Scales::E4M3 { codes: Vec::with_capacity(n), tensor }
             }
+            ScaleFormat::Log(bits) => Scales::Log(LogScales::planned(bits, wanted)),
             ScaleFormat::Double => {
                 let offset = wanted.iter().copied().fold(f64::INFINITY, f64::min).min(f64::MAX);
                 let offset = if n == 0 { 0.0 } else { offset as f32 };
@@ -174,7 +190,7 @@ impl Scales {
     pub(crate) fn candidates(&self, index: usize, wanted: f64, down: bool) -> Result<Candidates> {
         let size = wanted.abs() as f32;
         let signed = |magnitude: f32| if wanted < 0.0 { -magnitude } else { magnitude };
-        if wanted == 0.0 && !matches!(self, Scales::E8M0(_) | Scales::Double { .. }) {
+        if wanted == 0.0 && !matches!(self, Scales::E8M0(_) | Scales::Double { .. } | Scales::Log(_)) {
             return Ok(vec![0.0]);
         }
         // Floats are ordered as their bits are.
@@ -214,6 +230,7 @@ impl Scales {
                 let near = F8E4M3::from_f32((wanted.abs() / f64::from(*tensor)) as f32, true).to_bits();
                 neighbours(near.into(), 126).map(|bits| signed(F8E4M3::from_bits(bits as u8).to_f32() * tensor)).collect()
             }
+            Scales::Log(scales) => scales.candidates(wanted),
             Scales::Double { steps, offset, .. } => {
                 let step = steps[index / Scales::SECOND_LEVEL];
                 let near =
@@ -236,6 +253,7 @@ impl Scales {
             Scales::E4M3 { codes, tensor } => {
                 codes.push(F8E4M3::from_f32(if *tensor > 0.0 { scale / *tensor } else { 0.0 }, true));
             }
+            Scales::Log(scales) => scales.push(scale),
             Scales::Double { codes, steps, offset } => {
                 let step = steps[codes.len() / Scales::SECOND_LEVEL];
                 codes.push(if step > 0.0 { ((scale - *offset) / step).round_ties_even() as u8 } else { 0 });

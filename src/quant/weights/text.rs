@@ -14,8 +14,19 @@ const FLOATS: [(&str, FloatFormat); 5] = [
     ("fp6e3m2", FloatFormat::E3M2),
     ("fp4", FloatFormat::E2M1),
 ];
-const SCALES: [ScaleFormat; 6] =
-    [ScaleFormat::F32, ScaleFormat::F16, ScaleFormat::Bf16, ScaleFormat::E8M0, ScaleFormat::E4M3, ScaleFormat::Double];
+const SCALES: [ScaleFormat; 11] = [
+    ScaleFormat::F32,
+    ScaleFormat::F16,
+    ScaleFormat::Bf16,
+    ScaleFormat::E8M0,
+    ScaleFormat::E4M3,
+    ScaleFormat::Double,
+    ScaleFormat::Log(2),
+    ScaleFormat::Log(3),
+    ScaleFormat::Log(4),
+    ScaleFormat::Log(5),
+    ScaleFormat::Log(6),
+];
 const FITS: [(&str, Fit); 5] =
     [("range", Fit::Range), ("ocp", Fit::Ocp), ("half", Fit::HalfRange), ("signedmax", Fit::SignedMax), ("mse", Fit::LeastSquares)];
 const KEEPS: [(&str, Kept); 3] = [("largest", Kept::Largest), ("smallest", Kept::Smallest), ("sensitive", Kept::Sensitive)];
@@ -57,6 +68,7 @@ fn named(name: &str) -> Option<Named> {
         "int" => plain(Levels::Int(bits)),
         "uint" => plain(Levels::Uint(bits)),
         "offset" => plain(Levels::Offset(bits)),
+        "shift" => plain(Levels::Shifted(bits)),
         "midrise" => plain(Levels::Table(Table::MidRise(bits))),
         "pot" => plain(Levels::Table(Table::PowersOfTwo(bits))),
         "apot" => plain(Levels::Table(Table::Apot(bits))),
@@ -84,7 +96,7 @@ impl FromStr for WeightFormat {
         let name = parts.next().unwrap_or_default();
         let mut found = named(name).ok_or_else(|| {
             refuse(format!(
-                "there is no `{name}`: names are int, uint, offset, midrise, pot, apot, gauss, kmeans and quantile with a number of bits, nf4, fp4, nvfp4, \
+                "there is no `{name}`: names are int, uint, offset, shift, midrise, pot, apot, gauss, kmeans and quantile with a number of bits, nf4, fp4, nvfp4, \
                  fp6e2m3, fp6e3m2, fp8e4m3, fp8e5m2, mxint8, the small floats behind mx, or levels as in [-1,0,1]"
             ))
         })?;
@@ -111,7 +123,7 @@ impl FromStr for WeightFormat {
                         keep = kept;
                     } else {
                         return Err(refuse(format!(
-                            "`{name}` has no option `{option}`: options are tensor, channel, g<size>, f32, f16, bf16, e8m0, e4m3, double, range, ocp, half, \
+                            "`{name}` has no option `{option}`: options are tensor, channel, g<size>, f32, f16, bf16, e8m0, e4m3, double, log2 to log6, range, ocp, half, \
                              signedmax, mse, largest=, smallest= and sensitive= with a fraction, and of learned levels zero and own"
                         )));
                     }
@@ -128,6 +140,7 @@ impl fmt::Display for Levels {
             Levels::Int(bits) => write!(f, "int{bits}"),
             Levels::Uint(bits) => write!(f, "uint{bits}"),
             Levels::Offset(bits) => write!(f, "offset{bits}"),
+            Levels::Shifted(bits) => write!(f, "shift{bits}"),
             Levels::Float(format) => f.write_str(FLOATS.iter().find(|(_, other)| other == format).map_or("fp", |(name, _)| name)),
             Levels::MxInt8 => f.write_str("mxint8"),
             Levels::Table(table) => table.fmt(f),
