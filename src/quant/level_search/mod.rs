@@ -21,11 +21,11 @@ mod track;
 use track::{Side, Track};
 
 /// Breakpoints that are tried one by one.
-const FEW: u32 = 8;
+const FEW: u32 = 12;
 /// Distance of neighbouring `u` near the best, as a share.
-const NEAR: f64 = 0.05;
+const NEAR: f64 = 0.08;
 /// Farther off, the root of what is lacking, times this.
-const FAR: f64 = 1.2;
+const FAR: f64 = 1.5;
 /// Tracks: of all values, while either side's levels are the same; and of those above and below zero.
 const BOTH: usize = 0;
 const ABOVE: usize = 1;
