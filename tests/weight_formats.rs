@@ -327,3 +327,24 @@ fn edges() {
         format("int4").quantize(&x).unwrap()
     );
 }
+
+/// Enough weights that they are shared among threads: the same bytes for any number of these.
+#[cfg(feature = "parallel")]
+#[test]
+fn threads_change_nothing() {
+    let x = weights(3, [96, 200]);
+    let sensitivities: Vec<f32> = (0..x.len()).map(|i| 1.0 + (i % 5) as f32).collect();
+    for text in
+        "int4:g32 uint4:g32 offset2:g64 shift3:g40:log4 nf4:g64 fp4:g32:e4m3 kmeans3:g64 kmeans2:own:channel int8".split_whitespace()
+    {
+        let [one, three] = [1, 3].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let quantizer = WeightQuantizer::new(format(text)).with_sensitivities(&sensitivities);
+            pool.install(|| {
+                let drawn = quantizer.clone().with_rounding(Rounding::Stochastic { seed: 1 }).quantize(&x).unwrap();
+                (quantizer.quantize(&x).unwrap(), drawn)
+            })
+        });
+        assert!(one == three, "{text}");
+    }
+}
