@@ -39,6 +39,7 @@
 //! | [`metrics`] | SQNR, KL, top-1, what became of small weights: plain functions |
 //! | [`nn`] | [`Model`], [`Layer`], layers in float and int8, [`Executor`](nn::Executor) |
 //! | [`convert`] | one model to another: batch norm folded; [`QConfig`], [`Calibration`], the integer graph |
+//! | [`train`] | gradients, losses, optimizers; quantization-aware and fixed-point training |
 //! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`], [`quantize_weights`] and their builders |
 //! | [`io`] | ONNX, safetensors |
 //! | [`eval`] | [`compare`] and its report |
@@ -62,6 +63,7 @@ mod progress;
 pub mod ptq;
 pub mod quant;
 pub mod tensor;
+pub mod train;
 
 pub use convert::{Calibration, QConfig};
 pub use error::{Error, Result};

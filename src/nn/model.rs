@@ -169,6 +169,14 @@ impl Model {
         Model { graph: Arc::new(Graph { inputs, nodes, outputs, edges, constants, grids, conversion }) }
     }
 
+    /// This graph with other values for some of its constants, by edge.
+    pub(crate) fn with_constants(&self, values: &HashMap<usize, Value>) -> Self {
+        let Graph { inputs, nodes, outputs, edges, constants, grids, conversion } = &*self.graph;
+        let constants = constants.iter().map(|(edge, value)| (*edge, values.get(&edge.index).unwrap_or(value).clone())).collect();
+        let (inputs, nodes, outputs, edges) = (inputs.clone(), nodes.clone(), outputs.clone(), edges.clone());
+        Model { graph: Arc::new(Graph { inputs, nodes, outputs, edges, constants, grids: grids.clone(), conversion: conversion.clone() }) }
+    }
+
     /// This graph, and what was done to it.
     pub(crate) fn with_conversion(&self, conversion: Conversion) -> Self {
         self.with_nodes(self.nodes().to_vec(), Some(conversion))

@@ -11,6 +11,9 @@ pub struct BatchNorm2d {
     affine: Vec<(f64, f64)>,
     scale: Vec<f32>,
     shift: Vec<f32>,
+    // What training needs: weight, bias, running mean, running variance.
+    parameters: [Tensor; 4],
+    epsilon: f32,
 }
 
 impl BatchNorm2d {
@@ -41,7 +44,7 @@ impl BatchNorm2d {
             affine.push((scale, at(&bias) - at(&running_mean) * scale));
         }
         let (scale, shift) = affine.iter().map(|&(scale, shift)| (scale as f32, shift as f32)).unzip();
-        Ok(BatchNorm2d { affine, scale, shift })
+        Ok(BatchNorm2d { affine, scale, shift, parameters: [weight, bias, running_mean, running_var], epsilon: eps })
     }
 
     /// Takes `{name}.weight`, `.bias`, `.running_mean` and `.running_var` out of `state`; `.num_batches_tracked`, which
@@ -64,6 +67,16 @@ impl BatchNorm2d {
     /// By channel, `scale = weight / sqrt(var + eps)` and `shift = bias - mean · scale`, rounded once to f32.
     pub fn affine(&self) -> (&[f32], &[f32]) {
         (&self.scale, &self.shift)
+    }
+
+    /// Weight, bias, running mean and running variance, each `[channels]`.
+    pub fn parameters(&self) -> [&Tensor; 4] {
+        self.parameters.each_ref()
+    }
+
+    /// What is added to the variance.
+    pub fn epsilon(&self) -> f32 {
+        self.epsilon
     }
 
     /// As [`BatchNorm2d::affine`], unrounded: for folding into other weights.

@@ -33,6 +33,26 @@ impl LayerNormalization {
         LayerNormalization { axis, norm: Norm { epsilon: epsilon.into(), centred: false }, statistics: None }
     }
 
+    /// The first axis of those normalized together, counted from the end when negative.
+    pub(crate) fn axis(&self) -> i64 {
+        self.axis
+    }
+
+    /// What is added to the variance.
+    pub(crate) fn epsilon(&self) -> f64 {
+        self.norm.epsilon
+    }
+
+    /// Whether the mean is taken off.
+    pub(crate) fn is_centred(&self) -> bool {
+        self.norm.centred
+    }
+
+    /// Whether it has the statistics' outputs.
+    pub(crate) fn has_statistics(&self) -> bool {
+        self.statistics.is_some()
+    }
+
     /// With two more outputs of this type (f32, f64, f16 or bf16): the means, and `1 / √(variance + epsilon)`, for each row.
     #[must_use]
     pub fn with_statistics(self, dtype: DType) -> Self {

@@ -27,6 +27,11 @@ impl MatMul {
         MatMul::default()
     }
 
+    /// Whether both sides are read, and the output is written, as they are.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.axes.iter().all(Vec::is_empty) && self.output_axes.is_empty()
+    }
+
     /// Reading input `side` as a Transpose by `axes` would leave it, without moving it. Not in the standard: what a Transpose
     /// before a MatMul becomes.
     ///

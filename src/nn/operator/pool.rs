@@ -129,6 +129,12 @@ impl Pool {
         Ok(())
     }
 
+    /// The windows of each row and of each column of images, and the distances between a window's pixels.
+    pub(crate) fn image_windows(&self, h: usize, w: usize) -> Result<([Vec<Taps>; 2], [usize; 2])> {
+        let axes = self.axes(&[h, w])?;
+        Ok(([axes[0].windows(), axes[1].windows()], [axes[0].dilation, axes[1].dilation]))
+    }
+
     /// The windows along each axis of an input of these dimensions.
     fn axes(&self, dims: &[usize]) -> Result<[Along; AXES]> {
         let mut axes = [Along::default(); AXES];
@@ -268,17 +274,13 @@ pub(super) struct Images<'a> {
 impl Images<'_> {
     /// Pools images into so many threads, each of so many elements at least.
     pub fn pool<P: Pooling>(&self, pooling: P, x: &[P::In], y: &mut [P::Out], threads: (usize, usize)) {
-        let taps = |along: &Along, i: usize| {
-            let (_, first, count) = along.taps(i);
-            Taps { first, count, padded: along.padded_count(i) }
-        };
         let (own, other) = (self.rows, self.columns);
         let windows = kernels::Windows {
             image: [own.length, other.length, self.c],
             out: [own.outputs, other.outputs],
             dilation: [own.dilation, other.dilation],
-            rows: move |i| taps(own, i),
-            columns: move |i| taps(other, i),
+            rows: move |i| own.window(i),
+            columns: move |i| other.window(i),
         };
         pool(pooling, x, &windows, y, threads);
     }

@@ -77,8 +77,13 @@ impl Reduce {
         self.reduction == Reduction::Mean && self.keeps && given.or(self.axes.as_deref()) == Some(&[-1])
     }
 
+    /// What elements are reduced to.
+    pub(crate) fn reduction(&self) -> Reduction {
+        self.reduction
+    }
+
     /// For each axis of the shape, whether it is reduced.
-    fn folds(&self, given: Option<Vec<i64>>, rank: usize) -> Result<Vec<bool>> {
+    pub(crate) fn folds(&self, given: Option<Vec<i64>>, rank: usize) -> Result<Vec<bool>> {
         let axes = given.as_deref().or(self.axes.as_deref()).unwrap_or_default();
         let mut folds = vec![axes.is_empty() && !self.empty_is_none; rank];
         for &axis in axes {

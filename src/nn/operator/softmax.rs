@@ -36,6 +36,11 @@ impl Softmax {
 }
 
 impl Softmax {
+    /// The axis, and whether it is the logarithm; `None` over several axes together.
+    pub(crate) fn along_one_axis(&self) -> Option<(i64, bool)> {
+        (!self.flattened).then_some((self.axis, self.log))
+    }
+
     /// Whether this is the softmax along the last axis, however many there are.
     pub(crate) fn is_along_last(&self) -> bool {
         !self.log && self.axis == -1 && !self.flattened

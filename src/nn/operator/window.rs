@@ -1,6 +1,7 @@
 //! Windows that slide along axes, as convolutions and poolings have them.
 
 use crate::error::{Error, Result};
+use crate::kernels::Taps;
 
 /// How padding is found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -155,6 +156,17 @@ impl Along {
         let first = start.saturating_add(skipped.saturating_mul(self.dilation));
         let count = self.steps((self.length + self.before).saturating_sub(first));
         (skipped, first.saturating_sub(self.before), count.min(self.kernel - skipped))
+    }
+
+    /// The taps of window `i`, as the kernels take them.
+    pub fn window(&self, i: usize) -> Taps {
+        let (_, first, count) = self.taps(i);
+        Taps { first, count, padded: self.padded_count(i) }
+    }
+
+    /// Those of all windows.
+    pub fn windows(&self) -> Vec<Taps> {
+        (0..self.outputs).map(|i| self.window(i)).collect()
     }
 
     /// Steps of the dilation within a distance. A division takes as long as some taps do.

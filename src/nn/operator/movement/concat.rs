@@ -20,6 +20,11 @@ impl Concat {
     pub fn new(axis: i64) -> Self {
         Concat { axis }
     }
+
+    /// The axis, counted from the end when negative.
+    pub(crate) fn axis(&self) -> i64 {
+        self.axis
+    }
 }
 
 /// Bytes of all elements from `axis` on.

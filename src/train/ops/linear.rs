@@ -1,0 +1,59 @@
+//! The fully connected layer: `y = x wᵀ + b`, `dx = dy w`, `dw = dyᵀ x`, `db = Σ dy`.
+
+use super::product::{column_sums, multiply, transposed};
+use super::{Backward, Differentiable, Forward, float};
+use crate::error::{Error, Result};
+use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, WeightLayout, sgemm};
+use crate::nn::Linear;
+use crate::tensor::Tensor;
+use crate::train::array::Array;
+
+#[derive(Debug)]
+pub struct Product {
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Product {
+    pub fn new(linear: &Linear) -> Self {
+        Product { inputs: linear.in_features(), outputs: linear.out_features() }
+    }
+}
+
+impl Differentiable for Product {
+    fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
+        let x = float(run.inputs, 0)?;
+        let mut dims = x.dims();
+        match dims.last_mut() {
+            Some(last) if *last == self.inputs => *last = self.outputs,
+            _ => return Err(Error::shape("input", format!("[.., {}]", self.inputs), &dims)),
+        }
+        let rows = dims[..dims.len() - 1].iter().product();
+        let mut y = vec![0.0; rows * self.outputs];
+        let packed = PackedFloatWeights::pack(run.parameters[0], self.outputs, self.inputs, WeightLayout::Nk)?;
+        let epilogue = FloatEpilogue::new().with_bias(run.parameters.get(1).copied());
+        let (lhs, dst) = (Matrix::new(x.data(), rows, self.inputs)?, MatrixMut::new(&mut y, rows, self.outputs)?);
+        sgemm(lhs, &packed, &epilogue, dst, run.threads)?;
+        Ok(Array::row_major(Tensor::new(dims, y)?))
+    }
+
+    fn backward(&self, run: &mut Backward<'_>) -> Result<()> {
+        let (x, gradient) = (float(run.inputs, 0)?, run.gradient.data());
+        let rows = x.data().len() / self.inputs.max(1);
+        let mut by_weights = vec![0.0; self.inputs * self.outputs];
+        let turned = transposed(gradient, rows, self.outputs);
+        let sizes = [self.outputs, rows, self.inputs];
+        multiply(&turned, x.data(), WeightLayout::Kn, sizes, &mut by_weights, (&mut *run.workspace, run.threads))?;
+        run.by_parameter = vec![by_weights];
+        if run.parameters.len() > 1 {
+            run.by_parameter.push(column_sums(gradient, self.outputs));
+        }
+        if run.wanted[0] {
+            let mut by_rows = vec![0.0; x.data().len()];
+            let sizes = [rows, self.outputs, self.inputs];
+            multiply(gradient, run.parameters[0], WeightLayout::Kn, sizes, &mut by_rows, (&mut *run.workspace, run.threads))?;
+            run.by_input[0] = Some(Array::like(x, by_rows)?);
+        }
+        Ok(())
+    }
+}

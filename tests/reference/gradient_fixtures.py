@@ -1,0 +1,136 @@
+"""PyTorch's gradients for every operation that trains.
+
+Run from the repository root: python tests/reference/gradient_fixtures.py
+
+Writes tests/fixtures/gradients.safetensors. Of each case: its inputs and parameters by name, `g` (the gradient by the output), the
+output `y`, and `d.<name>`, the gradient of the sum of `g * y` by that input or parameter. All in float64, stored as float32.
+"""
+
+import torch
+import torch.nn.functional as F
+
+import refio
+
+torch.manual_seed(8)
+CASES = {}
+
+
+def case(name, function, whole=(), **operands):
+    """Records the gradients of `function(**operands)` by all operands but the `whole` ones (integers, statistics)."""
+    given = {key: value.double() if value.is_floating_point() else value for key, value in operands.items()}
+    # Such values as float32 holds, so that both sides start from the same.
+    given = {key: value.float().double() if value.is_floating_point() else value for key, value in given.items()}
+    learned = [key for key in given if key not in whole]
+    for key in learned:
+        given[key] = given[key].detach().clone().requires_grad_()
+    y = function(**given)
+    g = torch.ones_like(y) if y.dim() == 0 else torch.randn_like(y).float().double()
+    (g * y).sum().backward()
+    CASES[name] = {**{key: value.detach() for key, value in given.items()}, "g": g, "y": y.detach()}
+    CASES[name].update({f"d.{key}": given[key].grad for key in learned})
+
+
+def normal(*shape):
+    return torch.randn(*shape)
+
+
+def conv(name, inputs, outputs, kernel, bias, size=(5, 6), **options):
+    groups = options.get("groups", 1)
+    operands = {"x": normal(2, inputs, *size), "weight": normal(outputs, inputs // groups, *kernel) * 0.5}
+    if bias:
+        operands["bias"] = normal(outputs)
+    case(name, lambda x, weight, bias=None: F.conv2d(x, weight, bias, **options), **operands)
+
+
+conv("conv", 3, 5, (3, 3), True, padding=1)
+conv("conv_strided", 3, 4, (3, 2), True, size=(6, 7), stride=(2, 3), padding=(1, 0))
+conv("conv_dilated", 2, 3, (2, 3), False, size=(7, 7), dilation=(2, 1), padding=(1, 2))
+conv("conv_padded", 2, 3, (2, 2), False, size=(3, 3), padding=2)
+conv("conv_grouped", 4, 6, (3, 3), True, groups=2, padding=1)
+conv("conv_depthwise", 4, 4, (3, 3), True, groups=4, padding=1, stride=2)
+conv("conv_multiplied", 3, 6, (3, 3), False, groups=3)
+case("linear", F.linear, input=normal(2, 3, 5), weight=normal(4, 5), bias=normal(4))
+statistics = {"mean": normal(3) * 0.2, "variance": torch.rand(3) + 0.5}
+for name, training in (("batch_norm_batch", True), ("batch_norm_running", False)):
+    case(
+        name,
+        lambda x, weight, bias, mean, variance: F.batch_norm(x, mean.clone(), variance.clone(), weight, bias, training, 0.1, 1e-5),
+        whole=("mean", "variance"),
+        x=normal(4, 3, 3, 2) * 1.5 + 0.3,
+        weight=torch.rand(3) + 0.5,
+        bias=normal(3),
+        **statistics,
+    )
+case("layer_norm", lambda x, scale, bias: F.layer_norm(x, (6,), scale, bias, 1e-5), x=normal(2, 3, 6), scale=normal(6), bias=normal(6))
+case("rms_norm", lambda x, scale: F.rms_norm(x, (6,), scale, 1e-5), x=normal(2, 3, 6), scale=normal(6))
+ACTIVATIONS = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
+    "elu": lambda x: F.elu(x, 0.7),
+    "selu": F.selu,
+    "celu": lambda x: F.celu(x, 0.7),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "hard_sigmoid": F.hardsigmoid,
+    "hard_swish": F.hardswish,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "softplus": F.softplus,
+    "softsign": F.softsign,
+    "mish": F.mish,
+    "exp": torch.exp,
+    "erf": torch.erf,
+    "abs": torch.abs,
+    "neg": torch.neg,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "atan": torch.atan,
+    "clip": lambda x: torch.clamp(x, -0.5, 2.0),
+}
+for name, function in ACTIVATIONS.items():
+    case(name, lambda x, function=function: function(x), x=normal(40) * 3)
+for name, function in {"log": torch.log, "sqrt": torch.sqrt, "reciprocal": torch.reciprocal}.items():
+    case(name, lambda x, function=function: function(x), x=torch.rand(20) * 3 + 0.2)
+case("prelu", lambda x, slope: torch.where(x < 0, x * slope, x), x=normal(2, 3, 4), slope=normal(3, 1))
+case("max_pool", lambda x: F.max_pool2d(x, 2), x=normal(2, 3, 4, 6))
+case("max_pool_padded", lambda x: F.max_pool2d(x, 3, 2, 1), x=normal(2, 2, 5, 6))
+case("avg_pool", lambda x: F.avg_pool2d(x, 3, 2, 1), x=normal(2, 2, 5, 6))
+case("avg_pool_inside", lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), x=normal(2, 2, 5, 6))
+case("global_avg_pool", lambda x: F.adaptive_avg_pool2d(x, 1), x=normal(2, 3, 4, 5))
+case("add", torch.add, input=normal(2, 3, 4), other=normal(2, 3, 4))
+case("add_spread", torch.add, input=normal(2, 3, 4), other=normal(3, 1))
+case("sub", torch.sub, input=normal(2, 1, 4), other=normal(3, 4))
+case("mul", torch.mul, input=normal(2, 3, 4), other=normal(2, 3, 4))
+case("mul_gate", torch.mul, input=normal(2, 3, 4, 5), other=normal(2, 3, 1, 1))
+case("div", torch.div, input=normal(2, 3), other=torch.rand(2, 1) + 0.5)
+case("concat", lambda a, b: torch.cat([a, b], 1), a=normal(2, 3, 4, 5), b=normal(2, 2, 4, 5))
+case("flatten", lambda x: torch.flatten(x, 1), x=normal(2, 3, 2, 2))
+case("reshape", lambda x: x.reshape(2, 6, 2), x=normal(2, 3, 4))
+case("transpose", lambda x: x.permute(0, 2, 3, 1), x=normal(2, 3, 2, 4))
+case("softmax", lambda x: torch.softmax(x, -1), x=normal(3, 7) * 2)
+case("softmax_inner", lambda x: torch.softmax(x, 1), x=normal(2, 5, 3) * 2)
+case("log_softmax", lambda x: torch.log_softmax(x, -1), x=normal(3, 7) * 2)
+case("matmul", torch.matmul, input=normal(2, 3, 4, 5), other=normal(2, 3, 5, 3))
+case("matmul_spread", torch.matmul, input=normal(2, 3, 4), other=normal(4, 5))
+case("reduce_mean", lambda x: x.mean((1, 2), keepdim=True), x=normal(2, 3, 4))
+case("reduce_sum", lambda x: x.sum(-1), x=normal(2, 3, 4))
+case("embedding", lambda weight, indices: F.embedding(indices, weight), whole=("indices",), weight=normal(5, 3), indices=torch.tensor([[1, 4, 1], [0, 2, 2]]))
+labels = torch.tensor([0, 3, 2, 3, 1])
+case("cross_entropy", lambda x, labels: F.cross_entropy(x, labels), whole=("labels",), x=normal(5, 4) * 2, labels=labels)
+case("cross_entropy_smooth", lambda x, labels: F.cross_entropy(x, labels, label_smoothing=0.1), whole=("labels",), x=normal(5, 4) * 2, labels=labels)
+case("mean_squared_error", lambda x, target: F.mse_loss(x, target), whole=("target",), x=normal(3, 4), target=normal(3, 4))
+case(
+    "distillation",
+    lambda x, teacher: 9 * F.kl_div(F.log_softmax(x / 3, 1), F.softmax(teacher / 3, 1), reduction="batchmean"),
+    whole=("teacher",),
+    x=normal(5, 4) * 2,
+    teacher=normal(5, 4) * 2,
+)
+
+tensors = {}
+for name, values in CASES.items():
+    for key, value in values.items():
+        tensors[f"{name}/{key}"] = (value.float() if value.is_floating_point() else value).numpy()
+refio.save(refio.FIXTURES / "gradients.safetensors", tensors, {"torch": torch.__version__})
