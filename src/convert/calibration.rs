@@ -5,9 +5,10 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::num::U8Grid;
-use crate::tensor::{Granularity, QParams};
+use crate::tensor::{Granularity, QParams, QuantizedTensor};
 
-/// The scale and zero point of every value that a static model holds in codes, by the value's name.
+/// The scale and zero point of every value that a static model holds in codes, by the value's name; and codes of weights, by the
+/// layer's name, where something else than their range decided them.
 ///
 /// ```
 /// use lowprec::QParams;
@@ -21,6 +22,8 @@ use crate::tensor::{Granularity, QParams};
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Calibration {
     activations: BTreeMap<String, QParams>,
+    #[cfg_attr(feature = "serde", serde(default))]
+    weights: BTreeMap<String, WeightCodes>,
     /// Of the samples: by input of the model, in its order.
     shapes: Vec<Vec<usize>>,
 }
@@ -53,7 +56,22 @@ impl Calibration {
 
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
-        self.activations.is_empty()
+        self.activations.is_empty() && self.weights.is_empty()
+    }
+
+    /// The codes of a layer's weights, if they were decided beforehand; else the configuration's rule decides them.
+    pub fn weights(&self, layer: &str) -> Option<&QuantizedTensor<i8>> {
+        self.weights.get(layer).map(|WeightCodes(codes)| codes)
+    }
+
+    /// Sets the codes of a layer's weights, and returns those that were set before.
+    pub fn insert_weights(&mut self, layer: &str, codes: QuantizedTensor<i8>) -> Option<QuantizedTensor<i8>> {
+        self.weights.insert(layer.to_owned(), WeightCodes(codes)).map(|WeightCodes(codes)| codes)
+    }
+
+    /// The layers whose weights are decided.
+    pub fn weighted_layers(&self) -> impl Iterator<Item = &str> {
+        self.weights.keys().map(String::as_str)
     }
 
     /// The shapes of the model's inputs that were observed, in the model's order: they tell which sums have operands of one
@@ -69,7 +87,36 @@ impl Calibration {
     }
 }
 
-/// A line a value.
+/// Weights of a layer, as a file has them.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "StoredCodes", into = "StoredCodes"))]
+struct WeightCodes(QuantizedTensor<i8>);
+
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoredCodes {
+    codes: Vec<i8>,
+    shape: Vec<usize>,
+    params: QParams,
+}
+
+#[cfg(feature = "serde")]
+impl From<WeightCodes> for StoredCodes {
+    fn from(WeightCodes(codes): WeightCodes) -> Self {
+        StoredCodes { codes: codes.storage().to_vec(), shape: codes.shape().dims().to_vec(), params: codes.params().clone() }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<StoredCodes> for WeightCodes {
+    type Error = Error;
+
+    fn try_from(StoredCodes { codes, shape, params }: StoredCodes) -> Result<Self> {
+        QuantizedTensor::from_storage(codes, crate::tensor::Shape::new(shape)?, params).map(WeightCodes)
+    }
+}
+
+/// A line a value, then a line for each layer whose weights are decided.
 impl fmt::Display for Calibration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.activations.keys().map(String::len).max().unwrap_or(0);
@@ -79,6 +126,10 @@ impl fmt::Display for Calibration {
             let (lo, hi) = (value(params.qmin()), value(params.qmax()));
             let (qmin, qmax) = (params.qmin(), params.qmax());
             writeln!(f, "{name:width$}  scale {scale}, zero point {zero_point}, codes {qmin}..={qmax}, values {lo} to {hi}")?;
+        }
+        for (layer, WeightCodes(codes)) in &self.weights {
+            let (params, dims) = (codes.params(), codes.shape().dims());
+            writeln!(f, "weights of {layer}  {dims:?}, {} scales, codes {}..={}", params.scales().len(), params.qmin(), params.qmax())?;
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ impl StaticPlan {
     ///
     /// # Errors
     /// [`Error::Unknown`] for a value that was not calibrated (a calibration without [shapes](Calibration::shapes) makes another plan than
-    /// the one that it was made for); [`Error::NonFinite`] for weights that are not finite; [`Error::Isa`]; inside
+    /// the one that it was made for), and for weights of a layer that is not static; [`Error::NonFinite`] for weights that are not finite; [`Error::Isa`]; inside
     /// an [`Error::Layer`] that names the layer.
     pub fn convert(&self, calibration: &Calibration, isa: Isa) -> Result<Model> {
         let mut ranges: HashMap<usize, CodeRange> = HashMap::new();
@@ -140,7 +140,16 @@ impl StaticPlan {
             })?;
             ranges.insert(*edge, CodeRange::new(params)?);
         }
-        self.join(&mut ranges);
+        for (edge, whole) in self.joined() {
+            if let Some(&range) = ranges.get(&whole) {
+                ranges.insert(edge, range);
+            }
+        }
+        let is_anchor = |node: usize| matches!(self.roles.roles[node], Role::Anchor(_));
+        let anchors = || self.model.nodes().iter().enumerate().filter(|(index, _)| is_anchor(*index)).map(|(_, node)| node.name());
+        if let Some(name) = calibration.weighted_layers().find(|&name| anchors().all(|anchor| anchor != name)) {
+            return Err(Error::Unknown { what: "static layer", name: name.to_owned(), present: anchors().collect() });
+        }
         let mut replaced = HashMap::new();
         for (index, node) in self.model.nodes().iter().enumerate() {
             if let (true, LayerConfig::Dynamic(scheme)) = (self.dynamic[index], &self.configs[index]) {
@@ -159,25 +168,59 @@ impl StaticPlan {
             isa,
         };
         let configs: HashMap<&str, &LayerConfig> = self.model.nodes().iter().map(Node::name).zip(&self.configs).collect();
-        let lowered = lowering.run(&mut |node, input| match configs[node.name()] {
-            LayerConfig::Static(scheme) => weight_codes(node.layer(), scheme, self.non_finite, input),
+        let lowered = lowering.run(&mut |node, input| match (calibration.weights(node.name()), configs[node.name()]) {
+            (Some(codes), _) => Ok(codes.clone()),
+            (None, LayerConfig::Static(scheme)) => weight_codes(node.layer(), scheme, self.non_finite, input),
             _ => unreachable!("an anchor is static"),
         })?;
         Ok(lowered.with_conversion(self.conversion.clone()))
     }
 
-    /// What is concatenated gets the grid of the whole where it is written for that alone, and is then only copied.
-    fn join(&self, ranges: &mut HashMap<usize, CodeRange>) {
-        let wiring = Wiring::new(&self.model);
+    /// Edges that get the grid of what they are concatenated to, each with that edge, in the order in which to go: what is written
+    /// for a whole alone is then only copied.
+    fn joined(&self) -> Vec<(usize, usize)> {
+        let (wiring, mut joined) = (Wiring::new(&self.model), Vec::new());
         // Backwards: what is concatenated twice gets the grid of the last whole.
         for (index, node) in self.model.nodes().iter().enumerate().rev() {
-            let out = node.outputs()[0].index;
-            if let (Role::Follower(Form::Concat), Some(&range)) = (&self.roles.roles[index], ranges.get(&out)) {
-                for edge in node.reads().filter(|&edge| self.roles.root[edge.index] == edge.index && wiring.is_private(edge, index)) {
-                    ranges.insert(edge.index, range);
-                }
+            if self.roles.roles[index] == Role::Follower(Form::Concat) {
+                let parts = node.reads().filter(|&edge| self.roles.root[edge.index] == edge.index && wiring.is_private(edge, index));
+                joined.extend(parts.map(|edge| (edge.index, node.outputs()[0].index)));
             }
         }
+        joined
+    }
+
+    /// By edge that is rounded to codes where it stands: the observed edge whose grid it gets.
+    pub(crate) fn grids(&self) -> HashMap<usize, usize> {
+        let mut grids: HashMap<usize, usize> = self.observed.iter().map(|(edge, _)| (*edge, *edge)).collect();
+        for (edge, whole) in self.joined() {
+            if let Some(&grid) = grids.get(&whole) {
+                grids.insert(edge, grid);
+            }
+        }
+        grids
+    }
+
+    /// The edges to observe, with the scheme for each.
+    pub(crate) fn observed_edges(&self) -> &[(usize, StaticScheme)] {
+        &self.observed
+    }
+
+    /// By node: whether it runs in integers, by itself or inside another.
+    pub(crate) fn is_integer(&self, node: usize) -> bool {
+        self.roles.roles[node] != Role::Float
+    }
+
+    /// Of a layer with weights in codes: how they become codes, and the edge where its codes come out, if it writes any.
+    pub(crate) fn anchor(&self, node: usize) -> Option<(&StaticScheme, Option<usize>)> {
+        let (Role::Anchor(group), LayerConfig::Static(scheme)) = (&self.roles.roles[node], &self.configs[node]) else { return None };
+        let out = self.model.nodes()[group.last(node)].outputs()[0].index;
+        Some((scheme, self.roles.wanted[out].then_some(out)))
+    }
+
+    /// The edge whose grid the codes of an edge have.
+    pub(crate) fn root(&self, edge: usize) -> usize {
+        self.roles.root[edge]
     }
 }
 

@@ -17,7 +17,7 @@ pub enum Mode {
 /// nothing unless said otherwise, which is float32.
 pub(crate) trait Arithmetic {
     /// The parameters of a node as it uses them; `None` to use them as they are.
-    fn parameters(&mut self, _node: usize, _own: &[usize], _all: &[Parameter]) -> Result<Option<Vec<Vec<f32>>>> {
+    fn parameters(&mut self, _node: usize, _own: &[usize], _all: &mut [Parameter]) -> Result<Option<Vec<Vec<f32>>>> {
         Ok(None)
     }
 

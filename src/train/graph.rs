@@ -56,6 +56,27 @@ impl Tape {
     pub fn output(&self) -> &Tensor {
         &self.outputs[0].1
     }
+
+    /// The value of that name in `model`, that of the network which ran, row-major, as its readers see it: rounded, where codes are
+    /// all that is there.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a name that no value has, [`Error::Type`] for one that is not of floats.
+    pub fn value(&self, model: &Model, name: &str) -> Result<Tensor> {
+        let edge = (0..self.values.len()).find(|&edge| model.edge_name_of(edge) == name);
+        let edge = edge.ok_or_else(|| Error::Unknown {
+            what: "value",
+            name: name.to_owned(),
+            present: (0..self.values.len()).map(|edge| model.edge_name_of(edge)).collect(),
+        })?;
+        match (&self.rounded[edge], &self.values[edge]) {
+            (Some(array), _) | (None, Some(Held::Float(array))) => array.to_tensor(),
+            (None, Some(Held::Other(value))) => {
+                Err(Error::Type { what: format!("value `{name}`"), expected: "f32", got: value.dtype().name() })
+            }
+            (None, None) => Err(Error::Empty { what: format!("value `{name}`"), way_out: "ask for one that a node writes" }),
+        }
+    }
 }
 
 /// Constants that a node learns: scale and shift of a normalization, slopes.
@@ -135,6 +156,15 @@ impl Graph {
         }
         self.threads = threads;
         Ok(())
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The places of a node's parameters.
+    pub fn own(&self, node: usize) -> &[usize] {
+        &self.own[node]
     }
 
     pub fn model(&self) -> &Model {

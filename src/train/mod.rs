@@ -20,6 +20,7 @@
 
 mod arithmetic;
 mod array;
+mod fake_quantize;
 mod fit;
 mod graph;
 mod loss;
@@ -27,11 +28,16 @@ mod network;
 mod ops;
 mod optim;
 mod parameter;
+mod qat;
 
 pub use arithmetic::Mode;
+pub use fake_quantize::{
+    CodeBounds, fake_quantize, fake_quantize_backward, lsq_backward, lsq_factor, lsq_plus_backward, pact, pact_backward,
+};
 pub use fit::{Batch, Schedule, Training, shuffled};
 pub use graph::Tape;
 pub use loss::{cross_entropy, distillation, mean_squared_error};
 pub use network::{Network, Trainable};
 pub use optim::{Adam, Optimizer, Sgd};
 pub use parameter::{Gradients, Parameter, ParameterKind};
+pub use qat::{ActivationTraining, Levels, Qat, QatConfig, WeightTraining, prepare_qat};

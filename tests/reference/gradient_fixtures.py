@@ -129,6 +129,22 @@ case(
     teacher=normal(5, 4) * 2,
 )
 
+# PyTorch multiplies by the inverse of the scale: of powers of two that is the quotient. 4 bits; half the values beyond the ends, and values that round to the ends from either side.
+for name, scale, zero_point in (
+    ("fake_tensor", torch.tensor(0.25), torch.tensor(5)),
+    ("fake_channel", torch.tensor([0.125, 0.25, 0.5, 1.0]), torch.tensor([0, 7, 15, 4])),
+):
+    scale = scale.float()
+    x = torch.cat([normal(4, 12) * 4, torch.arange(-8, 12).repeat(4, 1) * 0.125 + 2.5], 1).float().requires_grad_()
+    if scale.dim() == 0:
+        y = torch.fake_quantize_per_tensor_affine(x, scale, zero_point.int(), 0, 15)
+    else:
+        y = torch.fake_quantize_per_channel_affine(x, scale, zero_point.int(), 0, 0, 15)
+    g = torch.randn_like(y)
+    (g * y).sum().backward()
+    CASES[name] = {"x": x.detach(), "g": g, "y": y.detach(), "d.x": x.grad}
+    CASES[name].update(scale=scale.reshape(-1), zero_point=zero_point.float().reshape(-1))
+
 tensors = {}
 for name, values in CASES.items():
     for key, value in values.items():

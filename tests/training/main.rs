@@ -3,6 +3,9 @@
 
 mod gradients;
 mod loops;
+#[cfg(feature = "onnx")]
+mod qat;
+mod slices;
 
 use lowprec::io::safetensors;
 use lowprec::{Tensor, metrics};

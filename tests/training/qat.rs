@@ -1,0 +1,259 @@
+//! Quantization-aware training: what is trained is what integers compute.
+
+use lowprec::convert::{LayerConfig, QConfig, StaticScheme, convert};
+use lowprec::io::safetensors;
+use lowprec::kernels::Conv2dGeometry;
+use lowprec::nn::operator::{Binary, Concat, Unary};
+use lowprec::nn::{AvgPool2d, Conv2d, Dim, GlobalAvgPool2d, Layer, Linear, MaxPool2d};
+use lowprec::num::U8Grid;
+use lowprec::quant::Table;
+use lowprec::train::{
+    ActivationTraining, Adam, Levels, Mode, ParameterKind, Qat, QatConfig, Trainable, Training, WeightTraining, cross_entropy, prepare_qat,
+};
+use lowprec::{DType, Error, Granularity, Model, Result, Scheme, Tensor, metrics, onnx};
+
+use crate::gradients::tensor;
+
+fn file(name: &str) -> String {
+    format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Images as the networks take them, and the digits that they show.
+fn digits(part: &str) -> (Tensor, Vec<usize>) {
+    let data = safetensors::read_file(file("examples/data/digits.safetensors")).unwrap();
+    let codes = |what: &str| data.get(&format!("{part}.{what}")).unwrap().get::<u8>().unwrap().clone();
+    let (images, labels) = (codes("images"), codes("labels"));
+    let pixels = images.as_slice().iter().map(|&grey| f32::from(grey) / 16.0).collect();
+    (Tensor::new(images.dims(), pixels).unwrap(), labels.as_slice().iter().map(|&label| label.into()).collect())
+}
+
+/// Trains on so many batches of 30.
+fn train(qat: &mut Qat, (images, labels): &(Tensor, Vec<usize>), batches: usize, rate: f64) -> Vec<f64> {
+    let output = qat.model().outputs()[0].name().to_owned();
+    let mut adam = Adam::new(rate).with_factor(ParameterKind::Quantization, 0.5);
+    let training = Training::new(30 * batches, 30, 1).with_seed(1);
+    let mut losses = Vec::new();
+    training
+        .run(qat, &mut adam, |qat, batch| {
+            let size: usize = images.dims()[1..].iter().product();
+            let pixels: Vec<f32> = batch.rows.iter().flat_map(|&row| images.as_slice()[row * size..][..size].to_vec()).collect();
+            let mut dims = images.dims().to_vec();
+            dims[0] = batch.rows.len();
+            let labels: Vec<usize> = batch.rows.iter().map(|&row| labels[row]).collect();
+            let tape = qat.forward(&Tensor::new(dims, pixels)?, Mode::Train)?;
+            let (loss, gradient) = cross_entropy(tape.output(), &labels, 0.0)?;
+            losses.push(loss);
+            Ok((loss, qat.backward(&tape, &[(&output, &gradient)])?))
+        })
+        .unwrap();
+    losses
+}
+
+/// Every code of the integer model beside that of the fake-quantized value: one apart at most. Gives the share that is apart.
+fn compare(what: &str, qat: &mut Qat, x: &Tensor) -> f64 {
+    let integers = qat.finish().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let (calibration, tape) = (qat.calibration().unwrap(), qat.forward(x, Mode::Evaluate).unwrap());
+    let (mut apart, mut all, mut edges) = (0usize, 0usize, 0);
+    let y = integers
+        .forward_with(x, |tap| {
+            let Some(node) = tap.node else { return Ok(()) };
+            let edge = node.outputs().iter().find(|&&edge| integers.edge_name(edge) == tap.edge).unwrap();
+            let (Some(grid), Some(codes)) = (integers.grid(*edge), tap.value.get::<u8>()) else { return Ok(()) };
+            let grid: U8Grid = grid;
+            let Ok(expected) = tape.value(qat.model(), tap.edge) else { return Ok(()) };
+            assert_eq!(expected.dims(), codes.dims(), "{what}: {}", tap.edge);
+            // A mean may write codes that a table behind it takes back into fewer bits.
+            let (lo, hi) = calibration.get(tap.edge).map_or((0, 255), |params| (params.qmin() as u8, params.qmax() as u8));
+            for (index, (&code, &value)) in codes.as_slice().iter().zip(expected.as_slice()).enumerate() {
+                let distance = code.clamp(lo, hi).abs_diff(grid.quantize(value));
+                assert!(distance <= 1, "{what}: `{}` is {distance} codes apart at {index}", tap.edge);
+                apart += usize::from(distance);
+            }
+            all += codes.len();
+            edges += 1;
+            Ok(())
+        })
+        .unwrap();
+    assert!(edges >= 2, "{what}: only {edges} values in codes");
+    let output = tape.output();
+    let db = metrics::sqnr_db(output.as_slice(), y.as_slice()).unwrap();
+    assert!(db > 40.0, "{what}: {db} dB");
+    apart as f64 / all as f64
+}
+
+#[test]
+fn trained_networks_become_the_integers_that_they_were_trained_as() {
+    let (samples, (test, _)) = (digits("train"), digits("test"));
+    let test = test.slice(0, 0..60).unwrap();
+    for (name, bits) in [("cnn", 8), ("cnn", 2), ("residual", 4), ("separable", 8), ("separable", 3), ("squeeze", 8), ("squeeze", 4)] {
+        let float = onnx::load(file(&format!("tests/fixtures/digits_{name}.onnx"))).unwrap();
+        let mut qat = prepare_qat(&float, &QatConfig::bits(bits)).unwrap();
+        train(&mut qat, &samples, 4, 1e-3);
+        let apart = compare(&format!("{name} at {bits} bits"), &mut qat, &test);
+        assert!(apart < 1e-4, "{name} at {bits} bits: {apart}");
+    }
+}
+
+#[test]
+fn every_rule_of_scales_ends_in_the_same_integers() {
+    let (samples, (test, _)) = (digits("train"), digits("test"));
+    let test = test.slice(0, 0..40).unwrap();
+    let float = onnx::load(file("tests/fixtures/digits_cnn.onnx")).unwrap();
+    let per_tensor = |bits| {
+        let scheme = StaticScheme::default()
+            .with_weights(Scheme::INT8_WEIGHT_PER_TENSOR.with_bits(bits))
+            .with_activations(Scheme::UINT8_ACTIVATION.with_bits(bits));
+        QatConfig::new(QConfig::new(scheme))
+    };
+    let bits = QatConfig::bits;
+    let levels = |table| WeightTraining::Levels(Levels::of(table).unwrap());
+    let custom = Levels::new(&[-1.0, -0.3, 0.0, 0.2, 0.7]).unwrap();
+    let configs = [
+        ("observed", QatConfig::observed()),
+        ("offsets", bits(4).with_activations(ActivationTraining::LearnedOffset)),
+        ("clipped", bits(3).with_activations(ActivationTraining::Clipped { decay: 1e-3 })),
+        ("per tensor", per_tensor(5)),
+        ("powers of two", bits(4).with_weights(levels(Table::PowersOfTwo(4)))),
+        ("additive powers of two", bits(6).with_weights(levels(Table::Apot(4)))),
+        ("nf4", bits(8).with_weights(levels(Table::Nf4))),
+        ("own levels", bits(7).with_weights(WeightTraining::Levels(custom))),
+    ];
+    for (what, config) in configs {
+        let mut qat = prepare_qat(&float, &config).unwrap();
+        train(&mut qat, &samples, 3, 1e-3);
+        assert!(compare(what, &mut qat, &test) < 1e-4, "{what}");
+    }
+}
+
+/// Branches, a concatenation, means, functions, values below zero, a layer in float and a depthwise one.
+fn branches() -> Model {
+    let mut net = lowprec::Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2), Dim::Fixed(8), Dim::Fixed(8)]).unwrap();
+    let conv = |inputs: usize, outputs: usize, groups: usize, seed: u64| {
+        let geometry = Conv2dGeometry::new(inputs, outputs, [3, 3]).with_padding([1; 4]).with_groups(groups);
+        Conv2d::new(geometry, tensor(&[outputs, inputs / groups, 3, 3], seed, 0.4), Some(tensor(&[outputs], seed + 1, 0.2))).unwrap()
+    };
+    let a = net.add("conv1", conv(2, 6, 1, 1), &[x]).unwrap();
+    let a = net.add("tanh", Unary::Tanh, &[a]).unwrap();
+    let b = net.add("conv2", conv(6, 6, 6, 3), &[a]).unwrap();
+    let b = net.add("sum", Layer::Add, &[b, a]).unwrap();
+    let b = net.add("relu6", Layer::Relu6, &[b]).unwrap();
+    let gate = net.add("gate", Unary::Sigmoid, &[a]).unwrap();
+    let c = net.add("gated", Binary::Mul, &[b, gate]).unwrap();
+    let d = net.add("conv3", conv(6, 5, 1, 5), &[c]).unwrap();
+    let both = net.add("both", Concat::new(1), &[d, c]).unwrap();
+    let y = net.add("pool", MaxPool2d::new([2, 2]), &[both]).unwrap();
+    let y = net.add("means", AvgPool2d::new([2, 2]), &[y]).unwrap();
+    let y = net.add("conv4", conv(11, 8, 1, 7), &[y]).unwrap();
+    let y = net.add("leaky", Unary::LeakyRelu { alpha: 0.1 }, &[y]).unwrap();
+    let y = net.add("gap", GlobalAvgPool2d, &[y]).unwrap();
+    let y = net.add("flat", Layer::Flatten { axis: 1 }, &[y]).unwrap();
+    let y = net.add("hidden", Linear::new(tensor(&[12, 8], 9, 0.5), Some(tensor(&[12], 10, 0.1))).unwrap(), &[y]).unwrap();
+    let y = net.add("fc", Linear::new(tensor(&[3, 12], 11, 0.5), Some(tensor(&[3], 12, 0.1))).unwrap(), &[y]).unwrap();
+    net.output("y", y).unwrap();
+    net.build().unwrap()
+}
+
+#[test]
+fn graphs_with_branches_too() {
+    let samples = (tensor(&[90, 2, 8, 8], 13, 1.0), (0..90).map(|i| i % 3).collect::<Vec<_>>());
+    for bits in [8, 4] {
+        let all = QatConfig::bits(bits);
+        let mixed = all.scheme().clone().with_pattern("conv3", LayerConfig::Float).unwrap();
+        for (what, config) in [("all", all.clone()), ("conv3 in float", QatConfig::new(mixed))] {
+            for activations in [ActivationTraining::Learned, ActivationTraining::LearnedOffset] {
+                let mut qat = prepare_qat(&branches(), &config.clone().with_activations(activations)).unwrap();
+                let losses = train(&mut qat, &samples, 3, 1e-3);
+                assert!(losses.iter().all(|loss| loss.is_finite()));
+                assert!(compare(what, &mut qat, &samples.0.slice(0, 0..20).unwrap()) < 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn training_helps_and_everything_learns() {
+    let (samples, (test, labels)) = (digits("train"), digits("test"));
+    let float = onnx::load(file("tests/fixtures/digits_cnn.onnx")).unwrap();
+    let mut qat = prepare_qat(&float, &QatConfig::bits(2)).unwrap();
+    // The first batch finds the scales.
+    train(&mut qat, &samples, 1, 0.0);
+    let right = |qat: &mut Qat| {
+        let top = metrics::top1(qat.finish().unwrap().forward(&test).unwrap().as_slice(), 10).unwrap();
+        top.iter().zip(&labels).filter(|(top, label)| top == label).count()
+    };
+    let (before, start) = (right(&mut qat), qat.parameters().to_vec());
+    train(&mut qat, &samples, 30, 2e-3);
+    train(&mut qat, &samples, 30, 5e-4);
+    let after = right(&mut qat);
+    assert!(after > before + 60 && after > 560, "{before} right, then {after}");
+    for (before, after) in start.iter().zip(qat.parameters()) {
+        assert_eq!(before.value() != after.value(), after.is_trained(), "{}", after.name());
+    }
+}
+
+#[test]
+fn threads_change_nothing() {
+    let samples = digits("train");
+    let float = onnx::load(file("tests/fixtures/digits_residual.onnx")).unwrap();
+    let run = |threads: usize| {
+        let mut qat = prepare_qat(&float, &QatConfig::bits(4)).unwrap().with_threads(threads).unwrap();
+        train(&mut qat, &samples, 2, 1e-3);
+        qat.parameters().to_vec()
+    };
+    let one = run(1);
+    assert!([2, 5].into_iter().all(|threads| run(threads) == one));
+}
+
+#[test]
+fn observers_freeze_and_checkpoints_hold_ranges() -> Result<()> {
+    let samples = digits("train");
+    let float = onnx::load(file("tests/fixtures/digits_cnn.onnx"))?;
+    let mut qat = prepare_qat(&float, &QatConfig::observed())?;
+    assert!(matches!(qat.finish().unwrap_err(), Error::Empty { .. }));
+    train(&mut qat, &samples, 2, 1e-3);
+    let first = qat.calibration()?;
+    train(&mut qat, &samples, 2, 1e-3);
+    assert_ne!(qat.calibration()?, first);
+    qat.freeze_observers();
+    let frozen = qat.calibration()?;
+    let x = samples.0.slice(0, 0..30)?;
+    qat.forward(&x, Mode::Train)?;
+    assert_eq!(qat.calibration()?, frozen);
+
+    // The calibration of the trained model makes the same integers by way of `convert`.
+    let by_hand = convert(&qat.to_model()?, &frozen, QatConfig::observed().scheme())?;
+    assert_eq!(by_hand.forward(&x)?.as_slice(), qat.finish()?.forward(&x)?.as_slice());
+
+    let mut other = prepare_qat(&float, &QatConfig::observed())?;
+    let state = qat.state();
+    let bytes = safetensors::write(state.iter().map(|(name, value)| (name.as_str(), value)), &Default::default())?;
+    other.load_state(&mut safetensors::read(&bytes)?)?;
+    assert_eq!(other.finish()?.forward(&x)?.as_slice(), qat.finish()?.forward(&x)?.as_slice());
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_is_an_error() {
+    assert!(matches!(Levels::new(&[1.0]).unwrap_err(), Error::Parameter { .. }));
+    assert!(Levels::new(&[0.0, 0.0]).is_err() && Levels::new(&[f32::NAN, 1.0]).is_err());
+    assert_eq!(Levels::of(Table::PowersOfTwo(4)).unwrap().codes(), [-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64]);
+    assert_eq!(Levels::of(Table::Apot(4)).unwrap().codes()[8..], [1, 2, 3, 4, 6, 8, 10]);
+    let groups = Scheme::INT4_WEIGHT.with_granularity(Granularity::PerGroup { axis: 1, size: 2 });
+    let config = QatConfig::new(QConfig::new(StaticScheme::default().with_weights(groups)));
+    assert!(matches!(prepare_qat(&branches(), &config).unwrap_err(), Error::Unsupported { .. }));
+
+    let mut qat = prepare_qat(&branches(), &QatConfig::bits(4)).unwrap();
+    let mut x = tensor(&[2, 2, 8, 8], 1, 1.0);
+    x.as_mut_slice()[3] = f32::NAN;
+    let error = qat.forward(&x, Mode::Train).unwrap_err();
+    assert!(error.to_string().contains("NaN"), "{error}");
+    // Codes of weights belong to a layer that runs in integers.
+    let mut qat = prepare_qat(&branches(), &QatConfig::bits(4)).unwrap();
+    qat.forward(&tensor(&[2, 2, 8, 8], 1, 1.0), Mode::Train).unwrap();
+    let (model, mut calibration) = (qat.to_model().unwrap(), qat.calibration().unwrap());
+    let codes = calibration.weights("conv1").unwrap().clone();
+    calibration.insert_weights("relu6", codes);
+    let error = convert(&model, &calibration, QatConfig::bits(4).scheme()).unwrap_err();
+    assert!(matches!(&error, Error::Unknown { name, .. } if name == "relu6"), "{error}");
+}
