@@ -12,14 +12,16 @@ use lowprec::convert::{QConfig, StaticScheme, WeightScales};
 use lowprec::io::safetensors;
 use lowprec::quant::observer::ObserverKind;
 use lowprec::train::{Adam, Mode, ParameterKind, QatConfig, Schedule, Trainable, Training, cross_entropy, prepare_qat};
-use lowprec::{Error, Model, Result, Scheme, Tensor, metrics, quantize_static};
+use lowprec::{Model, Result, Scheme, quantize_static};
 
 #[allow(dead_code, reason = "its `main`")]
 #[path = "quantize_dynamic.rs"]
 mod network;
 
-#[path = "plot/mod.rs"]
+mod digits;
 mod plot;
+
+use digits::Digits;
 
 const BATCH: usize = 30;
 
@@ -36,7 +38,13 @@ fn options() -> std::result::Result<Options, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("bits") => options.bits = parser.values()?.map(|bits| bits.parse()).collect::<std::result::Result<_, _>>()?,
+            Long("bits") => {
+                let list = parser.value()?.string()?;
+                options.bits = list
+                    .split(',')
+                    .map(|bits| bits.parse().map_err(|_| format!("`{bits}` is no number of bits")))
+                    .collect::<std::result::Result<_, _>>()?;
+            }
             Long("epochs") => options.epochs = parser.value()?.parse()?,
             Long("seeds") => options.seeds = parser.value()?.parse()?,
             Long("rate") => options.rate = parser.value()?.parse()?,
@@ -50,19 +58,19 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let options = options()?;
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
     let float = network::digits_cnn(safetensors::read_file(format!("{data}/digits_cnn.safetensors"))?)?;
-    let digits = safetensors::read_file(format!("{data}/digits.safetensors"))?;
-    let (train, test) = (Digits::of(&digits, "train")?, Digits::of(&digits, "test")?);
-    let whole = test.accuracy(&float)?;
+    let (train, test) = (Digits::load("train")?, Digits::load("test")?);
+    let accuracy = |model: &Model| test.right(&model.forward(&test.images)?);
+    let whole = accuracy(&float)?;
     println!("float: {whole:.2} %\n\nbits  after training  fine-tuned, mean of {} seeds  (each)", options.seeds);
     let mut curves = Vec::new();
     for &bits in &options.bits {
-        let after = test.accuracy(&quantize_static(&float, [&train.images], &post_training(bits))?)?;
+        let after = accuracy(&quantize_static(&float, [&train.images], &post_training(bits))?)?;
         let (mut tuned, mut losses, mut seconds) = (Vec::new(), vec![0.0; options.epochs], 0.0);
         for seed in 0..options.seeds {
             let start = Instant::now();
             let (model, curve) = fine_tuned(&float, &train, bits, seed, &options)?;
             seconds += start.elapsed().as_secs_f64();
-            tuned.push(test.accuracy(&model)?);
+            tuned.push(accuracy(&model)?);
             losses.iter_mut().zip(curve).for_each(|(sum, loss)| *sum += loss / options.seeds as f64);
         }
         let mean = tuned.iter().sum::<f64>() / tuned.len() as f64;
@@ -96,47 +104,4 @@ fn fine_tuned(float: &Model, train: &Digits, bits: u32, seed: u64, options: &Opt
         Ok((loss, qat.backward(&tape, &[("logits", &gradient)])?))
     })?;
     Ok((qat.finish()?, losses))
-}
-
-/// Images in 0 to 1, and the digits that they show.
-struct Digits {
-    images: Tensor,
-    labels: Vec<usize>,
-}
-
-impl Digits {
-    fn of(data: &lowprec::nn::StateDict, part: &str) -> Result<Self> {
-        let codes = |what: &str| data.get(&format!("{part}.{what}")).and_then(|value| value.get::<u8>());
-        let (Some(images), Some(labels)) = (codes("images"), codes("labels")) else {
-            return Err(Error::Format { what: part.into(), format: "digits data", reason: "no images and labels of u8".into() });
-        };
-        let pixels = images.as_slice().iter().map(|&grey| f32::from(grey) / 16.0).collect();
-        Ok(Digits { images: Tensor::new(images.dims(), pixels)?, labels: labels.as_slice().iter().map(|&digit| digit.into()).collect() })
-    }
-
-    /// These images, each moved by -1, 0 or 1 pixel in either direction.
-    fn batch(&self, rows: &[usize], seed: u64) -> Result<(Tensor, Vec<usize>)> {
-        const SIDE: usize = 8;
-        let mut pixels = vec![0.0; rows.len() * SIDE * SIDE];
-        for (i, (&row, to)) in rows.iter().zip(pixels.chunks_exact_mut(SIDE * SIDE)).enumerate() {
-            let from = &self.images.as_slice()[row * SIDE * SIDE..][..SIDE * SIDE];
-            let shift = |axis: u64| (3.0 * lowprec::quant::random_unit(seed, 2 * i as u64 + axis)) as usize;
-            let (down, right) = (shift(0), shift(1));
-            for (y, x) in (0..SIDE).flat_map(|y| (0..SIDE).map(move |x| (y, x))) {
-                let at = |to: usize, shift: usize| (to + shift).checked_sub(1).filter(|&at| at < SIDE);
-                if let (Some(row), Some(column)) = (at(y, down), at(x, right)) {
-                    to[y * SIDE + x] = from[row * SIDE + column];
-                }
-            }
-        }
-        Ok((Tensor::new([rows.len(), 1, SIDE, SIDE], pixels)?, rows.iter().map(|&row| self.labels[row]).collect()))
-    }
-
-    /// Images that the model gets right, in percent.
-    fn accuracy(&self, model: &Model) -> Result<f64> {
-        let logits = model.forward(&self.images)?;
-        let top = metrics::top1(logits.as_slice(), 10)?;
-        let right = top.iter().zip(&self.labels).filter(|(top, label)| top == label).count();
-        Ok(100.0 * right as f64 / self.labels.len() as f64)
-    }
 }

@@ -56,6 +56,11 @@ pub(crate) trait Arithmetic {
         true
     }
 
+    /// Whether sums of products are to be exact, since they are rounded after.
+    fn adds_exactly(&self) -> bool {
+        false
+    }
+
     /// Rounds the gradient of an edge's value before it goes on.
     fn gradient(&mut self, _edge: usize, _gradient: &mut Array) {}
 }

@@ -260,6 +260,7 @@ impl Graph {
             mode: if self.frozen { Mode::Evaluate } else { mode },
             workspace: &mut self.workspace,
             threads: self.threads,
+            exact: arithmetic.adds_exactly(),
             saved: Saved::default(),
             statistics: Vec::new(),
         };
@@ -349,6 +350,7 @@ impl Graph {
             wanted: &wanted,
             workspace: &mut self.workspace,
             threads: self.threads,
+            exact: arithmetic.adds_exactly(),
             by_input: vec![None; node.inputs().len()],
             by_parameter: Vec::new(),
         };

@@ -22,6 +22,7 @@ mod arithmetic;
 mod array;
 mod fake_quantize;
 mod fit;
+mod fixed_point;
 mod graph;
 mod loss;
 mod network;
@@ -35,6 +36,7 @@ pub use fake_quantize::{
     CodeBounds, fake_quantize, fake_quantize_backward, lsq_backward, lsq_factor, lsq_plus_backward, pact, pact_backward,
 };
 pub use fit::{Batch, Schedule, Training, shuffled};
+pub use fixed_point::{FixedPoint, FixedPointConfig, FixedPointNetwork};
 pub use graph::Tape;
 pub use loss::{cross_entropy, distillation, mean_squared_error};
 pub use network::{Network, Trainable};

@@ -1,6 +1,7 @@
 //! Training: gradients, optimizers, fake quantization, fixed point.
 #![cfg(feature = "safetensors")]
 
+mod fixed_point;
 mod gradients;
 mod loops;
 #[cfg(feature = "onnx")]

@@ -8,7 +8,7 @@
 //! ```
 
 use super::product::{column_sums, multiply, transposed};
-use super::{Backward, Differentiable, Forward, Layout, float, grouped};
+use super::{Backward, Differentiable, Forward, Layout, float, grouped, wide};
 use crate::error::{Error, Result};
 use crate::kernels::{Conv2dGeometry, FloatEpilogue, ImageLayout, ImageShape, PackedFloatConv2d, WeightLayout, Workspace, conv2d_f32};
 use crate::nn::ConvTranspose2d;
@@ -140,6 +140,9 @@ impl Differentiable for Conv {
         }
         let [oh, ow] = self.geometry.output_size(h, w)?;
         let out = [n, self.geometry.out_channels, oh, ow];
+        if run.exact {
+            return Array::images(out, wide::forward(&self.geometry, x.data(), dims, [oh, ow], run.parameters));
+        }
         let mut y = vec![0.0; out.iter().product()];
         let packed = PackedFloatConv2d::pack(&self.geometry, run.parameters[0])?;
         let epilogue = FloatEpilogue::new().with_bias(run.parameters.get(1).copied());
@@ -150,6 +153,14 @@ impl Differentiable for Conv {
     fn backward(&self, run: &mut Backward<'_>) -> Result<()> {
         let x = float(run.inputs, 0)?;
         let (dims, gradient, [_, _, oh, ow]) = (x.image_dims()?, run.gradient.data(), run.gradient.image_dims()?);
+        if run.exact {
+            let (by_weights, by_bias, by_images) =
+                wide::backward(&self.geometry, x.data(), dims, [oh, ow], run.parameters[0], gradient, run.wanted[0]);
+            run.by_parameter = vec![by_weights, by_bias];
+            run.by_parameter.truncate(run.parameters.len());
+            run.by_input[0] = by_images.map(|data| Array::images(dims, data)).transpose()?;
+            return Ok(());
+        }
         let by_weights = match self.geometry.groups {
             1 => by_weights(&self.geometry, x.data(), dims, gradient, [oh, ow], (&mut *run.workspace, run.threads))?,
             _ => grouped::by_weights(&self.geometry, x.data(), dims, gradient, [oh, ow]),

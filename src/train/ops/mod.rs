@@ -17,6 +17,7 @@ mod pool;
 mod product;
 mod reduce;
 mod softmax;
+mod wide;
 
 use std::fmt;
 
@@ -76,6 +77,8 @@ pub(crate) struct Forward<'a> {
     pub mode: Mode,
     pub workspace: &'a mut Workspace,
     pub threads: usize,
+    /// Whether sums of products are to be exact.
+    pub exact: bool,
     pub saved: Saved,
     /// Parameters that the pass itself changes: place in the layer's list, and value.
     pub statistics: Vec<(usize, Vec<f32>)>,
@@ -93,6 +96,8 @@ pub(crate) struct Backward<'a> {
     pub wanted: &'a [bool],
     pub workspace: &'a mut Workspace,
     pub threads: usize,
+    /// Whether sums of products are to be exact.
+    pub exact: bool,
     pub by_input: Vec<Option<Array>>,
     pub by_parameter: Vec<Vec<f32>>,
 }
