@@ -2,7 +2,7 @@
 
 const WIDTH: usize = 72;
 const HEIGHT: usize = 16;
-const MARKS: [char; 6] = ['8', '4', '3', '2', '+', 'x'];
+const MARKS: [char; 6] = ['a', 'b', 'c', 'd', 'e', 'f'];
 
 /// Lines over a common axis, each drawn with a mark of its own.
 pub fn lines(title: &str, curves: &[(String, Vec<f64>)]) -> String {

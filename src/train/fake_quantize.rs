@@ -1,19 +1,4 @@
-//! Fake quantization on plain slices, forwards and backwards: for any training framework.
-//!
-//! Rounding has no useful derivative, so the backward pass takes that of the identity (Bengio et al. 2013, straight through), where
-//! the value was not clipped; what is learned of scales, offsets and bounds has derivatives of its own. With
-//! `q(v) = clamp(round(v / s), n, p)`:
-//!
-//! ```text
-//! fake-quantize  y = s · (clamp(round(x / s) + z, qmin, qmax) - z)      dx = dy where qmin <= round(x / s) + z <= qmax, else 0
-//! LSQ            y = s · q(x)                                           ds = Σ dy · (round(x/s) - x/s inside, n below, p above)
-//! LSQ+           y = s · q(x - β) + β                                   ds as above of x - β;  dβ = Σ dy outside
-//! PACT           y = round(clip(x, 0, α) / s) · s, s = α / (2^bits - 1)  dα = Σ dy where x >= α
-//! ```
-//!
-//! (Esser et al. 2020; Bhalgat et al. 2020; Choi et al. 2018.) Rounding is half to even, the division a division, as in
-//! [`num::quantize`](crate::num::quantize()), so what is trained is what integers compute. NaN stays NaN: a training that has gone
-//! wrong shows it.
+//! Fake quantization on plain slices, forwards and backwards: for any training framework. The formulas stand on the room's page.
 
 use crate::error::{Error, Result};
 use crate::kernels::math;

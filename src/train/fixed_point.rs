@@ -138,7 +138,7 @@ impl FixedPointConfig {
 
 /// A network whose parameters, values and gradients are fixed-point numbers.
 ///
-/// Convolutions and linear layers add up exactly ([`f64` holds all bits](self)) and round once. An optimizer's step is rounded in
+/// Convolutions and linear layers add up exactly, in f64, and round once. An optimizer's step is rounded in
 /// [`settle`](Trainable::settle), which [`Training`](super::Training) calls; what an optimizer remembers is its own affair, so plain
 /// [`Sgd`](super::Sgd) without momentum is the method of the paper. The loss itself is in float.
 #[derive(Debug)]

@@ -15,6 +15,37 @@
 //! AveragePool and their global mean, Softmax and its logarithm, MatMul, Concat, Transpose, sums and means over axes, and what only
 //! gives another shape. Others may stand where nothing is learned before them.
 //!
+//! # With the low precision in the loop
+//!
+//! [`prepare_qat`] puts fake quantization where an integer model rounds, and [`Qat::finish`] gives that integer model, which differs
+//! from what was trained by at most one code anywhere. What is learned of scales is chosen by [`WeightTraining`] and
+//! [`ActivationTraining`].
+//!
+//! # In fixed point
+//!
+//! A [`FixedPointNetwork`] holds all weights, values, gradients and updates as multiples of one step ([`FixedPoint`]), rounded to the
+//! nearest or by chance.
+//!
+//! # Without a model
+//!
+//! On plain slices, for any framework: [`fake_quantize`] and [`fake_quantize_backward`], [`lsq_backward`], [`lsq_plus_backward`],
+//! [`pact`] and [`pact_backward`], [`FixedPoint::round`], [`round_stochastic`](crate::quant::round_stochastic). Rounding has no
+//! useful derivative, so the backward pass takes that of the identity (straight through) where a value was not clipped; what is
+//! learned of scales, offsets and bounds has derivatives of its own. With `q(v) = clamp(round(v / s), n, p)`:
+//!
+//! ```text
+//! fake-quantize  y = s · (clamp(round(x / s) + z, qmin, qmax) - z)      dx = dy where qmin <= round(x / s) + z <= qmax, else 0
+//! LSQ            y = s · q(x)                                           ds = Σ dy · (round(x/s) - x/s inside, n below, p above)
+//! LSQ+           y = s · q(x - β) + β                                   ds as above of x - β;  dβ = Σ dy outside
+//! PACT           y = round(clip(x, 0, α) / s) · s, s = α / (2^bits - 1)  dα = Σ dy where x >= α
+//! ```
+//!
+//! (Esser et al. 2020; Bhalgat et al. 2020; Choi et al. 2018.) A division is a division and ties go to the even code, as in
+//! [`num::quantize`](crate::num::quantize()), so what is trained is what integers compute. NaN stays NaN: a training that has gone wrong
+//! shows it.
+//!
+//! # What is trained
+//!
 //! Weights of layers are trained, and scale and shift of normalizations; other constants stay. Every sum runs in an order that
 //! neither threads nor batches of other samples decide, so a seed decides a training bit for bit.
 

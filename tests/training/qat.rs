@@ -225,6 +225,15 @@ fn observers_freeze_and_checkpoints_hold_ranges() -> Result<()> {
     let by_hand = convert(&qat.to_model()?, &frozen, QatConfig::observed().scheme())?;
     assert_eq!(by_hand.forward(&x)?.as_slice(), qat.finish()?.forward(&x)?.as_slice());
 
+    #[cfg(feature = "serde")]
+    {
+        let text = serde_json::to_string(&frozen).unwrap();
+        assert_eq!(serde_json::from_str::<lowprec::Calibration>(&text).unwrap(), frozen);
+        // Codes that are none, or do not fill their shape, are refused.
+        for (from, to) in [("\"shape\":[16,1,3,3]", "\"shape\":[16,1,3,2]"), ("\"qmin\":-127", "\"qmin\":-1")] {
+            assert!(text.contains(from) && serde_json::from_str::<lowprec::Calibration>(&text.replace(from, to)).is_err(), "{from}");
+        }
+    }
     let mut other = prepare_qat(&float, &QatConfig::observed())?;
     let state = qat.state();
     let bytes = safetensors::write(state.iter().map(|(name, value)| (name.as_str(), value)), &Default::default())?;
