@@ -1,7 +1,7 @@
 //! Products of matrices in memory.
 
 use crate::error::Result;
-use crate::kernels::{Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
+use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
 use crate::nn::reorder;
 
 /// `[rows, cols]` as `[cols, rows]`.
@@ -24,7 +24,7 @@ pub fn multiply(
         WeightLayout::Kn => Matrix::new(rhs, k, n)?,
         WeightLayout::Nk => Matrix::new(rhs, n, k)?,
     };
-    matmul_f32(Matrix::new(lhs, m, k)?, rhs, layout, MatrixMut::new(dst, m, n)?, workspace, threads)
+    matmul_f32(Matrix::new(lhs, m, k)?, rhs, layout, &FloatEpilogue::new(), MatrixMut::new(dst, m, n)?, workspace, threads)
 }
 
 /// The sums of the columns of `[rows, cols]`, row by row.
