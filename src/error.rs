@@ -217,6 +217,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A file that can't be written.
+    #[error("can't write `{path}`: {source}")]
+    Write {
+        /// The path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The caller's progress callback asked to stop.
     #[error("cancelled by the caller at {stage}, {done} of {total} done")]
     Cancelled {

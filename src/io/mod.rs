@@ -9,6 +9,8 @@
 //!
 //! - `onnx` (with the feature of that name): networks, as a [`Model`](crate::nn::Model).
 //!
+//! - `saved` (with both): models and calibrations in the crate's own format, whatever they were quantized by.
+//!
 //! What a number means is not this room's business: NaN and infinities are read as they are, and refused, or not, by the
 //! [`StateDict`](crate::nn::StateDict) that hands them to a layer.
 
@@ -16,3 +18,5 @@
 pub mod onnx;
 #[cfg(feature = "safetensors")]
 pub mod safetensors;
+#[cfg(all(feature = "onnx", feature = "safetensors"))]
+pub mod saved;

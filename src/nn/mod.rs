@@ -67,6 +67,8 @@ pub use operator::Operator;
 pub use pattern::Pattern;
 pub(crate) use plan::{buffer_bytes, evaluate_within, shapes};
 pub use pool::{AvgPool2d, GlobalAvgPool2d, MaxPool2d};
+#[cfg(all(feature = "onnx", feature = "safetensors"))]
+pub(crate) use recurrent::Projection;
 pub use recurrent::{Direction, GateActivation, Gru, Lstm, RecurrentOptions};
 pub use state::StateDict;
 pub(crate) use wiring::Wiring;

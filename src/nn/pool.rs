@@ -159,6 +159,26 @@ macro_rules! window_builders {
                 self
             }
 
+            /// Rows and columns of a window.
+            pub fn kernel(&self) -> [usize; 2] {
+                self.windows.kernel
+            }
+
+            /// Distance between windows (down, right).
+            pub fn stride(&self) -> [usize; 2] {
+                self.windows.stride
+            }
+
+            /// Padding: top, left, bottom, right.
+            pub fn padding(&self) -> [usize; 4] {
+                self.windows.padding
+            }
+
+            /// Whether the last window may hang over the end.
+            pub fn ceil_mode(&self) -> bool {
+                self.windows.ceil_mode
+            }
+
             /// Whether the numbers make windows.
             ///
             /// # Errors
@@ -186,6 +206,11 @@ impl MaxPool2d {
         MaxPool2d { windows: Windows::new(kernel) }
     }
 
+    /// Distance between the pixels of a window.
+    pub fn dilation(&self) -> [usize; 2] {
+        self.windows.dilation
+    }
+
     /// With this distance between the pixels of a window.
     #[must_use]
     pub fn with_dilation(mut self, dilation: [usize; 2]) -> Self {
@@ -209,6 +234,11 @@ impl AvgPool2d {
     }
 
     /// Whether padding counts into the mean.
+    pub fn count_include_pad(&self) -> bool {
+        self.count_include_pad
+    }
+
+    /// With padding that counts into the mean, or not.
     #[must_use]
     pub fn with_count_include_pad(mut self, count_include_pad: bool) -> Self {
         self.count_include_pad = count_include_pad;

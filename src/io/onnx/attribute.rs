@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::io::onnx::format_error;
 use crate::io::onnx::schema::{AttributeProto, attribute_type};
-use crate::io::onnx::tensor::{Places, value};
+use crate::io::onnx::tensor::{Places, element_code, value};
+use crate::nn::operator;
 use crate::tensor::Value;
 
 /// The value of an attribute.
@@ -96,6 +97,22 @@ impl Attributes {
             };
         }
         Ok(Attributes { node: node.to_owned(), operator: operator.to_owned(), left })
+    }
+
+    /// Those of an operator, as it spells them itself.
+    pub fn spelled(node: &str, operator: &str, list: impl IntoIterator<Item = (String, operator::Attribute)>) -> Self {
+        let attribute = |value| match value {
+            operator::Attribute::Int(x) => Attribute::Int(x),
+            operator::Attribute::Float(x) => Attribute::Float(x),
+            operator::Attribute::Text(x) => Attribute::Text(x),
+            operator::Attribute::Ints(x) => Attribute::Ints(x),
+            operator::Attribute::Floats(x) => Attribute::Floats(x),
+            operator::Attribute::Texts(x) => Attribute::Texts(x),
+            operator::Attribute::Tensor(x) => Attribute::Tensor(Box::new(Ok(x))),
+            operator::Attribute::Type(x) => Attribute::Int(element_code(x).into()),
+        };
+        let left = list.into_iter().map(|(name, value)| (name, attribute(value))).collect();
+        Attributes { node: node.to_owned(), operator: operator.to_owned(), left }
     }
 
     fn take<T>(&mut self, name: &str, kind: &str, into: impl FnOnce(Attribute) -> Result<T, Attribute>) -> Result<Option<T>> {

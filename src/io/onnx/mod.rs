@@ -11,13 +11,13 @@
 //! | `attribute` | the parameters of a node |
 //! | `graph` | names, order, types: the whole of it, checked |
 
-mod attribute;
+pub(super) mod attribute;
 mod census;
 mod external;
 mod graph;
 #[cfg(test)]
 mod hostile;
-mod import;
+pub(super) mod import;
 mod opset;
 mod schema;
 mod source;

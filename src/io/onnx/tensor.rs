@@ -51,6 +51,11 @@ pub fn element_type(code: i64, what: &str) -> Result<DType> {
     })
 }
 
+/// The number of an element type in ONNX's `TensorProto.DataType`.
+pub fn element_code(dtype: DType) -> i32 {
+    (1..=28).find(|&code| element_type(code.into(), "").is_ok_and(|other| other == dtype)).expect("ONNX has every element type")
+}
+
 /// Where the data of tensors are that are not in their messages: in files of their own, or taken from the file already.
 #[derive(Debug, Default)]
 pub struct Places {

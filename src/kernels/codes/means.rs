@@ -22,6 +22,11 @@ impl CodeMeans {
         Ok(CodeMeans { x, out })
     }
 
+    /// What the codes of the input and of the output stand for.
+    pub fn grids(self) -> [U8Grid; 2] {
+        [self.x, self.out]
+    }
+
     /// With sums in i32: of windows of at most [`NARROW`] pixels.
     pub fn narrow(self, include_pad: bool) -> Means<i32> {
         Means { means: self, include_pad, none: 0 }

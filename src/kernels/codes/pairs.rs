@@ -73,6 +73,11 @@ impl Pairwise {
         }
     }
 
+    /// Smallest and largest code.
+    pub fn range(self) -> (u8, u8) {
+        (self.out[1], self.out[2])
+    }
+
     /// On the instruction set `isa` instead of the fastest.
     ///
     /// # Errors

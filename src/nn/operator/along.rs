@@ -1,5 +1,8 @@
 //! Walking along one axis: where the largest stands, and running totals.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::{Attributes, CURRENT};
 use super::fold::channels_first;
 use super::numbers::{Number, check_type, is_float, is_number, unexpected, with_number};
 use super::{Facts, Operation, check_arity, resolve_axis};
@@ -69,6 +72,11 @@ impl Arg {
 impl Operation for Arg {
     fn name(&self) -> &'static str {
         if self.least { "ArgMin" } else { "ArgMax" }
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes = Attributes::new().with("axis", self.axis).with_other("keepdims", self.keeps, true);
+        attributes.with_other("select_last_index", self.last, false)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
@@ -163,6 +171,14 @@ impl Cumulative {
 impl Operation for Cumulative {
     fn name(&self) -> &'static str {
         if self.product { "CumProd" } else { "CumSum" }
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_other("exclusive", self.exclusive, false).with_other("reverse", self.reverse, false)
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        if self.product { 26..=28 } else { CURRENT }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,5 +1,6 @@
 //! Batch normalization as an operator: parameters that come as inputs.
 
+use super::attributes::Attributes;
 use super::numbers::{check_type, from_reals, in_real, in_reals, is_float};
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
@@ -84,6 +85,14 @@ fn affine<R: Real>(x: &[R], (channels, inner): (usize, usize), of: impl Fn(usize
 impl Operation for BatchNormalization {
     fn name(&self) -> &'static str {
         "BatchNormalization"
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes = Attributes::new().with("epsilon", self.epsilon as f32);
+        match self.momentum {
+            Some(momentum) => attributes.with("momentum", momentum as f32).with("training_mode", true),
+            None => attributes,
+        }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,5 +1,8 @@
 //! Two operands, element by element, with numpy's broadcasting.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::{Attributes, CURRENT};
 use super::broadcast::{Spread, broadcast_shape, zip, zip_vectors};
 use super::numbers::{Number, check_same, is_integer, is_number, unexpected, with_integer, with_number};
 use super::{Facts, Operation, check_arity};
@@ -159,6 +162,21 @@ impl Operation for Binary {
             Binary::LessOrEqual => "LessOrEqual",
             Binary::Greater => "Greater",
             Binary::GreaterOrEqual => "GreaterOrEqual",
+        }
+    }
+
+    fn attributes(&self) -> Attributes {
+        match *self {
+            Binary::Mod { fmod } => Attributes::new().with_other("fmod", fmod, false),
+            Binary::BitShift { left } => Attributes::new().with("direction", if left { "LEFT" } else { "RIGHT" }),
+            _ => Attributes::new(),
+        }
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        match self {
+            Binary::BitwiseAnd | Binary::BitwiseOr | Binary::BitwiseXor => 18..=28,
+            _ => CURRENT,
         }
     }
 

@@ -1,5 +1,8 @@
 //! From one element type to another.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::{Attributes, CURRENT};
 use super::{Facts, Operation, check_arity};
 use crate::error::Result;
 use crate::kernels::{Workspace, math};
@@ -214,6 +217,24 @@ fn read(x: &[u8], dtype: DType) -> Numbers {
 impl Operation for Cast {
     fn name(&self) -> &'static str {
         if self.to.is_some() { "Cast" } else { "CastLike" }
+    }
+
+    fn attributes(&self) -> Attributes {
+        let rounding = match self.rounding {
+            ScaleRounding::Up => "up",
+            ScaleRounding::Down => "down",
+            ScaleRounding::Nearest => "nearest",
+        };
+        let attributes = Attributes::new().with_some("to", self.to).with_other("saturate", self.saturate, true);
+        attributes.with_other("round_mode", rounding, "up")
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        match (self.to, self.saturate) {
+            (_, false) => 19..=28,
+            (None, _) => 15..=28,
+            _ => CURRENT,
+        }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,5 +1,8 @@
 //! Values that depend on shapes alone.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::{Attributes, CURRENT};
 use super::facts::check_arity;
 use super::{Facts, Operation};
 use crate::error::Result;
@@ -42,6 +45,14 @@ impl Default for ShapeOf {
 impl Operation for ShapeOf {
     fn name(&self) -> &'static str {
         "Shape"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_other("start", self.start, 0).with_other("end", self.end, i64::MAX)
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        if (self.start, self.end) == (0, i64::MAX) { CURRENT } else { 15..=28 }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

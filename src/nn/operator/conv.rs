@@ -1,7 +1,9 @@
 //! Convolution of floats over any number of spatial axes, its weights a value like any other.
 
+use super::attributes::Attributes;
 use super::movement::walk::AXES;
-use super::pool::{Float, check_float, check_spatial, each_position, with_float};
+use super::pool::{check_float, check_spatial, each_position};
+use super::wide::{Float, with_float};
 use super::window::{Along, Windows};
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
@@ -71,6 +73,10 @@ pub(super) fn check_bias(facts: &Facts<'_>, channels: usize) -> Result<()> {
 impl Operation for Conv {
     fn name(&self) -> &'static str {
         "Conv"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_windows(None, &self.windows).with_other("group", self.groups as i64, 1)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

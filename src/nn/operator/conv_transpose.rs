@@ -1,8 +1,10 @@
 //! Transposed convolution of floats over any number of spatial axes, its weights a value like any other.
 
+use super::attributes::{Attributes, ints};
 use super::conv::{check_bias, check_types};
 use super::movement::walk::AXES;
-use super::pool::{Float, check_spatial, each_position, with_float};
+use super::pool::{check_spatial, each_position};
+use super::wide::{Float, with_float};
 use super::window::{AutoPad, Windows};
 use super::{Facts, Operation};
 use crate::error::{Error, Result};
@@ -104,7 +106,7 @@ impl ConvTranspose {
         let Some(whole) = whole else {
             return Err(Error::parameter("kernel and input", (kernel, length), "must not be empty, nor too large to address"));
         };
-        let auto_pad = self.windows.auto_pad();
+        let auto_pad = self.windows.auto_pad;
         let wanted = match &self.output_shape {
             Some(shape) => shape.get(axis).copied(),
             None if matches!(auto_pad, AutoPad::SameUpper | AutoPad::SameLower) => {
@@ -138,6 +140,12 @@ impl ConvTranspose {
 impl Operation for ConvTranspose {
     fn name(&self) -> &'static str {
         "ConvTranspose"
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes = Attributes::new().with_windows(None, &self.windows).with_other("group", self.groups as i64, 1);
+        let padding = (!self.output_padding.is_empty()).then(|| ints(&self.output_padding));
+        attributes.with_some("output_padding", padding).with_some("output_shape", self.output_shape.as_deref().map(ints))
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -4,6 +4,7 @@ use std::num::Wrapping;
 
 use bytemuck::Pod;
 
+use super::attributes::Attributes;
 use super::facts::check_arity;
 use super::matmul::{same_numeric_type, unsupported_type};
 use super::{Facts, Operation, broadcast_dims};
@@ -84,6 +85,11 @@ struct Terms<'a, T> {
 impl Operation for Gemm {
     fn name(&self) -> &'static str {
         "Gemm"
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes = Attributes::new().with_other("alpha", self.alpha, 1.0).with_other("beta", self.beta, 1.0);
+        attributes.with_other("transA", self.transposed[0], false).with_other("transB", self.transposed[1], false)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

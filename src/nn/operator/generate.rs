@@ -1,6 +1,9 @@
 //! Values made of a rule: ranges, constants, identity matrices, triangles.
 
+use std::ops::RangeInclusive;
+
 use super::arguments::{check_ints, length, one_int};
+use super::attributes::Attributes;
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
@@ -124,6 +127,10 @@ impl Operation for ConstantOfShape {
         "ConstantOfShape"
     }
 
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("value", self.value.clone())
+    }
+
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         check_arity(inputs, 1, 1)?;
         check_ints("shape", inputs, 0)?;
@@ -195,6 +202,10 @@ impl Operation for EyeLike {
         "EyeLike"
     }
 
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_some("dtype", self.dtype).with_other("k", self.diagonal, 0)
+    }
+
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         check_arity(inputs, 1, 1)?;
         let dtype = self.dtype.or(inputs[0]).unwrap_or(DType::F32);
@@ -244,6 +255,14 @@ impl Trilu {
 impl Operation for Trilu {
     fn name(&self) -> &'static str {
         "Trilu"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_other("upper", self.upper, true)
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        14..=28
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,8 +1,10 @@
 //! Pooling over whole channels, and pooling undone.
 
 use super::arguments::length;
+use super::attributes::Attributes;
 use super::movement::walk::AXES;
-use super::pool::{Field, Float, check_float, check_norm, check_spatial, power, root, with_float};
+use super::pool::{Field, check_float, check_norm, check_spatial, power, root};
+use super::wide::{Float, with_float};
 use super::window::Windows;
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
@@ -57,6 +59,13 @@ impl Operation for GlobalPool {
             Kind::Average => "GlobalAveragePool",
             Kind::Max => "GlobalMaxPool",
             Kind::Lp { .. } => "GlobalLpPool",
+        }
+    }
+
+    fn attributes(&self) -> Attributes {
+        match self.kind {
+            Kind::Lp { p } => Attributes::new().with("p", p),
+            _ => Attributes::new(),
         }
     }
 
@@ -161,6 +170,10 @@ impl MaxUnpool {
 impl Operation for MaxUnpool {
     fn name(&self) -> &'static str {
         "MaxUnpool"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_windows(Some(&self.kernel), &self.windows)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

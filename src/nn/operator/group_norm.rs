@@ -1,5 +1,8 @@
 //! Group and instance normalization.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::{Attributes, CURRENT};
 use super::numbers::{check_type, in_real, in_reals, is_float};
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
@@ -45,6 +48,19 @@ impl GroupNormalization {
 impl Operation for GroupNormalization {
     fn name(&self) -> &'static str {
         if self.groups.is_some() { "GroupNormalization" } else { "InstanceNormalization" }
+    }
+
+    fn attributes(&self) -> Attributes {
+        let groups = self.groups.map(|groups| groups as i64);
+        Attributes::new().with_some("num_groups", groups).with("epsilon", self.norm.epsilon as f32)
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        match (self.groups, self.per_group) {
+            (None, _) => CURRENT,
+            (_, true) => 18..=20,
+            (_, false) => 21..=28,
+        }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

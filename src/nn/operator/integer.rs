@@ -1,5 +1,6 @@
 //! Products of codes, as ONNX spells quantized models out.
 
+use super::attributes::Attributes;
 use super::facts::{broadcast_dims, check_arity};
 use super::window::{Along, Windows};
 use super::{Facts, Operation};
@@ -228,6 +229,10 @@ impl ConvInteger {
 impl Operation for ConvInteger {
     fn name(&self) -> &'static str {
         if self.parts.output.is_some() { "QLinearConv" } else { "ConvInteger" }
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_windows(None, &self.windows).with_other("group", self.groups as i64, 1)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use std::ops::RangeInclusive;
+
+use super::attributes::Attributes;
 use super::broadcast::{broadcast_shape, repeated};
 use super::numbers::{check_type, from_reals, in_real, in_reals, is_float};
 use super::{Facts, Operation, check_arity, resolve_axis};
@@ -75,6 +78,14 @@ fn spread<'a, R: Real>(view: &View<'a>, dims: &[usize], axis: usize) -> Result<C
 impl Operation for LayerNormalization {
     fn name(&self) -> &'static str {
         if self.norm.centred { "LayerNormalization" } else { "RMSNormalization" }
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis).with("epsilon", self.norm.epsilon as f32).with_some("stash_type", self.statistics)
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        if self.norm.centred { 17..=28 } else { 23..=28 }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,5 +1,6 @@
 //! Normalization along one axis, and over any.
 
+use super::attributes::Attributes;
 use super::broadcast::Spread;
 use super::numbers::{check_type, in_reals, is_float};
 use super::{Facts, Operation, check_arity, resolve_axis};
@@ -46,6 +47,10 @@ impl Operation for LpNormalization {
         "LpNormalization"
     }
 
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis).with("p", if self.squares { 2 } else { 1 })
+    }
+
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         check_arity(inputs, 1, 1)?;
         Ok(vec![check_type(self.name(), inputs, 0, "f32, f64, f16 or bf16", is_float)?])
@@ -88,6 +93,10 @@ impl MeanVarianceNormalization {
 impl Operation for MeanVarianceNormalization {
     fn name(&self) -> &'static str {
         "MeanVarianceNormalization"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axes", self.axes.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,5 +1,8 @@
 //! Bits of one element, and what is asked about it.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::{Attributes, CURRENT};
 use super::numbers::{check_type, is_integer};
 use super::{Facts, Operation, check_arity};
 use crate::error::Result;
@@ -77,6 +80,19 @@ impl Operation for Logic {
             Logic::IsNaN => "IsNaN",
             Logic::IsInf { .. } => "IsInf",
         }
+    }
+
+    fn attributes(&self) -> Attributes {
+        match *self {
+            Logic::IsInf { negative, positive } => {
+                Attributes::new().with_other("detect_negative", negative, true).with_other("detect_positive", positive, true)
+            }
+            _ => Attributes::new(),
+        }
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        if matches!(self, Logic::BitwiseNot) { 18..=28 } else { CURRENT }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -20,6 +20,11 @@ impl MaskedSoftmax {
     pub fn new(scale: f32) -> Self {
         MaskedSoftmax { scale }
     }
+
+    /// What the scores are multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
 }
 
 /// Axes of the mask before the last.

@@ -5,6 +5,7 @@
 
 mod along;
 mod arguments;
+mod attributes;
 mod batch_norm;
 mod binary;
 mod broadcast;
@@ -38,9 +39,11 @@ mod shape;
 mod softmax;
 mod unary;
 mod variadic;
+mod wide;
 mod window;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 pub use along::{Arg, Cumulative};
 pub use batch_norm::BatchNormalization;
@@ -78,6 +81,9 @@ pub use variadic::Variadic;
 pub use window::{AutoPad, Windows};
 
 pub(crate) use arguments::check_ints;
+#[cfg(feature = "onnx")]
+pub(crate) use attributes::Attribute;
+pub(crate) use attributes::Attributes;
 pub(crate) use facts::{Facts, broadcast_dims, check_arity, resolve_axis};
 pub(crate) use movement::resolve_index;
 
@@ -91,6 +97,18 @@ use crate::tensor::{DType, Shape, Value};
 pub(crate) trait Operation: fmt::Debug {
     /// Its name in the standard, as in `Transpose`.
     fn name(&self) -> &'static str;
+
+    /// Its parameters, as the standard spells them.
+    #[cfg_attr(not(feature = "onnx"), allow(dead_code, reason = "files alone spell operators"))]
+    fn attributes(&self) -> Attributes {
+        Attributes::new()
+    }
+
+    /// The versions of the standard that spell it like that.
+    #[cfg_attr(not(feature = "onnx"), allow(dead_code, reason = "files alone spell operators"))]
+    fn opsets(&self) -> RangeInclusive<i64> {
+        attributes::CURRENT
+    }
 
     /// Element types of the outputs for inputs of these types (`None` for one left out). Says how many outputs there are.
     ///

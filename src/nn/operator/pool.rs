@@ -1,6 +1,8 @@
 //! Pooling over any number of spatial axes.
 
+use super::attributes::Attributes;
 use super::movement::walk::AXES;
+use super::wide::{Float, with_float};
 use super::window::{Along, Windows};
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
@@ -166,6 +168,15 @@ impl Operation for Pool {
             Kind::Max { .. } => "MaxPool",
             Kind::Average { .. } => "AveragePool",
             Kind::Lp { .. } => "LpPool",
+        }
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes = Attributes::new().with_windows(Some(&self.kernel), &self.windows);
+        match self.kind {
+            Kind::Max { column_major, .. } => attributes.with_other("storage_order", column_major, false),
+            Kind::Average { count_include_pad } => attributes.with_other("count_include_pad", count_include_pad, false),
+            Kind::Lp { p } => attributes.with("p", p),
         }
     }
 
@@ -421,58 +432,6 @@ fn column_major_index(mut index: usize, axes: &[Along]) -> usize {
     }
     (0..axes.len()).rev().fold(0, |sum, axis| sum * axes[axis].length + at[axis])
 }
-
-/// Floats that are computed with in f64 and rounded once.
-pub(super) trait Float: bytemuck::Pod {
-    fn wide(self) -> f64;
-    fn narrow(x: f64) -> Self;
-}
-
-macro_rules! floats {
-    ($($type:ty: $wide:expr, $narrow:expr;)*) => {$(
-        impl Float for $type {
-            fn wide(self) -> f64 {
-                let wide: fn($type) -> f64 = $wide;
-                wide(self)
-            }
-            fn narrow(x: f64) -> Self {
-                let narrow: fn(f64) -> $type = $narrow;
-                narrow(x)
-            }
-        }
-    )*};
-}
-floats! {
-    f32: f64::from, |x| x as f32;
-    f64: |x| x, |x| x;
-    f16: f16::to_f64, f16::from_f64;
-    bf16: bf16::to_f64, bf16::from_f64;
-}
-
-/// Runs the body with `$float` being the type of floats that a [`DType`] names.
-macro_rules! with_float {
-    ($dtype:expr, $float:ident => $body:expr) => {
-        match $dtype {
-            DType::F64 => {
-                type $float = f64;
-                $body
-            }
-            DType::F16 => {
-                type $float = crate::num::f16;
-                $body
-            }
-            DType::Bf16 => {
-                type $float = crate::num::bf16;
-                $body
-            }
-            _ => {
-                type $float = f32;
-                $body
-            }
-        }
-    };
-}
-pub(super) use with_float;
 
 /// `finish(Σ term(x))` over each window.
 fn sums(

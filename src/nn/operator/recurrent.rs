@@ -1,5 +1,8 @@
 //! LSTM and GRU whose weights are values of the graph instead of constants.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::Attributes;
 use super::facts::check_arity;
 use super::{Facts, Operation};
 use crate::error::{Error, Result};
@@ -54,6 +57,17 @@ impl Recurrent {
 impl Operation for Recurrent {
     fn name(&self) -> &'static str {
         if matches!(self.kind, RecurrentKind::Lstm { .. }) { "LSTM" } else { "GRU" }
+    }
+
+    fn attributes(&self) -> Attributes {
+        self.options.attributes(match self.kind {
+            RecurrentKind::Lstm { coupled } => ("input_forget", coupled),
+            RecurrentKind::Gru { reset_after } => ("linear_before_reset", reset_after),
+        })
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        self.options.opsets()
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

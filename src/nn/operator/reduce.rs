@@ -1,5 +1,6 @@
 //! Reductions over axes.
 
+use super::attributes::Attributes;
 use super::broadcast::{Spread, fold};
 use super::fold::{Folded, channels_first};
 use super::numbers::{Number, check_type, from_reals, in_f32, is_float, is_number, unexpected};
@@ -193,6 +194,12 @@ impl Operation for Reduce {
             Reduction::LogSumExp => "ReduceLogSumExp",
             Reduction::SumSquare => "ReduceSumSquare",
         }
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes =
+            Attributes::new().with_other("keepdims", self.keeps, true).with_other("noop_with_empty_axes", self.empty_is_none, false);
+        attributes.with_some("axes", self.axes.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,5 +1,6 @@
 //! One element or another.
 
+use super::attributes::Attributes;
 use super::broadcast::{Rows, Spread, broadcast_shape};
 use super::numbers::{Number, check_same, check_type, is_float, is_number, unexpected, with_number};
 use super::{Facts, Operation, check_arity};
@@ -142,6 +143,10 @@ fn clip<T: Number>(x: View<'_>, y: &mut [T], min: Option<T>, max: Option<T>, thr
 impl Operation for Clip {
     fn name(&self) -> &'static str {
         "Clip"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_some("min", self.min).with_some("max", self.max)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

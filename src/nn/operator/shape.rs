@@ -1,6 +1,9 @@
 //! Operators that keep every element where it is, under another shape.
 
+use std::ops::RangeInclusive;
+
 use super::arguments::{check_ints, distinct_axes, ints};
+use super::attributes::{Attributes, CURRENT};
 use super::{Facts, Operation, check_arity};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
@@ -74,6 +77,14 @@ impl Operation for Reshape {
         "Reshape"
     }
 
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_other("allowzero", self.allow_zero, false).with_some("shape", self.shape.clone())
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        if self.allow_zero { 14..=28 } else { CURRENT }
+    }
+
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         check_arity(inputs, if self.shape.is_some() { 1 } else { 2 }, 2)?;
         check_ints("shape", inputs, 1)?;
@@ -116,6 +127,10 @@ impl Flatten {
 impl Operation for Flatten {
     fn name(&self) -> &'static str {
         "Flatten"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
@@ -165,6 +180,10 @@ impl Squeeze {
 impl Operation for Squeeze {
     fn name(&self) -> &'static str {
         "Squeeze"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_some("axes", self.axes.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
@@ -220,6 +239,10 @@ impl Unsqueeze {
 impl Operation for Unsqueeze {
     fn name(&self) -> &'static str {
         "Unsqueeze"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_some("axes", self.axes.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

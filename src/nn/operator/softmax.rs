@@ -1,5 +1,8 @@
 //! Softmax and its logarithm.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::{Attributes, CURRENT};
 use super::numbers::{check_type, in_reals, is_float};
 use super::{Facts, Operation, check_arity, resolve_axis};
 use crate::error::Result;
@@ -50,6 +53,14 @@ impl Softmax {
 impl Operation for Softmax {
     fn name(&self) -> &'static str {
         if self.log { "LogSoftmax" } else { "Softmax" }
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis)
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        if self.flattened { 7..=12 } else { CURRENT }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,5 +1,8 @@
 //! One element in, one element out.
 
+use std::ops::RangeInclusive;
+
+use super::attributes::{Attributes, CURRENT};
 use super::numbers::{check_type, is_float, is_number};
 use super::{Facts, Operation, check_arity};
 use crate::error::Result;
@@ -347,6 +350,30 @@ impl Operation for Unary {
             Unary::Softsign => "Softsign",
             Unary::Mish => "Mish",
             Unary::Swish { .. } => "Swish",
+        }
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes = Attributes::new();
+        match *self {
+            Unary::LeakyRelu { alpha } | Unary::Elu { alpha } | Unary::Celu { alpha } | Unary::ThresholdedRelu { alpha } => {
+                attributes.with("alpha", alpha)
+            }
+            Unary::Swish { alpha } => attributes.with("alpha", alpha),
+            Unary::Selu { alpha, gamma } => attributes.with("alpha", alpha).with("gamma", gamma),
+            Unary::HardSigmoid { alpha, beta } => attributes.with("alpha", alpha).with("beta", beta),
+            Unary::GeluTanh => attributes.with("approximate", "tanh"),
+            _ => attributes,
+        }
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        match self {
+            Unary::HardSwish => 14..=28,
+            Unary::Mish => 18..=28,
+            Unary::Gelu | Unary::GeluTanh => 20..=28,
+            Unary::Swish { .. } => 24..=28,
+            _ => CURRENT,
         }
     }
 

@@ -21,11 +21,11 @@ pub enum AutoPad {
 /// dilations of 1 and no padding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Windows {
-    strides: Vec<usize>,
-    pads: Vec<usize>,
-    dilations: Vec<usize>,
-    auto_pad: AutoPad,
-    ceil_mode: bool,
+    pub(super) strides: Vec<usize>,
+    pub(super) pads: Vec<usize>,
+    pub(super) dilations: Vec<usize>,
+    pub(super) auto_pad: AutoPad,
+    pub(super) ceil_mode: bool,
 }
 
 impl Windows {
@@ -62,11 +62,6 @@ impl Windows {
     #[must_use]
     pub fn with_ceil_mode(self, ceil_mode: bool) -> Self {
         Windows { ceil_mode, ..self }
-    }
-
-    /// How padding is found.
-    pub(super) fn auto_pad(&self) -> AutoPad {
-        self.auto_pad
     }
 
     pub(super) fn stride(&self, axis: usize) -> usize {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{DynamicScheme, Parameters};
 use crate::error::{Error, Result};
-use crate::kernels::{Conv2dGeometry, Epilogue, ImageShape, InputRule, Isa, PackedConv2d, Workspace, conv2d_dynamic};
+use crate::kernels::{ActivationRule, Conv2dGeometry, Epilogue, ImageShape, InputRule, Isa, PackedConv2d, Workspace, conv2d_dynamic};
 use crate::nn::conv::check_images;
 use crate::nn::plan::Stage;
 use crate::tensor::{QuantizedTensor, Tensor};
@@ -118,6 +118,11 @@ impl Conv2d {
     /// Bias by output channel.
     pub fn bias(&self) -> Option<&[f32]> {
         self.parameters.bias()
+    }
+
+    /// How the input becomes codes.
+    pub fn input_rule(&self) -> ActivationRule {
+        self.parameters.rule
     }
 
     /// Bytes of panels, column sums and scales.

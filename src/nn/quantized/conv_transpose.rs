@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{DynamicScheme, Parameters};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Accumulate, Activation, Conv2dGeometry, Isa, Matrix, MatrixMut, PackedWeights, Per, WeightLayout, Workspace, gemm, min_max,
-    quantize_u8, scatter,
+    Accumulate, Activation, ActivationRule, Conv2dGeometry, Isa, Matrix, MatrixMut, PackedWeights, Per, WeightLayout, Workspace, gemm,
+    min_max, quantize_u8, scatter,
 };
 use crate::nn::conv_transpose::Transposed;
 use crate::num::{NonFinite, affine_qparams};
@@ -129,6 +129,11 @@ impl ConvTranspose2d {
     /// Bias by output channel.
     pub fn bias(&self) -> Option<&[f32]> {
         self.parameters.bias()
+    }
+
+    /// How the input becomes codes.
+    pub fn input_rule(&self) -> ActivationRule {
+        self.parameters.rule
     }
 
     /// Bytes of panels, column sums and scales.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{DynamicScheme, Parameters, named};
 use crate::error::{Error, Result};
-use crate::kernels::{Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
+use crate::kernels::{ActivationRule, Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
 use crate::nn::linear::check_rows;
 use crate::nn::plan::Fused;
 use crate::tensor::{QuantizedTensor, Tensor, repeat};
@@ -110,6 +110,11 @@ impl Linear {
     /// Bias by output feature.
     pub fn bias(&self) -> Option<&[f32]> {
         self.parameters.bias()
+    }
+
+    /// How the input becomes codes.
+    pub fn input_rule(&self) -> ActivationRule {
+        self.parameters.rule
     }
 
     /// Bytes of panels, column sums and scales.

@@ -35,6 +35,40 @@ struct Weights {
     functions: [GateActivation; 2],
 }
 
+/// One direction of a layer: products with the input, with the state for `z` and `r`, and with the state for the new one.
+#[cfg(all(feature = "onnx", feature = "safetensors"))]
+pub(crate) type GruParts = (Projection, Projection, Projection);
+
+#[cfg(all(feature = "onnx", feature = "safetensors"))]
+impl Gru {
+    /// ONNX's `linear_before_reset`, and the parts of each direction.
+    pub(crate) fn parts(&self) -> (bool, Vec<GruParts>) {
+        let parts = |weights: &Weights| (weights.input.clone(), weights.gates.clone(), weights.candidate.clone());
+        (self.reset_after, self.directions.iter().map(parts).collect())
+    }
+
+    /// A layer of such parts, in float or in int8.
+    ///
+    /// # Errors
+    /// Those of [`Gru::new`].
+    pub(crate) fn from_parts(options: RecurrentOptions, reset_after: bool, parts: Vec<GruParts>) -> Result<Self> {
+        options.validate()?;
+        if parts.len() != options.direction.count() {
+            return Err(Error::length("list of directions", options.direction.count(), parts.len()));
+        }
+        let (hidden, in_features) = (options.hidden, parts[0].0.in_features());
+        let all = hidden.checked_mul(3).ok_or_else(|| Error::parameter("hidden size", hidden, "is too large to address"))?;
+        let direction = |(d, (input, gates, candidate)): (usize, GruParts)| {
+            input.check(all, in_features)?;
+            gates.check(2 * hidden, hidden)?;
+            candidate.check(hidden, hidden)?;
+            Ok(Weights { input, gates, candidate, functions: options.functions(d, [GateActivation::Sigmoid, GateActivation::Tanh])? })
+        };
+        let directions = parts.into_iter().enumerate().map(direction).collect::<Result<_>>()?;
+        Ok(Gru { options, reset_after, in_features, directions })
+    }
+}
+
 impl Gru {
     /// A layer with `weight` `[directions, 3 hidden, in]`, `recurrent` `[directions, 3 hidden, hidden]`, `bias`
     /// `[directions, 6 hidden]` (those of the input, then those of the state); `reset_after` is ONNX's

@@ -35,6 +35,43 @@ struct Weights {
     functions: [GateActivation; 3],
 }
 
+/// One direction of a layer: products with the input and with the state, and peepholes.
+#[cfg(all(feature = "onnx", feature = "safetensors"))]
+pub(crate) type LstmParts = (Projection, Projection, Option<Vec<f32>>);
+
+#[cfg(all(feature = "onnx", feature = "safetensors"))]
+impl Lstm {
+    /// Whether the forget gate is `1 - i`, and the parts of each direction.
+    pub(crate) fn parts(&self) -> (bool, Vec<LstmParts>) {
+        let parts = |weights: &Weights| (weights.input.clone(), weights.hidden.clone(), weights.peepholes.clone());
+        (self.coupled, self.directions.iter().map(parts).collect())
+    }
+
+    /// A layer of such parts, in float or in int8.
+    ///
+    /// # Errors
+    /// Those of [`Lstm::new`].
+    pub(crate) fn from_parts(options: RecurrentOptions, coupled: bool, parts: Vec<LstmParts>) -> Result<Self> {
+        options.validate()?;
+        if parts.len() != options.direction.count() {
+            return Err(Error::length("list of directions", options.direction.count(), parts.len()));
+        }
+        let (hidden, in_features) = (options.hidden, parts[0].0.in_features());
+        let gates = hidden.checked_mul(4).ok_or_else(|| Error::parameter("hidden size", hidden, "is too large to address"))?;
+        let direction = |(d, (input, state, peepholes)): (usize, LstmParts)| {
+            input.check(gates, in_features)?;
+            state.check(gates, hidden)?;
+            if let Some(got) = peepholes.as_ref().map(Vec::len).filter(|&got| got != 3 * hidden) {
+                return Err(Error::length("peepholes", 3 * hidden, got));
+            }
+            let functions = options.functions(d, [GateActivation::Sigmoid, GateActivation::Tanh, GateActivation::Tanh])?;
+            Ok(Weights { input, hidden: state, peepholes, functions })
+        };
+        let directions = parts.into_iter().enumerate().map(direction).collect::<Result<_>>()?;
+        Ok(Lstm { options, coupled, in_features, directions })
+    }
+}
+
 impl Lstm {
     /// A layer with `weight` `[directions, 4 hidden, in]`, `recurrent` `[directions, 4 hidden, hidden]`, `bias`
     /// `[directions, 8 hidden]` (those of the input, then those of the state), `peepholes` `[directions, 3 hidden]`.

@@ -10,9 +10,11 @@ mod lstm;
 pub use gru::Gru;
 pub use lstm::Lstm;
 
+use std::ops::RangeInclusive;
+
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Workspace};
-use crate::nn::operator::check_arity;
+use crate::nn::operator::{Attributes, check_arity};
 use crate::nn::plan::Fused;
 use crate::nn::quantized::{self, DynamicScheme};
 use crate::nn::view::Inputs;
@@ -73,6 +75,23 @@ pub enum GateActivation {
 }
 
 impl GateActivation {
+    /// The standard's name for it, alpha and beta.
+    fn spelled(self) -> (&'static str, Option<f32>, Option<f32>) {
+        match self {
+            GateActivation::Sigmoid => ("Sigmoid", None, None),
+            GateActivation::Tanh => ("Tanh", None, None),
+            GateActivation::Relu => ("Relu", None, None),
+            GateActivation::Affine(alpha, beta) => ("Affine", Some(alpha), Some(beta)),
+            GateActivation::LeakyRelu(alpha) => ("LeakyRelu", Some(alpha), None),
+            GateActivation::ThresholdedRelu(alpha) => ("ThresholdedRelu", Some(alpha), None),
+            GateActivation::ScaledTanh(alpha, beta) => ("ScaledTanh", Some(alpha), Some(beta)),
+            GateActivation::HardSigmoid(alpha, beta) => ("HardSigmoid", Some(alpha), Some(beta)),
+            GateActivation::Elu(alpha) => ("Elu", Some(alpha), None),
+            GateActivation::Softsign => ("Softsign", None, None),
+            GateActivation::Softplus => ("Softplus", None, None),
+        }
+    }
+
     fn apply(self, x: f32) -> f32 {
         match self {
             GateActivation::Sigmoid => 1.0 / (1.0 + exp(-x)),
@@ -134,6 +153,33 @@ impl RecurrentOptions {
     /// A state of this length, forward, with the usual functions.
     pub fn new(hidden: usize) -> Self {
         RecurrentOptions { hidden, direction: Direction::Forward, activations: Vec::new(), clip: None, batch_first: false }
+    }
+
+    /// As the standard spells them, with the flag that only one of LSTM and GRU has.
+    pub(crate) fn attributes(&self, (flag, set): (&'static str, bool)) -> Attributes {
+        let direction = match self.direction {
+            Direction::Forward => "forward",
+            Direction::Reverse => "reverse",
+            Direction::Bidirectional => "bidirectional",
+        };
+        let spelled: Vec<(&str, Option<f32>, Option<f32>)> = self.activations.iter().map(|function| function.spelled()).collect();
+        let (alphas, betas): (Vec<f32>, Vec<f32>) =
+            (spelled.iter().filter_map(|s| s.1).collect(), spelled.iter().filter_map(|s| s.2).collect());
+        let names: Vec<String> = spelled.iter().map(|s| s.0.to_owned()).collect();
+        Attributes::new()
+            .with("hidden_size", self.hidden as i64)
+            .with_other("direction", direction, "forward")
+            .with_other("layout", self.batch_first, false)
+            .with_some("clip", self.clip)
+            .with_other("activations", names, Vec::new())
+            .with_other("activation_alpha", alphas, Vec::new())
+            .with_other("activation_beta", betas, Vec::new())
+            .with_other(flag, set, false)
+    }
+
+    /// The versions of the standard that spell them like that.
+    pub(crate) fn opsets(&self) -> RangeInclusive<i64> {
+        if self.batch_first { 14..=28 } else { 13..=28 }
     }
 
     /// `N` functions for direction `index`.
@@ -209,12 +255,32 @@ struct Sizes {
 
 /// Weights of one direction: a product in float or in int8.
 #[derive(Debug, Clone)]
-enum Projection {
+pub(crate) enum Projection {
     Float(Linear),
     Int8(quantized::Linear),
 }
 
 impl Projection {
+    /// # Errors
+    /// [`Error::Shape`] for other weights than `[out, in]`.
+    #[cfg(all(feature = "onnx", feature = "safetensors"))]
+    fn check(&self, out: usize, inner: usize) -> Result<()> {
+        let got = match self {
+            Projection::Float(linear) => [linear.out_features(), linear.in_features()],
+            Projection::Int8(linear) => [linear.out_features(), linear.in_features()],
+        };
+        if got == [out, inner] { Ok(()) } else { Err(Error::shape("recurrent weight", format!("[{out}, {inner}]"), &got)) }
+    }
+
+    /// Length of an input row.
+    #[cfg(all(feature = "onnx", feature = "safetensors"))]
+    fn in_features(&self) -> usize {
+        match self {
+            Projection::Float(linear) => linear.in_features(),
+            Projection::Int8(linear) => linear.in_features(),
+        }
+    }
+
     /// `y = x · weightᵀ + bias`, added to what is in `y` or not.
     fn run(&self, x: &[f32], rows: usize, add: bool, y: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
         let fused = Fused { residual: add, ..Fused::default() };

@@ -49,9 +49,13 @@ impl WindowAttributes {
 
     /// The windows of an operator over `axes` spatial axes.
     pub fn windows(&self, axes: usize, ceil_mode: bool) -> Result<Windows> {
-        let strides = WindowAttributes::numbers("strides", self.strides.as_ref(), axes, 1)?;
-        let dilations = WindowAttributes::numbers("dilations", self.dilations.as_ref(), axes, 1)?;
-        let pads = WindowAttributes::numbers("pads", self.pads.as_ref(), 2 * axes, 0)?;
+        let given = |what, list: &Option<Vec<i64>>, count| match list {
+            Some(_) => WindowAttributes::numbers(what, list.as_ref(), count, 0),
+            None => Ok(Vec::new()),
+        };
+        let strides = given("strides", &self.strides, axes)?;
+        let dilations = given("dilations", &self.dilations, axes)?;
+        let pads = given("pads", &self.pads, 2 * axes)?;
         let windows = Windows::new().with_strides(strides).with_dilations(dilations).with_ceil_mode(ceil_mode);
         Ok(if self.auto_pad == AutoPad::NotSet { windows.with_pads(pads) } else { windows.with_auto_pad(self.auto_pad) })
     }
@@ -226,7 +230,7 @@ pub(super) fn batch_norm(call: &Call<'_>, epsilon: f32) -> Result<Option<BatchNo
 }
 
 /// What LSTM and GRU say of themselves, `functions` gates a direction; a state of length 0 when they leave it to the weights.
-pub(super) fn recurrent_options(attributes: &mut Attributes, functions: usize) -> Result<RecurrentOptions> {
+pub(in crate::io) fn recurrent_options(attributes: &mut Attributes, functions: usize) -> Result<RecurrentOptions> {
     let hidden = attributes.int_or("hidden_size", 0)?;
     let mut options = RecurrentOptions::new(usize::try_from(hidden).map_err(|_| attributes.error("hidden_size", "it is negative"))?);
     options.direction = attributes.choice(

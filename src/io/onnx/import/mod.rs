@@ -28,8 +28,12 @@ use super::graph::{Graph, Node};
 use crate::convert::{Annotations, CodeRange, integers};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
+#[cfg(feature = "safetensors")]
+use crate::nn::Layer;
 use crate::nn::{Edge, Model, ModelBuilder, evaluate_within};
 use crate::tensor::{DType, Value};
+#[cfg(feature = "safetensors")]
+pub(in crate::io) use layers::recurrent_options;
 
 /// Elements that a constant computed while loading may have, beyond twice the bytes of its inputs.
 const FOLDED: usize = 1 << 16;
@@ -72,6 +76,32 @@ pub(super) fn import(graph: Graph) -> Result<Model> {
     match importer.annotations.ranges.is_empty() {
         true => Ok(model),
         false => integers(&model, &importer.annotations, Isa::best()),
+    }
+}
+
+/// The operator that is spelled so, its inputs being whatever its node reads.
+///
+/// # Errors
+/// [`Error::Unsupported`] for an operator that the crate does not know, [`Error::Format`] for parameters that it doesn't have.
+#[cfg(feature = "safetensors")]
+pub(in crate::io) fn operator(name: &str, opset: i64, outputs: usize, attributes: Attributes) -> Result<Layer> {
+    let (arguments, sources) = (Vec::new(), Vec::new());
+    let mut call = Call { operator: name, domain: "", opset, arguments, sources, grid: None, outputs, attributes };
+    let Built { mut chain, .. } = table::build(&mut call)?;
+    call.attributes.finish()?;
+    Ok(chain.pop().expect("a node becomes at least one layer"))
+}
+
+/// The name of a function of one code, as operators have it.
+#[cfg(feature = "safetensors")]
+pub(in crate::io) fn function_name(name: &str) -> Option<&'static str> {
+    match name {
+        "Requantize" => Some("Requantize"),
+        "Clip" => Some("Clip"),
+        _ => match operator(name, 28, 1, Attributes::spelled("", name, [])).ok()? {
+            Layer::Operator(operator) => Some(operator.name()),
+            _ => None,
+        },
     }
 }
 
@@ -374,7 +404,7 @@ impl<'f> Importer<'f> {
 mod tests {
     use super::*;
     use crate::io::onnx::graph::{Input, Node};
-    use crate::nn::{Dim, Layer};
+    use crate::nn::Dim;
     use crate::tensor::Tensor;
 
     fn node(name: &str, operator: &str, inputs: &[&str], output: &str) -> Node {

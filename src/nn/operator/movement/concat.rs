@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::layer::Order;
 use crate::nn::operator::arguments::{check_ints, ints, length};
+use crate::nn::operator::attributes::Attributes;
 use crate::nn::operator::{Facts, Operation, check_arity, resolve_axis};
 use crate::nn::view::{Inputs, Outputs};
 use crate::tensor::{DType, Shape};
@@ -35,6 +36,10 @@ fn bytes_from(axis: usize, dims: &[usize], dtype: DType) -> usize {
 impl Operation for Concat {
     fn name(&self) -> &'static str {
         "Concat"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
@@ -109,6 +114,10 @@ impl Split {
 impl Operation for Split {
     fn name(&self) -> &'static str {
         "Split"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis).with_some("split", self.lengths.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

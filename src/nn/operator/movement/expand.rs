@@ -4,6 +4,7 @@ use super::walk::{Axis, Walk, check_rank, strides};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::operator::arguments::{check_ints, ints, length};
+use crate::nn::operator::attributes::Attributes;
 use crate::nn::operator::{Facts, Operation, check_arity};
 use crate::nn::view::{Inputs, Outputs};
 use crate::tensor::{DType, Shape};
@@ -29,6 +30,10 @@ impl Expand {
 impl Operation for Expand {
     fn name(&self) -> &'static str {
         "Expand"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_some("shape", self.shape.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
@@ -90,6 +95,10 @@ impl Tile {
 impl Operation for Tile {
     fn name(&self) -> &'static str {
         "Tile"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_some("repeats", self.repeats.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -4,6 +4,7 @@ use super::walk::{AXES, check_rank, strides, with_word};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::operator::arguments::check_ints;
+use crate::nn::operator::attributes::Attributes;
 use crate::nn::operator::{Facts, Operation, check_arity, resolve_axis};
 use crate::nn::view::{Inputs, Outputs};
 use crate::tensor::{DType, Shape};
@@ -42,6 +43,10 @@ impl Gather {
 impl Operation for Gather {
     fn name(&self) -> &'static str {
         "Gather"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
@@ -126,6 +131,10 @@ impl Operation for GatherElements {
         "GatherElements"
     }
 
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis)
+    }
+
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         data_and_indices(inputs)
     }
@@ -167,6 +176,10 @@ pub(super) fn slice_at(indices: &mut impl Iterator<Item = i64>, axes: &[usize]) 
 impl Operation for GatherNd {
     fn name(&self) -> &'static str {
         "GatherND"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("batch_dims", self.batch_dims)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

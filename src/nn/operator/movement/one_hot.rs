@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::operator::arguments::{length, one_int};
+use crate::nn::operator::attributes::Attributes;
 use crate::nn::operator::generate::repeat;
 use crate::nn::operator::{Facts, Operation, check_arity, resolve_axis};
 use crate::nn::view::{Inputs, Outputs, View};
@@ -47,6 +48,10 @@ fn int_at(view: &View<'_>, i: usize) -> i64 {
 impl Operation for OneHot {
     fn name(&self) -> &'static str {
         "OneHot"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

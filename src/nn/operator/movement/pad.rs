@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
+use std::ops::RangeInclusive;
+
 use super::walk::{AXES, check_rank, strides};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::layer::Order;
 use crate::nn::operator::arguments::{check_ints, distinct_axes, ints};
+use crate::nn::operator::attributes::{Attributes, CURRENT};
 use crate::nn::operator::generate::repeat;
 use crate::nn::operator::{Facts, Operation, check_arity, resolve_axis};
 use crate::nn::view::{Inputs, Outputs};
@@ -110,6 +113,21 @@ impl Padded {
 impl Operation for Pad {
     fn name(&self) -> &'static str {
         "Pad"
+    }
+
+    fn attributes(&self) -> Attributes {
+        let mode = match self.mode {
+            PadMode::Constant => "constant",
+            PadMode::Reflect => "reflect",
+            PadMode::Edge => "edge",
+            PadMode::Wrap => "wrap",
+        };
+        let attributes = Attributes::new().with_other("mode", mode, "constant").with_some("pads", self.pads.clone());
+        attributes.with_some("value", self.value.clone())
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        if self.mode == PadMode::Wrap { 19..=28 } else { CURRENT }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -1,10 +1,13 @@
 //! Elements put where indices say.
 
+use std::ops::RangeInclusive;
+
 use super::gather::{check_elements, each_element, slice_at};
 use super::walk::with_word;
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::operator::arguments::check_ints;
+use crate::nn::operator::attributes::{Attributes, CURRENT};
 use crate::nn::operator::{Facts, Operation, check_arity, resolve_axis};
 use crate::nn::view::{Inputs, Outputs, View, ViewMut};
 use crate::num::{bf16, f16};
@@ -24,6 +27,27 @@ pub enum Combine {
     Max,
     /// The smaller one.
     Min,
+}
+
+impl Combine {
+    /// The standard's name for it.
+    fn name(self) -> &'static str {
+        match self {
+            Combine::None => "none",
+            Combine::Add => "add",
+            Combine::Mul => "mul",
+            Combine::Max => "max",
+            Combine::Min => "min",
+        }
+    }
+
+    fn opsets(self) -> RangeInclusive<i64> {
+        match self {
+            Combine::None => CURRENT,
+            Combine::Add | Combine::Mul => 16..=28,
+            Combine::Max | Combine::Min => 18..=28,
+        }
+    }
 }
 
 fn check_types(inputs: &[Option<DType>], reduction: Combine) -> Result<Vec<DType>> {
@@ -127,6 +151,14 @@ impl Operation for ScatterElements {
         "ScatterElements"
     }
 
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis).with_other("reduction", self.reduction.name(), "none")
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        self.reduction.opsets()
+    }
+
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         check_types(inputs, self.reduction)
     }
@@ -170,6 +202,14 @@ impl ScatterNd {
 impl Operation for ScatterNd {
     fn name(&self) -> &'static str {
         "ScatterND"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_other("reduction", self.reduction.name(), "none")
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        self.reduction.opsets()
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

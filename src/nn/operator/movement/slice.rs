@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::layer::Order;
 use crate::nn::operator::arguments::{check_ints, distinct_axes, ints};
+use crate::nn::operator::attributes::Attributes;
 use crate::nn::operator::{Facts, Operation, check_arity, resolve_axis};
 use crate::nn::view::{Inputs, Outputs};
 use crate::tensor::{DType, Shape};
@@ -70,6 +71,11 @@ fn range(start: i64, end: i64, step: i64, length: usize) -> Result<(usize, usize
 impl Operation for Slice {
     fn name(&self) -> &'static str {
         "Slice"
+    }
+
+    fn attributes(&self) -> Attributes {
+        let attributes = Attributes::new().with_some("starts", self.starts.clone()).with_some("ends", self.ends.clone());
+        attributes.with_some("axes", self.axes.clone()).with_some("steps", self.steps.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

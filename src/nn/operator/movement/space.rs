@@ -4,6 +4,7 @@ use super::walk::{Axis, Walk, strides};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::layer::Order;
+use crate::nn::operator::attributes::Attributes;
 use crate::nn::operator::{Facts, Operation, check_arity};
 use crate::nn::view::{Inputs, Outputs, physical_axis};
 use crate::tensor::{DType, Shape};
@@ -119,6 +120,11 @@ impl Operation for DepthToSpace {
         "DepthToSpace"
     }
 
+    fn attributes(&self) -> Attributes {
+        let mode = if self.order == DepthOrder::BlockFirst { "DCR" } else { "CRD" };
+        Attributes::new().with("blocksize", self.block as i64).with("mode", mode)
+    }
+
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
         check_arity(inputs, 1, 1)?;
         Ok(inputs[0].into_iter().collect())
@@ -151,6 +157,10 @@ impl Operation for DepthToSpace {
 impl Operation for SpaceToDepth {
     fn name(&self) -> &'static str {
         "SpaceToDepth"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("blocksize", self.block as i64)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
@@ -204,6 +214,10 @@ impl ReverseSequence {
 impl Operation for ReverseSequence {
     fn name(&self) -> &'static str {
         "ReverseSequence"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("time_axis", self.time_axis as i64).with("batch_axis", 1 - self.time_axis as i64)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

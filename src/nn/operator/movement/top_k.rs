@@ -5,6 +5,7 @@ use bytemuck::Pod;
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::operator::arguments::{check_ints, length, one_int};
+use crate::nn::operator::attributes::Attributes;
 use crate::nn::operator::{Facts, Operation, check_arity, resolve_axis};
 use crate::nn::view::{Inputs, Outputs, View, ViewMut};
 use crate::num::{bf16, f16};
@@ -124,6 +125,10 @@ fn select<T: Pod>(x: &View<'_>, y: &mut ViewMut<'_>, indices: &mut [i64], axis: 
 impl Operation for TopK {
     fn name(&self) -> &'static str {
         "TopK"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with("axis", self.axis).with_other("largest", !self.smallest, true).with_some("k", self.k)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::layer::Order;
 use crate::nn::operator::arguments::distinct_axes;
+use crate::nn::operator::attributes::Attributes;
 use crate::nn::operator::resolve_axis;
 use crate::nn::operator::{Facts, Operation, check_arity};
 use crate::nn::view::{Inputs, Outputs, physical_axis};
@@ -47,6 +48,10 @@ impl Transpose {
 impl Operation for Transpose {
     fn name(&self) -> &'static str {
         "Transpose"
+    }
+
+    fn attributes(&self) -> Attributes {
+        Attributes::new().with_some("perm", self.perm.clone())
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

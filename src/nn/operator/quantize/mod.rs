@@ -4,7 +4,7 @@ mod scales;
 
 use self::scales::{Grain, dequantize_codes, quantize_codes};
 use super::facts::check_arity;
-use super::{Facts, Operation};
+use super::{Attributes, Facts, Operation};
 use crate::error::{Error, Result};
 use crate::kernels::{Workspace, min_max, quantize_u8};
 use crate::nn::layer::Order;
@@ -94,6 +94,10 @@ impl QuantizeLinear {
 impl Operation for QuantizeLinear {
     fn name(&self) -> &'static str {
         "QuantizeLinear"
+    }
+
+    fn attributes(&self) -> Attributes {
+        self.grain.attributes().with_some("output_dtype", self.dtype).with_other("saturate", self.saturate, true)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {
@@ -191,6 +195,10 @@ impl DequantizeLinear {
 impl Operation for DequantizeLinear {
     fn name(&self) -> &'static str {
         "DequantizeLinear"
+    }
+
+    fn attributes(&self) -> Attributes {
+        self.grain.attributes().with_some("output_dtype", self.dtype)
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

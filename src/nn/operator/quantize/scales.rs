@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::math::{GRAIN, parts, split_rows, vectorized};
 use crate::kernels::{dequantize_i8, dequantize_u8, quantize_i8, quantize_u8};
+use crate::nn::operator::Attributes;
 use crate::nn::operator::resolve_axis;
 use crate::nn::view::{Inputs, View};
 
@@ -11,6 +12,13 @@ use crate::nn::view::{Inputs, View};
 pub(super) struct Grain {
     pub axis: i64,
     pub block: usize,
+}
+
+impl Grain {
+    /// As the standard spells it.
+    pub fn attributes(self) -> Attributes {
+        Attributes::new().with_other("axis", self.axis, 1).with_other("block_size", self.block as i64, 0)
+    }
 }
 
 /// Where each element's scale stands.

@@ -24,6 +24,7 @@ use crate::tensor::{DType, Shape};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuantizedAdd {
     pairs: Pairwise,
+    grids: [U8Grid; 3],
 }
 
 /// The product of two values in u8 codes: `clamp(round(f32((a - za) * (b - zb)) * (sa * sb / s)) + z, lo, hi)`, the multiplier by
@@ -31,6 +32,7 @@ pub struct QuantizedAdd {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuantizedMul {
     pairs: Pairwise,
+    grids: [U8Grid; 3],
 }
 
 impl QuantizedAdd {
@@ -39,7 +41,7 @@ impl QuantizedAdd {
     /// # Errors
     /// [`Error::Parameter`](crate::Error::Parameter) when a scale is more than 2^64 times that of the output.
     pub fn new(a: U8Grid, b: U8Grid, out: U8Grid) -> Result<Self> {
-        Ok(QuantizedAdd { pairs: Pairwise::sum(a, b, out)? })
+        Ok(QuantizedAdd { pairs: Pairwise::sum(a, b, out)?, grids: [a, b, out] })
     }
 }
 
@@ -49,7 +51,7 @@ impl QuantizedMul {
     /// # Errors
     /// [`Error::Parameter`](crate::Error::Parameter) when the product of the scales is more than 2^64 times that of the output.
     pub fn new(a: U8Grid, b: U8Grid, out: U8Grid) -> Result<Self> {
-        Ok(QuantizedMul { pairs: Pairwise::product(a, b, out)? })
+        Ok(QuantizedMul { pairs: Pairwise::product(a, b, out)?, grids: [a, b, out] })
     }
 }
 
@@ -61,7 +63,7 @@ macro_rules! pairwise {
             /// # Errors
             /// [`Error::Parameter`](crate::Error::Parameter) when `lo` is above `hi`.
             pub fn with_range(self, lo: u8, hi: u8) -> Result<Self> {
-                Ok($type { pairs: self.pairs.with_range(lo, hi)? })
+                Ok($type { pairs: self.pairs.with_range(lo, hi)?, ..self })
             }
 
             /// To run on another instruction set than the best of this processor. The results are the same.
@@ -69,7 +71,17 @@ macro_rules! pairwise {
             /// # Errors
             /// [`Error::Isa`](crate::Error::Isa) when this processor lacks it.
             pub fn with_isa(self, isa: Isa) -> Result<Self> {
-                Ok($type { pairs: self.pairs.with_isa(isa)? })
+                Ok($type { pairs: self.pairs.with_isa(isa)?, ..self })
+            }
+
+            /// What the codes of both inputs and of the output stand for.
+            pub fn grids(&self) -> [U8Grid; 3] {
+                self.grids
+            }
+
+            /// Smallest and largest code.
+            pub fn range(&self) -> (u8, u8) {
+                self.pairs.range()
             }
         }
 

@@ -42,6 +42,13 @@ impl QuantizedMaxPool {
     }
 }
 
+impl QuantizedMaxPool {
+    /// The pooling that it is.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
 impl Operation for QuantizedMaxPool {
     fn name(&self) -> &'static str {
         self.pool.name()
@@ -98,6 +105,18 @@ impl QuantizedAvgPool {
     }
 }
 
+impl QuantizedAvgPool {
+    /// The pooling that it is.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// What the codes of the input and of the output stand for.
+    pub fn grids(&self) -> [U8Grid; 2] {
+        self.means.grids()
+    }
+}
+
 impl Operation for QuantizedAvgPool {
     fn name(&self) -> &'static str {
         "AveragePool"
@@ -143,6 +162,13 @@ impl QuantizedGlobalAvgPool {
     /// [`Error::Parameter`] when the input's scale is more than 2^64 times that of the output.
     pub fn new(x: U8Grid, out: U8Grid) -> Result<Self> {
         Ok(QuantizedGlobalAvgPool { means: CodeMeans::new(x, out)? })
+    }
+}
+
+impl QuantizedGlobalAvgPool {
+    /// What the codes of the input and of the output stand for.
+    pub fn grids(&self) -> [U8Grid; 2] {
+        self.means.grids()
     }
 }
 

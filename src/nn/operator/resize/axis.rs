@@ -46,6 +46,43 @@ pub enum Coordinates {
     TfCropAndResize,
 }
 
+impl ResizeMode {
+    /// The standard's name for it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            ResizeMode::Nearest(_) => "nearest",
+            ResizeMode::Linear => "linear",
+            ResizeMode::Cubic(_) => "cubic",
+        }
+    }
+}
+
+impl NearestMode {
+    /// The standard's name for it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            NearestMode::RoundPreferFloor => "round_prefer_floor",
+            NearestMode::RoundPreferCeil => "round_prefer_ceil",
+            NearestMode::Floor => "floor",
+            NearestMode::Ceil => "ceil",
+        }
+    }
+}
+
+impl Coordinates {
+    /// The standard's name for it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Coordinates::HalfPixel => "half_pixel",
+            Coordinates::HalfPixelSymmetric => "half_pixel_symmetric",
+            Coordinates::PytorchHalfPixel => "pytorch_half_pixel",
+            Coordinates::AlignCorners => "align_corners",
+            Coordinates::Asymmetric => "asymmetric",
+            Coordinates::TfCropAndResize => "tf_crop_and_resize",
+        }
+    }
+}
+
 /// One axis that is resized.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Along {

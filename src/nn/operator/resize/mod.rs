@@ -7,11 +7,14 @@ use axis::{Along, Rule};
 pub use axis::{Coordinates, NearestMode, ResizeMode};
 use pass::{Level, Number, Tables, interpolate, pick};
 
+use std::ops::RangeInclusive;
+
 use super::movement::walk::{AXES, check_rank};
 use super::{Facts, Operation, check_arity, resolve_axis};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::layer::Order;
+use crate::nn::operator::attributes::{Attributes, CURRENT};
 use crate::nn::view::{Inputs, Outputs, View};
 use crate::num::{bf16, f16};
 use crate::tensor::{DType, Shape};
@@ -218,6 +221,41 @@ fn is_number(dtype: DType) -> bool {
 impl Operation for Resize {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn attributes(&self) -> Attributes {
+        let Rule { mode, coordinates, exclude_outside, antialias } = self.rule;
+        let attributes =
+            Attributes::new().with("mode", mode.name()).with_some("scales", self.scales.clone()).with_some("axes", self.axes.clone());
+        let attributes = match mode {
+            ResizeMode::Nearest(_) if self.name == "Upsample" => attributes,
+            ResizeMode::Nearest(nearest) => attributes.with("nearest_mode", nearest.name()),
+            ResizeMode::Linear => attributes,
+            ResizeMode::Cubic(coefficient) => attributes.with("cubic_coeff_a", coefficient),
+        };
+        if self.name == "Upsample" {
+            return attributes;
+        }
+        let policy = match self.policy {
+            AspectPolicy::Stretch => "stretch",
+            AspectPolicy::NotLarger => "not_larger",
+            AspectPolicy::NotSmaller => "not_smaller",
+        };
+        attributes
+            .with("coordinate_transformation_mode", coordinates.name())
+            .with_other("keep_aspect_ratio_policy", policy, "stretch")
+            .with_other("exclude_outside", exclude_outside, false)
+            .with_other("antialias", antialias, false)
+            .with_other("extrapolation_value", self.extrapolation, 0.0)
+    }
+
+    fn opsets(&self) -> RangeInclusive<i64> {
+        match (self.name, self.rule.coordinates) {
+            ("Upsample", _) => 7..=9,
+            (_, Coordinates::HalfPixelSymmetric) => 19..=28,
+            _ if self.axes.is_some() || self.rule.antialias || self.policy != AspectPolicy::Stretch => 18..=28,
+            _ => CURRENT,
+        }
     }
 
     fn infer_types(&self, inputs: &[Option<DType>]) -> Result<Vec<DType>> {

@@ -20,7 +20,13 @@ pub(super) fn size(_: &mut Call<'_>) -> Result<Built> {
 }
 
 pub(super) fn reshape(call: &mut Call<'_>) -> Result<Built> {
-    all(Reshape::new().with_allow_zero(call.attributes.flag_or("allowzero", false)?))
+    let allows = call.attributes.flag_or("allowzero", false)?;
+    // Until opset 4 the shape was an attribute.
+    let reshape = match call.attributes.ints("shape")? {
+        Some(shape) => Reshape::to(shape),
+        None => Reshape::new(),
+    };
+    all(reshape.with_allow_zero(allows))
 }
 
 pub(super) fn flatten(call: &mut Call<'_>) -> Result<Built> {
@@ -110,6 +116,9 @@ pub(super) fn slice(call: &mut Call<'_>) -> Result<Built> {
     if let Some(axes) = call.attributes.ints("axes")? {
         slice = slice.with_axes(axes);
     }
+    if let Some(steps) = call.attributes.ints("steps")? {
+        slice = slice.with_steps(steps);
+    }
     all(slice)
 }
 
@@ -145,12 +154,18 @@ pub(super) fn scatter_nd(call: &mut Call<'_>) -> Result<Built> {
     all(ScatterNd::new().with_reduction(reduction(call)?))
 }
 
-pub(super) fn expand(_: &mut Call<'_>) -> Result<Built> {
-    all(Expand::new())
+pub(super) fn expand(call: &mut Call<'_>) -> Result<Built> {
+    all(match call.attributes.ints("shape")? {
+        Some(shape) => Expand::to(shape),
+        None => Expand::new(),
+    })
 }
 
-pub(super) fn tile(_: &mut Call<'_>) -> Result<Built> {
-    all(Tile::new())
+pub(super) fn tile(call: &mut Call<'_>) -> Result<Built> {
+    all(match call.attributes.ints("repeats")? {
+        Some(repeats) => Tile::new().with_repeats(repeats),
+        None => Tile::new(),
+    })
 }
 
 pub(super) fn pad(call: &mut Call<'_>) -> Result<Built> {

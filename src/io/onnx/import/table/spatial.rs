@@ -139,6 +139,10 @@ pub(super) fn resize(call: &mut Call<'_>) -> Result<Built> {
         .with_exclude_outside(attributes.flag_or("exclude_outside", false)?)
         .with_antialias(attributes.flag_or("antialias", false)?)
         .with_extrapolation_value(attributes.float_or("extrapolation_value", 0.0)?);
+    let resize = match attributes.floats("scales")? {
+        Some(scales) => resize.with_scales(scales),
+        None => resize,
+    };
     all(match attributes.ints("axes")? {
         Some(axes) => resize.with_axes(axes),
         None => resize,

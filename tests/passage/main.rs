@@ -1,0 +1,13 @@
+//! Models on their way out: saved, exported, compared, searched, reported.
+#![cfg(all(feature = "onnx", feature = "safetensors"))]
+
+#[path = "../nodes/mod.rs"]
+mod nodes;
+#[path = "../static_support/mod.rs"]
+mod static_support;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod networks;
+mod saved;
+mod saved_hostile;

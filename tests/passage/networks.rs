@@ -1,0 +1,109 @@
+//! The networks that all of these tests go over.
+
+use lowprec::convert::QConfig;
+use lowprec::io::safetensors;
+use lowprec::nn::{Dim, Embedding, Gru, Linear, Lstm, RecurrentOptions};
+use lowprec::ptq::DynamicQuantization;
+use lowprec::{DType, LayerKind, Model, Scheme, Tensor, Value, onnx, quantize_dynamic, quantize_static};
+
+use crate::static_support::{everything, observe, samples};
+use crate::support::{Random, network};
+
+pub const DIGITS: [&str; 4] = ["digits_cnn", "digits_residual", "digits_separable", "digits_squeeze"];
+
+pub fn file(name: &str) -> String {
+    format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn digits(name: &str) -> Model {
+    onnx::load(file(&format!("tests/fixtures/{name}.onnx"))).unwrap()
+}
+
+/// Images as the digits networks take them, and what they show.
+pub fn images(part: &str) -> (Tensor, Vec<usize>) {
+    let digits = safetensors::read_tensors_file(file("examples/data/digits.safetensors")).unwrap();
+    let find = |name: String| digits.tensors.iter().find(|(other, _)| *other == name).unwrap().1.get::<u8>().unwrap().clone();
+    let (images, labels) = (find(format!("{part}.images")), find(format!("{part}.labels")));
+    let scaled = images.as_slice().iter().map(|&x| f32::from(x) / 16.0).collect();
+    (Tensor::new(images.dims().to_vec(), scaled).unwrap(), labels.as_slice().iter().map(|&label| label.into()).collect())
+}
+
+/// In codes from end to end, calibrated on the first hundred training images.
+pub fn static_digits(float: &Model) -> Model {
+    quantize_static(float, [&images("train").0.slice(0, 0..100).unwrap()], &QConfig::default()).unwrap()
+}
+
+/// A model with inputs for it.
+pub struct Case {
+    pub name: String,
+    pub model: Model,
+    pub inputs: Vec<(String, Value)>,
+}
+
+impl Case {
+    fn new(name: impl Into<String>, model: Model, x: &Tensor) -> Self {
+        let input = model.inputs()[0].name().to_owned();
+        Case { name: name.into(), model, inputs: vec![(input, x.clone().into())] }
+    }
+
+    pub fn run(&self, model: &Model) -> Vec<(String, Value)> {
+        let inputs: Vec<(&str, &Value)> = self.inputs.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        model.run(&inputs).unwrap()
+    }
+}
+
+/// Words to states: an embedding, both recurrent layers and a head.
+pub fn sequence(seed: u64) -> Model {
+    let r = &mut Random(seed);
+    let mut net = Model::builder();
+    let x = net.input("words", DType::I64, &[Dim::Any, Dim::Any]).unwrap();
+    let x = net.add("table", Embedding::new(r.tensor([11, 6], 1.0)).unwrap(), &[x]).unwrap();
+    let both = RecurrentOptions { direction: lowprec::nn::Direction::Bidirectional, ..RecurrentOptions::new(5) };
+    let lstm = Lstm::new(both, &r.tensor([2, 20, 6], 0.4), &r.tensor([2, 20, 5], 0.4), Some(&r.tensor([2, 40], 0.2)), None).unwrap();
+    let x = net.add_node("lstm", &[Some("states"), None, None], lstm.into(), &[Some(x)]).unwrap()[0];
+    let x = net.add(
+        "merge",
+        lowprec::nn::operator::Reduce::new(lowprec::nn::operator::Reduction::Mean).with_axes([1]).with_kept_axes(false),
+        &[x],
+    );
+    let gru =
+        Gru::new(RecurrentOptions::new(4), true, &r.tensor([1, 12, 5], 0.4), &r.tensor([1, 12, 4], 0.4), Some(&r.tensor([1, 24], 0.2)));
+    let x = net.add_node("gru", &[None, Some("last")], gru.unwrap().into(), &[Some(x.unwrap())]).unwrap()[1];
+    let x = net.add("head", Linear::new(r.tensor([3, 4], 0.5), None).unwrap(), &[x]).unwrap();
+    net.output("scores", x).unwrap();
+    net.build().unwrap()
+}
+
+/// Every network in every form that it has.
+pub fn cases() -> Vec<Case> {
+    let (test, _) = images("test");
+    let test = test.slice(0, 0..32).unwrap();
+    let mut cases = Vec::new();
+    for name in DIGITS {
+        let float = digits(name);
+        cases.push(Case::new(format!("{name} static"), static_digits(&float), &test));
+        cases.push(Case::new(format!("{name} dynamic"), quantize_dynamic(&float, &[LayerKind::Conv2d, LayerKind::Linear]).unwrap(), &test));
+        cases.push(Case::new(format!("{name} float"), float, &test));
+    }
+    let image = Random(3).tensor([2, 3, 14, 11], 1.0);
+    let float = network(1);
+    let kinds = [LayerKind::Conv2d, LayerKind::Linear];
+    for bits in 2..8 {
+        let dynamic = DynamicQuantization::new(&kinds).with_weights(Scheme::INT8_WEIGHT.with_bits(bits)).apply(&float).unwrap();
+        cases.push(Case::new(format!("network dynamic, weights of {bits} bits"), dynamic, &image));
+    }
+    let coarse = Scheme::UINT8_ACTIVATION.with_bits(6).with_symmetric(true);
+    let dynamic = DynamicQuantization::new(&kinds).with_weights(Scheme::INT8_WEIGHT_PER_TENSOR).with_activations(coarse);
+    cases.push(Case::new("network dynamic per tensor", dynamic.apply(&float).unwrap(), &image));
+    cases.push(Case::new("network float", float, &image));
+    let float = everything(2);
+    cases.push(Case::new("everything static", observe(&float, &QConfig::default(), &samples(12)), &image));
+    cases.push(Case::new("everything float", float, &image));
+    let float = sequence(4);
+    let all = [LayerKind::Embedding, LayerKind::Lstm, LayerKind::Gru, LayerKind::Linear];
+    let words = Value::from(Tensor::new([7, 3], (0..21).map(|i| i * 5 % 11).collect::<Vec<i64>>()).unwrap());
+    for (name, model) in [("sequence dynamic", quantize_dynamic(&float, &all).unwrap()), ("sequence float", float)] {
+        cases.push(Case { name: name.into(), model, inputs: vec![("words".into(), words.clone())] });
+    }
+    cases
+}

@@ -1,0 +1,125 @@
+//! Saving and loading: what comes back is what went in, and the file holds no more than it must.
+
+use lowprec::io::saved;
+use lowprec::nn::operator::Operator;
+use lowprec::nn::{Dim, Layer, Linear};
+use lowprec::ptq::Calibrator;
+use lowprec::{Calibration, DType, LayerKind, Model, QConfig, QParams, QuantizedTensor, Value, quantize_dynamic, quantize_static};
+
+use crate::networks::{cases, digits, images};
+use crate::nodes::suite::Suite;
+use crate::support::Random;
+
+fn again(model: &Model) -> Model {
+    saved::read(&saved::write(model).unwrap()).unwrap()
+}
+
+#[test]
+fn every_network_comes_back_bit_for_bit() {
+    for case in cases() {
+        let loaded = again(&case.model);
+        assert_eq!(case.run(&loaded), case.run(&case.model), "{}", case.name);
+        assert_eq!(loaded.to_string(), case.model.to_string(), "{}", case.name);
+        assert_eq!(loaded.bytes(), case.model.bytes(), "{}", case.name);
+        // The same file again: nothing drifts.
+        assert!(saved::write(&loaded).unwrap() == saved::write(&case.model).unwrap(), "{}", case.name);
+    }
+}
+
+#[test]
+fn every_operator_comes_back() {
+    let same = |a: &Value, b: &Value| (a.dtype(), a.shape(), a.bytes()) == (b.dtype(), b.shape(), b.bytes());
+    let mut problems = Vec::new();
+    for (name, case) in &Suite::load().cases {
+        let model = lowprec::onnx::from_bytes(&case.model).unwrap();
+        let inputs: Vec<(&str, &Value)> = case.inputs.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        let loaded = match saved::write(&model).and_then(|bytes| saved::read(&bytes)) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                problems.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        let (expected, got) = (model.run(&inputs).unwrap(), loaded.run(&inputs).unwrap());
+        if !expected.iter().zip(&got).all(|((a, x), (b, y))| a == b && same(x, y)) {
+            problems.push(format!("{name}: another result"));
+        }
+    }
+    assert!(problems.is_empty(), "{} problems: {problems:#?}", problems.len());
+}
+
+/// Bytes that a layer's numbers take at their bits, and every constant.
+fn accounted(model: &Model) -> usize {
+    let codes = |weight: &QuantizedTensor<i8>| {
+        let (least, most) = (weight.params().qmin(), weight.params().qmax());
+        let bits = (2..8).find(|bits| least >= -(1 << (bits - 1)) && most < 1 << (bits - 1)).unwrap_or(8usize);
+        (weight.shape().elements() * bits).div_ceil(8) + 4 * weight.params().scales().len()
+    };
+    let list = |bias: Option<&[f32]>| 4 * bias.map_or(0, <[f32]>::len);
+    let layers = model.nodes().iter().map(|node| match node.layer() {
+        Layer::QuantizedConv2d(layer) => codes(&layer.weight().unwrap()) + list(layer.bias()),
+        Layer::QuantizedLinear(layer) => codes(&layer.weight().unwrap()) + list(layer.bias()),
+        Layer::StaticConv2d(layer) => codes(&layer.weight().unwrap()) + list(layer.bias()),
+        Layer::StaticLinear(layer) => codes(&layer.weight().unwrap()) + list(layer.bias()),
+        // Scale and shift in f64, so that what is folded later is the same too.
+        Layer::BatchNorm2d(norm) => 16 * norm.channels(),
+        Layer::Operator(Operator::CodeTable(_)) => 256,
+        layer => layer.bytes(),
+    });
+    let constants = model.constants().iter().map(|(_, value)| value.bytes().len());
+    layers.sum::<usize>() + constants.sum::<usize>()
+}
+
+/// Bytes of the tensors of a file.
+fn tensors(bytes: &[u8]) -> usize {
+    bytes.len() - 8 - u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize
+}
+
+#[test]
+fn a_file_holds_its_numbers_and_nothing_twice() {
+    for case in cases().iter().filter(|case| !case.name.starts_with("sequence")) {
+        assert_eq!(tensors(&saved::write(&case.model).unwrap()), accounted(&case.model), "{}", case.name);
+    }
+}
+
+#[test]
+fn the_file_of_a_network_is_within_two_percent_of_the_bytes_it_holds() {
+    let mut net = Model::builder();
+    let mut x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(512)]).unwrap();
+    let mut random = Random(5);
+    for layer in 0..4 {
+        let linear = Linear::new(random.tensor([512, 512], 0.1), Some(random.tensor([512], 0.1))).unwrap();
+        x = net.add(&format!("blocks.{layer}.mlp.fc"), linear, &[x]).unwrap();
+        x = net.add(&format!("blocks.{layer}.mlp.act"), Layer::Relu, &[x]).unwrap();
+    }
+    net.output("y", x).unwrap();
+    let float = net.build().unwrap();
+    let batch = random.tensor([8, 512], 1.0);
+    let models = [
+        ("dynamic", quantize_dynamic(&float, &[LayerKind::Linear]).unwrap()),
+        ("static", quantize_static(&float, [&batch], &QConfig::default()).unwrap()),
+        ("float", float),
+    ];
+    for (name, model) in models {
+        let (file, held) = (saved::write(&model).unwrap().len() as f64, model.bytes() as f64);
+        assert!((file / held - 1.0).abs() < 0.02, "{name}: a file of {file} bytes for {held}");
+    }
+}
+
+#[test]
+fn a_calibration_comes_back() {
+    let (samples, _) = images("train");
+    let mut calibrator = Calibrator::new(&digits("digits_residual"), &QConfig::default()).unwrap();
+    calibrator.observe(&[("image", &samples.slice(0, 0..20).unwrap().into())]).unwrap();
+    let mut calibration = calibrator.finish().unwrap();
+    // Scales that no decimal of few digits is.
+    calibration.insert("smallest", QParams::per_tensor(f32::from_bits(1), -3, -128, 127).unwrap());
+    calibration.insert("largest", QParams::per_tensor(f32::MAX, 255, 0, 255).unwrap());
+    calibration.insert("third", QParams::per_tensor(1.0 / 3.0, 7, 0, 15).unwrap());
+    let bytes = saved::write_calibration(&calibration).unwrap();
+    assert_eq!(saved::read_calibration(&bytes).unwrap(), calibration);
+    assert_eq!(saved::read_calibration(&saved::write_calibration(&Calibration::new()).unwrap()).unwrap(), Calibration::new());
+    // Each kind of file says which it is.
+    let error = saved::read(&bytes).unwrap_err().to_string();
+    assert!(error.contains("no model"), "{error}");
+}
