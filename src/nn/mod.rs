@@ -65,9 +65,11 @@ pub use model::{Input, Model, Node, Output};
 pub use norm::BatchNorm2d;
 pub use operator::Operator;
 pub use pattern::Pattern;
+#[cfg(feature = "onnx")]
+pub(crate) use plan::shapes_for;
 pub(crate) use plan::{buffer_bytes, evaluate_within, shapes};
 pub use pool::{AvgPool2d, GlobalAvgPool2d, MaxPool2d};
-#[cfg(all(feature = "onnx", feature = "safetensors"))]
+#[cfg(feature = "onnx")]
 pub(crate) use recurrent::Projection;
 pub use recurrent::{Direction, GateActivation, Gru, Lstm, RecurrentOptions};
 pub use state::StateDict;

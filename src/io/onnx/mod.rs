@@ -1,4 +1,4 @@
-//! ONNX files: bytes in, a checked graph out.
+//! ONNX files: bytes in, a checked graph out; and models written as files.
 //!
 //! | file | holds |
 //! |---|---|
@@ -10,9 +10,12 @@
 //! | `opset` | the versions of operators that are spoken |
 //! | `attribute` | the parameters of a node |
 //! | `graph` | names, order, types: the whole of it, checked |
+//! | `import` | the graph as a model |
+//! | `export` | a model as a file |
 
 pub(super) mod attribute;
 mod census;
+mod export;
 mod external;
 mod graph;
 #[cfg(test)]
@@ -31,6 +34,7 @@ use prost::Message;
 
 use crate::error::{Error, Result};
 use crate::nn::Model;
+pub use export::{Export, save};
 use external::External;
 use graph::Graph;
 use schema::ModelProto;

@@ -81,9 +81,9 @@ pub use variadic::Variadic;
 pub use window::{AutoPad, Windows};
 
 pub(crate) use arguments::check_ints;
-#[cfg(feature = "onnx")]
-pub(crate) use attributes::Attribute;
 pub(crate) use attributes::Attributes;
+#[cfg(feature = "onnx")]
+pub(crate) use attributes::{Attribute, ints};
 pub(crate) use facts::{Facts, broadcast_dims, check_arity, resolve_axis};
 pub(crate) use movement::resolve_index;
 

@@ -140,6 +140,15 @@ pub(crate) fn shapes(model: &Model, inputs: &[Shape]) -> Result<Vec<Shape>> {
     Ok(Known::new(model, &|i| &zeros[i])?.shapes)
 }
 
+/// The shape of every edge for these inputs, in the model's order.
+///
+/// # Errors
+/// Of shapes that do not fit, naming the layer.
+#[cfg(feature = "onnx")]
+pub(crate) fn shapes_for(model: &Model, inputs: &[Value]) -> Result<Vec<Shape>> {
+    Ok(Known::new(model, &|i| &inputs[i])?.shapes)
+}
+
 /// Inputs of these shapes, in the model's order.
 pub(super) fn zeros(model: &Model, shapes: &[Shape]) -> Result<Vec<Value>> {
     let zeros = |(input, shape): (&Input, &Shape)| Value::zeros(input.dtype(), shape.clone());

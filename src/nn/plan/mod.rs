@@ -12,6 +12,8 @@ mod known;
 mod schedule;
 
 pub(crate) use fusion::Fused;
+#[cfg(feature = "onnx")]
+pub(crate) use known::shapes_for;
 pub(crate) use known::{evaluate_within, shapes};
 pub(crate) use schedule::Place;
 

@@ -36,10 +36,10 @@ struct Weights {
 }
 
 /// One direction of a layer: products with the input, with the state for `z` and `r`, and with the state for the new one.
-#[cfg(all(feature = "onnx", feature = "safetensors"))]
+#[cfg(feature = "onnx")]
 pub(crate) type GruParts = (Projection, Projection, Projection);
 
-#[cfg(all(feature = "onnx", feature = "safetensors"))]
+#[cfg(feature = "onnx")]
 impl Gru {
     /// ONNX's `linear_before_reset`, and the parts of each direction.
     pub(crate) fn parts(&self) -> (bool, Vec<GruParts>) {

@@ -36,10 +36,10 @@ struct Weights {
 }
 
 /// One direction of a layer: products with the input and with the state, and peepholes.
-#[cfg(all(feature = "onnx", feature = "safetensors"))]
+#[cfg(feature = "onnx")]
 pub(crate) type LstmParts = (Projection, Projection, Option<Vec<f32>>);
 
-#[cfg(all(feature = "onnx", feature = "safetensors"))]
+#[cfg(feature = "onnx")]
 impl Lstm {
     /// Whether the forget gate is `1 - i`, and the parts of each direction.
     pub(crate) fn parts(&self) -> (bool, Vec<LstmParts>) {

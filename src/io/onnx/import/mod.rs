@@ -28,9 +28,7 @@ use super::graph::{Graph, Node};
 use crate::convert::{Annotations, CodeRange, integers};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
-#[cfg(feature = "safetensors")]
-use crate::nn::Layer;
-use crate::nn::{Edge, Model, ModelBuilder, evaluate_within};
+use crate::nn::{Edge, Layer, Model, ModelBuilder, evaluate_within};
 use crate::tensor::{DType, Value};
 #[cfg(feature = "safetensors")]
 pub(in crate::io) use layers::recurrent_options;
@@ -83,7 +81,6 @@ pub(super) fn import(graph: Graph) -> Result<Model> {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for an operator that the crate does not know, [`Error::Format`] for parameters that it doesn't have.
-#[cfg(feature = "safetensors")]
 pub(in crate::io) fn operator(name: &str, opset: i64, outputs: usize, attributes: Attributes) -> Result<Layer> {
     let (arguments, sources) = (Vec::new(), Vec::new());
     let mut call = Call { operator: name, domain: "", opset, arguments, sources, grid: None, outputs, attributes };
