@@ -14,12 +14,13 @@ mod report;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use arguments::{Arguments, Mode, Request};
 use lowprec::convert::{LayerConfig, StaticScheme};
-use lowprec::io::safetensors;
+use lowprec::io::{safetensors, saved};
 use lowprec::nn::Executor;
 use lowprec::ptq::{Calibrator, DynamicQuantization, WeightConfig, quantize_weights_with};
 use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Value, onnx};
@@ -59,35 +60,42 @@ fn run(arguments: &Arguments) -> Result<Report> {
     }
     let mut report = Report::new(arguments);
     let float = report.timed("load", || onnx::load(&arguments.model))?;
-    let contents = safetensors::read_tensors_file(&arguments.input)?;
-    let inputs: Vec<(&str, &Value)> = contents.tensors.iter().map(|(name, value)| (name.as_str(), value)).collect();
-
     let quantized = match arguments.mode {
         Mode::Float => None,
         Mode::Dynamic => Some(report.timed("quantize", || quantize(arguments, &float))?),
         Mode::Static => Some(report.timed("quantize", || calibrate(arguments, &float))?),
         Mode::WeightOnly => Some(report.timed("quantize", || weights(arguments, &float))?),
     };
-    let mut execute = |stage, model: &Model| {
+    report.models(&float, quantized.as_ref());
+    if let Some([input, output]) = &arguments.run {
+        execute(arguments, &mut report, [Some(&float), quantized.as_ref()], [input, output])?;
+    }
+    let made = quantized.as_ref().unwrap_or(&float);
+    if let Some(path) = &arguments.export {
+        report.timed("export", || onnx::save(path, made))?;
+    }
+    if let Some(path) = &arguments.save {
+        report.timed("save", || saved::write_file(path, made))?;
+    }
+    Ok(report)
+}
+
+/// Runs what there is of float and quantized model, and writes what the last of them made.
+fn execute(arguments: &Arguments, report: &mut Report, models: [Option<&Model>; 2], [input, output]: [&Path; 2]) -> Result<()> {
+    let contents = safetensors::read_tensors_file(input)?;
+    let inputs: Vec<(&str, &Value)> = contents.tensors.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    let mut made: Vec<Vec<(String, Value)>> = Vec::new();
+    for (stage, model) in ["run", "run quantized"].into_iter().zip(models.into_iter().flatten()) {
         let mut executor = Executor::new(model);
         if let Some(threads) = arguments.threads {
             executor = executor.with_threads(threads)?;
         }
-        report.timed(stage, || batches::run(&mut executor, &inputs))
-    };
-    let reference = execute("run", &float)?;
-    let outputs = quantized.as_ref().map(|model| execute("run quantized", model)).transpose()?;
-    report.models(&float, quantized.as_ref());
-    let (outputs, reference) = match outputs {
-        Some(outputs) => (outputs, Some(reference)),
-        None => (reference, None),
-    };
-    report.outputs(&outputs, reference.as_deref())?;
-
+        made.push(report.timed(stage, || batches::run(&mut executor, &inputs))?);
+    }
+    let outputs = made.pop().expect("there is at least one model");
+    report.outputs(&outputs, made.pop().as_deref())?;
     let bytes = safetensors::write(outputs.iter().map(|(name, value)| (name.as_str(), value)), &BTreeMap::new())?;
-    let failed = |source| Error::File { path: arguments.output.display().to_string(), source };
-    std::fs::write(&arguments.output, bytes).map_err(failed)?;
-    Ok(report)
+    std::fs::write(output, bytes).map_err(|source| Error::Write { path: output.display().to_string(), source })
 }
 
 /// The model with the layers quantized that were asked for: all that can be, when nothing was said.

@@ -22,11 +22,13 @@ fn a_command_line() {
     let full = "m.onnx --mode dynamic --kinds conv2d,Linear --exclude a*,b --input i --output=o --threads 2 --json --exclude c";
     let Ok(Request::Run(all)) = arguments(full) else { panic!() };
     assert_eq!((all.model.to_str(), all.mode, all.threads, all.json), (Some("m.onnx"), Mode::Dynamic, Some(2), true));
-    assert_eq!((all.input.to_str(), all.output.to_str()), (Some("i"), Some("o")));
+    assert_eq!(all.run, Some(["i".into(), "o".into()]));
     assert_eq!(all.kinds, Some(vec![LayerKind::Conv2d, LayerKind::Linear]));
     assert_eq!(all.exclude, ["a*", "b", "c"]);
     let Ok(Request::Run(least)) = arguments("--mode float --input i --output o m.onnx") else { panic!() };
     assert!(least.kinds.is_none() && least.exclude.is_empty() && least.threads.is_none() && !least.json);
+    let Ok(Request::Run(made)) = arguments("m.onnx --mode dynamic --export a.onnx --save b") else { panic!() };
+    assert_eq!((made.run, made.export, made.save), (None, Some("a.onnx".into()), Some("b".into())));
     assert!(matches!(arguments("m.onnx --help"), Ok(Request::Help)));
     let calibrated = "m.onnx --mode static --input i --output o --calibration c --observer percentile:99.9 --batch 8";
     let Ok(Request::Run(calibrated)) = arguments(calibrated) else { panic!() };
@@ -50,6 +52,9 @@ fn wrong_usage() {
         assert!(arguments(&format!("{right} {more}")).is_err(), "{more}");
     }
     assert!(arguments("m.onnx --mode float --input i --output o --kinds linear").is_err());
+    assert!(
+        arguments("m.onnx --mode float --export a --input i").is_err() && arguments("m.onnx --mode float --save a --output o").is_err()
+    );
     for more in ["--weights int3.5", "--activations int4"] {
         assert!(arguments(&format!("m.onnx --mode weight-only --input i --output o {more}")).is_err(), "{more}");
     }

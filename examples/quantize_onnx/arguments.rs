@@ -11,7 +11,8 @@ use lowprec::quant::WeightFormat;
 use lowprec::quant::observer::ObserverKind;
 
 pub const USAGE: &str = "\
-usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only --input IN.safetensors --output OUT.safetensors
+usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
+                     [--input IN.safetensors --output OUT.safetensors] [--export OUT.onnx] [--save OUT.safetensors]
                      [--calibration CAL.safetensors] [--observer NAME] [--batch N]
                      [--weights FORMAT] [--activations float|int8]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
@@ -31,6 +32,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only --input 
   --input FILE       tensors under the names of the model's inputs; of more samples than the model takes
                      at once, it runs in batches
   --output FILE      gets tensors under the names of the model's outputs
+  --export FILE      gets the model as an ONNX file
+  --save FILE        gets the model in the crate's own format
   --threads N        threads; default: all
   --json             the report as JSON
 ";
@@ -59,8 +62,10 @@ impl Mode {
 pub struct Arguments {
     pub model: PathBuf,
     pub mode: Mode,
-    pub input: PathBuf,
-    pub output: PathBuf,
+    /// Where tensors come from and where those made of them go: both or neither.
+    pub run: Option<[PathBuf; 2]>,
+    pub export: Option<PathBuf>,
+    pub save: Option<PathBuf>,
     pub calibration: Option<PathBuf>,
     pub observer: Option<ObserverKind>,
     pub batch: Option<usize>,
@@ -79,6 +84,7 @@ pub enum Request {
 
 pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
+    let (mut export, mut save) = (None, None);
     let (mut calibration, mut observer, mut batch) = (None, None, None);
     let (mut weights, mut activations) = (None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
@@ -88,6 +94,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("mode") => mode = Some(parse_mode(&parser.value()?.string()?)?),
             Arg::Long("input") => input = Some(PathBuf::from(parser.value()?)),
             Arg::Long("output") => output = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("export") => export = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("save") => save = Some(PathBuf::from(parser.value()?)),
             Arg::Long("calibration") => calibration = Some(PathBuf::from(parser.value()?)),
             Arg::Long("observer") => observer = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
             Arg::Long("batch") => match parser.value()?.parse()? {
@@ -132,11 +140,19 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if mode != Mode::WeightOnly && (weights.is_some() || activations.is_some()) {
         return Err("--weights and --activations belong to --mode weight-only".into());
     }
+    let run = match (input, output) {
+        (Some(input), Some(output)) => Some([input, output]),
+        (None, None) if export.is_some() || save.is_some() => None,
+        (None, Some(_)) => return Err(missing("--input, of which --output is made,")),
+        (None, None) => return Err(missing("something to make (--input and --output, --export, or --save)")),
+        (Some(_), None) => return Err(missing("--output, where what is made of --input goes,")),
+    };
     Ok(Request::Run(Box::new(Arguments {
         model: model.ok_or_else(|| missing("MODEL.onnx"))?,
         mode,
-        input: input.ok_or_else(|| missing("--input"))?,
-        output: output.ok_or_else(|| missing("--output"))?,
+        run,
+        export,
+        save,
         calibration,
         observer,
         batch,

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::eval::Cost;
-use crate::eval::report::{Classification, LayerReport, Report};
+use crate::eval::coverage::Coverage;
+use crate::eval::isolate::{Isolation, floats};
+use crate::eval::report::{Classification, Errors, LayerReport, RangeUse, Report};
 use crate::eval::sums::Sums;
-use crate::kernels::dequantize_u8;
 use crate::metrics;
 use crate::nn::{Dim, Edge, Executor, Model};
 use crate::num::U8Grid;
@@ -16,6 +17,10 @@ use crate::tensor::{Shape, Tensor, Value};
 
 /// Inputs run at once. Results don't depend on it; memory does.
 const BATCH: usize = 64;
+/// Samples on which layers are looked at by themselves.
+const ISOLATED: usize = 64;
+/// Rounds in which the time of each layer is taken.
+const PROFILED: usize = 7;
 /// Time spent on timing, at most, and rounds, at least.
 const TIMING: Duration = Duration::from_millis(600);
 const ROUNDS: usize = 5;
@@ -41,25 +46,49 @@ pub fn compare(float: &Model, quantized: &Model, inputs: &Tensor, labels: Option
     Comparison::new(float, quantized).run(inputs, labels)
 }
 
+impl std::fmt::Debug for Comparison<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let metrics: Vec<&str> = self.metrics.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Comparison").field("threads", &self.threads).field("metrics", &metrics).finish_non_exhaustive()
+    }
+}
+
 /// [`compare`] with its choices open.
-#[derive(Debug)]
 #[must_use = "nothing happens until `run`"]
 pub struct Comparison<'a> {
     float: &'a Model,
     quantized: &'a Model,
     threads: Option<usize>,
+    isolated: usize,
+    metrics: Vec<(String, Box<Metric<'a>>)>,
     progress: Progress<'a>,
 }
+
+/// A number that says how good outputs are.
+type Metric<'a> = dyn FnMut(&Tensor) -> Result<f64> + 'a;
 
 impl<'a> Comparison<'a> {
     /// The choices of [`compare`].
     pub fn new(float: &'a Model, quantized: &'a Model) -> Self {
-        Comparison { float, quantized, threads: None, progress: Progress::silent() }
+        Comparison { float, quantized, threads: None, isolated: ISOLATED, metrics: Vec::new(), progress: Progress::silent() }
     }
 
     /// Runs both models on at most so many threads; all of the caller's rayon pool unless said otherwise.
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// Looks at each layer by itself on so many of the samples, in whole batches; on the first 64 unless said otherwise, on none for 0.
+    /// It takes as long as some four more runs.
+    pub fn with_isolated_samples(mut self, samples: usize) -> Self {
+        self.isolated = samples;
+        self
+    }
+
+    /// With a number of the caller's own: what `metric` says of all outputs of a model, float and quantized.
+    pub fn with_metric(mut self, name: &str, metric: impl FnMut(&Tensor) -> Result<f64> + 'a) -> Self {
+        self.metrics.push((name.to_owned(), Box::new(metric)));
         self
     }
 
@@ -87,6 +116,8 @@ impl<'a> Comparison<'a> {
         let grids: HashMap<&str, U8Grid> =
             edges.filter_map(|&edge| Some((self.quantized.edge_name(edge), self.quantized.grid(edge)?))).collect();
         let mut sums: HashMap<String, Sums> = HashMap::new();
+        let (mut coverage, mut isolation) = (HashMap::<String, Coverage>::new(), Isolation::new(self.float, self.quantized)?);
+        let mut outputs: [(Vec<f32>, Vec<usize>); 2] = Default::default();
         let (mut whole, mut classes) = (Sums::default(), None);
         let (mut logits, mut logits_quantized) = (Vec::new(), Vec::new());
         for start in (0..samples).step_by(batch) {
@@ -109,6 +140,9 @@ impl<'a> Comparison<'a> {
                         ));
                     }
                     sums.entry(tap.edge.to_owned()).or_default().add(reference.as_slice(), value.as_slice());
+                    if let Some(grid) = grids.get(tap.edge) {
+                        coverage.entry(tap.edge.to_owned()).or_default().add(reference.as_slice(), *grid);
+                    }
                 }
                 Ok(())
             })?;
@@ -119,7 +153,16 @@ impl<'a> Comparison<'a> {
                     y_quantized.dims(),
                 ));
             }
+            if start < self.isolated {
+                isolation.add(&values);
+            }
             whole.add(y.as_slice(), y_quantized.as_slice());
+            if !self.metrics.is_empty() {
+                for ((all, dims), part) in outputs.iter_mut().zip([&y, &y_quantized]) {
+                    all.extend_from_slice(part.as_slice());
+                    *dims = part.dims().to_vec();
+                }
+            }
             classes = class_axis(x.dims()[0], y.dims());
             check_labels(labels, classes, y.dims())?;
             if classes.is_some() {
@@ -132,28 +175,49 @@ impl<'a> Comparison<'a> {
         let [shapes, shapes_quantized] = executors.each_mut().map(|executor| shapes_of(executor, &one));
         let (shapes, shapes_quantized) = (shapes?, shapes_quantized?);
         let time = time(&mut executors, &one)?;
+        let [times, times_quantized] = executors.each_mut().map(|executor| profile(executor, &one));
+        let (times, times_quantized) = (times?, times_quantized?);
 
         let classification = classes.map(|classes| Classification::of(&logits, &logits_quantized, classes, labels)).transpose()?;
         let mut layers: Vec<LayerReport> = Vec::new();
         for node in self.quantized.nodes() {
-            let edge = self.quantized.edge_name(node.outputs()[0]);
+            let out = node.outputs()[0];
+            let edge = self.quantized.edge_name(out);
             let Some(sums) = sums.get(edge) else { continue };
+            let twin = self.float.node(node.name());
+            let grid = self.quantized.grid(out);
             layers.push(LayerReport {
                 name: node.name().to_owned(),
                 kind: node.layer().kind(),
                 precision: node.layer().precision(),
                 kernel: node.layer().kernel_name(),
-                sqnr_db: sums.sqnr_db(),
-                max_error: sums.largest as f32,
-                weight_bytes: [self.float.node(node.name()).map_or(0, |node| node.layer().weight_bytes()), node.layer().weight_bytes()],
-                macs: shapes_quantized.get(&node.outputs()[0]).map_or(0, |shape| node.layer().macs(shape)),
+                errors: Errors::of(sums),
+                isolated: isolation.of(node.name()),
+                range: coverage.get(edge).zip(grid).map(|(seen, grid)| RangeUse { clipped: seen.clipped(), unused: seen.unused(grid) }),
+                weight_bytes: [twin.map_or(0, |node| node.layer().weight_bytes()), node.layer().weight_bytes()],
+                macs: shapes_quantized.get(&out).map_or(0, |shape| node.layer().macs(shape)),
+                time: [times.get(node.name()).copied(), times_quantized.get(node.name()).copied()],
             });
         }
-        layers.sort_by(|a, b| a.sqnr_db.total_cmp(&b.sqnr_db));
+        let mut metrics = Vec::new();
+        if !self.metrics.is_empty() {
+            let whole = outputs.map(|(all, mut dims)| {
+                let rows = dims.iter().skip(1).product::<usize>();
+                dims.iter_mut().take(1).for_each(|first| *first = all.len() / rows.max(1));
+                Tensor::new(dims, all)
+            });
+            let [float, quantized] = whole;
+            let (float, quantized) = (float?, quantized?);
+            for (name, metric) in &mut self.metrics {
+                metrics.push((name.clone(), [metric(&float)?, metric(&quantized)?]));
+            }
+        }
+        layers.sort_by(|a, b| a.errors.sqnr_db.total_cmp(&b.errors.sqnr_db));
         Ok(Report {
             samples,
             classification,
             sqnr_db: whole.sqnr_db(),
+            metrics,
             layers,
             cost: [Cost::of(self.float, &shapes), Cost::of(self.quantized, &shapes_quantized)],
             time,
@@ -169,19 +233,6 @@ impl<'a> Comparison<'a> {
             Some(threads) => executor.with_threads(threads),
             None => Ok(executor),
         }
-    }
-}
-
-/// A value of floats, or of codes by what they stand for.
-fn floats(value: &Value, grid: Option<U8Grid>) -> Result<Option<Tensor>> {
-    match (value, grid) {
-        (Value::F32(value), _) => Ok(Some(value.clone())),
-        (Value::U8(codes), Some(grid)) => {
-            let mut floats = vec![0.0; codes.len()];
-            dequantize_u8(codes.as_slice(), grid.scale(), grid.zero_point().into(), &mut floats)?;
-            Tensor::from_shape(codes.shape().clone(), floats).map(Some)
-        }
-        _ => Ok(None),
     }
 }
 
@@ -234,6 +285,13 @@ fn time(executors: &mut [Executor; 2], x: &Tensor) -> Result<[Duration; 2]> {
         samples.sort_unstable();
         samples[samples.len() / 2]
     }))
+}
+
+/// Median time of each node of a forward, by name.
+fn profile(executor: &mut Executor, x: &Tensor) -> Result<HashMap<String, Duration>> {
+    let model = executor.model().clone();
+    let x = Value::from(x.clone());
+    Ok(executor.profile(&[(model.single()?.0, &x)], PROFILED)?.into_iter().collect())
 }
 
 /// The number of classes of outputs of this shape, where they are one row of them a sample.

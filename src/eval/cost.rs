@@ -12,6 +12,7 @@ use crate::tensor::{DType, Shape};
 /// bit). The overhead of a processor's instructions is left out, so absolute numbers are far too small; ratios between
 /// two models are what this is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Energy {
     /// Multiply-accumulates, and for int8 layers the quantization of every float input and the dequantization or requantization of
@@ -32,14 +33,20 @@ const DRAM_BYTE: f64 = 1300.0 / 8.0 * PICOJOULE;
 const SRAM_BYTE: f64 = 100.0 / 8.0 * PICOJOULE;
 
 impl Energy {
-    /// All three together.
+    /// All three together, every weight coming from DRAM: a large model at batch 1, where it is nearly all of them.
     pub fn total(&self) -> f64 {
         self.compute + self.weights + self.activations
+    }
+
+    /// All three together, with the weights in SRAM: a model that stays in cache.
+    pub fn total_in_cache(&self) -> f64 {
+        self.compute + self.weights * (SRAM_BYTE / DRAM_BYTE) + self.activations
     }
 }
 
 /// Bytes, multiply-accumulates and estimated energy of one forward.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Cost {
     /// Bytes of everything that the layers store.

@@ -3,10 +3,12 @@
 //! **In**: the float model, the one made from it, inputs whose first axis counts the samples, and labels where there are some.
 //! **Out**: plain numbers, `[float, quantized]`, and a text that shows them.
 //!
-//! - Of the output: top-1 of both against the labels, how often the two agree, and the KL divergence of their softmaxes, when
+//! - Of the output: the caller's own numbers ([`Comparison::with_metric`]); top-1 of both against the labels, how often the two agree, and the KL divergence of their softmaxes, when
 //!   it is `[samples, classes]`; the SQNR always.
 //! - Of every layer, worst first: `SQNR = 10 · log10(Σ y² / Σ (y - y')²)` in decibels, 6 dB a bit, errors made upstream
-//!   included; the largest error; bytes of the weights before and after.
+//!   included, and of the layer by itself, fed with what the float model feeds it: the whole of it, its weights alone, its input
+//!   alone; cosine and largest error; the share of values that are clipped, and of the range of codes that is unused; bytes of the
+//!   weights and time, before and after.
 //! - Of the whole: bytes, multiply-accumulates by precision, an estimate of the energy ([`Energy`], after M. Horowitz,
 //!   *Computing's energy problem*, ISSCC 2014), and the median time of a forward of each, taken in turn.
 //!
@@ -34,9 +36,12 @@
 
 mod compare;
 mod cost;
+mod coverage;
+mod display;
+mod isolate;
 mod report;
 mod sums;
 
 pub use compare::{Comparison, compare};
 pub use cost::{Cost, Energy};
-pub use report::{Classification, LayerReport, Report};
+pub use report::{Classification, Errors, Isolated, LayerReport, RangeUse, Report};

@@ -1,13 +1,14 @@
-//! The numbers of a comparison, and how they print.
+//! The numbers of a comparison.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::eval::Cost;
+use crate::eval::sums::Sums;
 use crate::nn::{Conversion, LayerKind, Precision};
 
 /// What [`compare`](crate::compare) found. Pairs are `[float, quantized]`. Its `Display` is the report to read.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
     /// Samples run.
@@ -17,6 +18,8 @@ pub struct Report {
     pub classification: Option<Classification>,
     /// Signal to quantization noise of the output: `10 · log10(Σ y² / Σ (y - y')²)`.
     pub sqnr_db: f64,
+    /// The caller's own numbers: name, float, quantized.
+    pub metrics: Vec<(String, [f64; 2])>,
     /// Every layer of the quantized model whose output the float model has too, the worst first. Errors made upstream
     /// are included.
     pub layers: Vec<LayerReport>,
@@ -34,6 +37,7 @@ pub struct Report {
 
 /// The outputs of a [`Report`], read as one row of classes a sample.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Classification {
     /// Outputs in a row.
@@ -48,6 +52,7 @@ pub struct Classification {
 
 /// One layer of a [`Report`].
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LayerReport {
     /// Its name.
@@ -58,15 +63,61 @@ pub struct LayerReport {
     pub precision: Precision,
     /// The integer kernel it runs on.
     pub kernel: Option<&'static str>,
-    /// Signal to quantization noise of its output; `-∞` when NaN or an infinity stands where the float model has something
-    /// else.
-    pub sqnr_db: f64,
-    /// Largest difference of an element of its output, in that case NaN or infinite.
-    pub max_error: f32,
+    /// Of its output, errors made before it included.
+    pub errors: Errors,
+    /// Of the layer by itself, on what the float model feeds it; `None` where that can't be told.
+    pub isolated: Option<Isolated>,
+    /// How its output lies in the range of its codes, where it has codes fixed beforehand.
+    pub range: Option<RangeUse>,
     /// Bytes of its weights, scales and sums included, before and after.
     pub weight_bytes: [usize; 2],
     /// Multiply-accumulates of one forward.
     pub macs: u64,
+    /// Median time within one forward; what runs inside another layer has none.
+    pub time: [Option<Duration>; 2],
+}
+
+/// How far two values are apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Errors {
+    /// Signal to quantization noise; `-∞` when NaN or an infinity stands where the float model has something else.
+    pub sqnr_db: f64,
+    /// Cosine of the angle between them.
+    pub cosine: f64,
+    /// Largest difference of an element, in that case NaN or infinite.
+    pub max_error: f32,
+}
+
+impl Errors {
+    pub(super) fn of(sums: &Sums) -> Self {
+        Errors { sqnr_db: sums.sqnr_db(), cosine: sums.cosine(), max_error: sums.largest as f32 }
+    }
+}
+
+/// The error that a layer makes itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Isolated {
+    /// Of its output, what was fused into it included.
+    pub errors: Errors,
+    /// SQNR of its products with the quantized weights and the input as it is, for a convolution or linear layer.
+    pub weights_db: Option<f64>,
+    /// SQNR of its products with the weights as they are and the input quantized.
+    pub input_db: Option<f64>,
+}
+
+/// How values lie in the range of codes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct RangeUse {
+    /// Share of the float model's values that lie beyond the range by more than half a step.
+    pub clipped: f64,
+    /// Share of the range in which none lies, at its ends.
+    pub unused: f64,
 }
 
 impl Report {
@@ -86,85 +137,16 @@ impl Report {
         let quantized = self.layers.iter().filter(|layer| layer.weight_bytes[0] != layer.weight_bytes[1]);
         quantized.fold([0, 0], |[before, after], layer| [before + layer.weight_bytes[0], after + layer.weight_bytes[1]])
     }
-}
 
-fn ratio(after: f64, before: f64) -> String {
-    if before > 0.0 { format!("{:.1} %", 100.0 * after / before) } else { "-".into() }
-}
-
-fn decibels(db: f64) -> String {
-    if db.is_infinite() && db > 0.0 { "exact".into() } else { format!("{db:.1} dB") }
-}
-
-fn micro(seconds: f64) -> String {
-    format!("{:.3}", seconds * 1e6)
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [float, int8] = &self.cost;
-        writeln!(f, "{:28} {:>12} {:>12}", format!("{} samples", self.samples), "float", "quantized")?;
-        if let Some([before, after]) = self.accuracy() {
-            writeln!(f, "{:28} {:>10.2} % {:>10.2} %  {:+.2} points", "top-1", 100.0 * before, 100.0 * after, 100.0 * (after - before))?;
-        }
-        match (&self.classification, self.agreement()) {
-            (Some(found), Some(agreement)) => {
-                let agreement = 100.0 * agreement;
-                writeln!(f, "{:28} {:>12} {agreement:>10.2} %  {} of {} flipped", "agreement", "", found.flips, self.samples)?
-            }
-            _ => writeln!(f, "{:28} {:>12} {:>12}  outputs are not one row of classes a sample", "top-1, agreement, KL", "", "n/a")?,
-        }
-        writeln!(f, "{:28} {:>12} {:>12}", "output SQNR", "", decibels(self.sqnr_db))?;
-        if let Some(found) = &self.classification {
-            writeln!(f, "{:28} {:>12} {:>12.2e}  nats", "output KL", "", found.kl)?;
-        }
-        writeln!(f, "{:28} {:>12} {:>12}  {}", "bytes stored", float.bytes, int8.bytes, ratio(int8.bytes as f64, float.bytes as f64))?;
-        let [before, after] = self.quantized_weight_bytes();
-        writeln!(f, "{:28} {:>12} {:>12}  {}", "  weights of int8 layers", before, after, ratio(after as f64, before as f64))?;
-        writeln!(f, "{:28} {:>12} {:>12}", "multiply-accumulates, f32", float.macs_f32, int8.macs_f32)?;
-        writeln!(f, "{:28} {:>12} {:>12}", "multiply-accumulates, int8", float.macs_int8, int8.macs_int8)?;
-        let [before, after] = [&float.energy, &int8.energy];
-        let mut energy = |what: &str, before: f64, after: f64| {
-            writeln!(f, "{what:28} {:>12} {:>12}  {}", micro(before), micro(after), ratio(after, before))
+    /// Layers in int8 that take longer than in float, the most time lost first: leaving them in float makes the model faster, where
+    /// what surrounds them is no slower for it.
+    pub fn slower(&self) -> Vec<&LayerReport> {
+        let lost = |layer: &LayerReport| match layer.time {
+            [Some(before), Some(after)] if layer.precision == Precision::Int8 => after.checked_sub(before).filter(|lost| !lost.is_zero()),
+            _ => None,
         };
-        energy("energy estimate, compute, uJ", before.compute, after.compute)?;
-        energy("  weights from DRAM, uJ", before.weights, after.weights)?;
-        energy("  activations in SRAM, uJ", before.activations, after.activations)?;
-        let [before, after] = self.time.map(|time| time.as_secs_f64() * 1e6);
-        let label = format!("time of {}, {} thread{}, us", self.timed_batch, self.threads, if self.threads == 1 { "" } else { "s" });
-        writeln!(f, "{label:28} {before:>12.1} {after:>12.1}  {:.2}x", before / after)?;
-        writeln!(f, "\nlayers, worst first")?;
-        let width = self.layers.iter().map(|layer| layer.name.len()).max().unwrap_or(0).max(5);
-        for layer in &self.layers {
-            write!(
-                f,
-                "  {:width$}  {:15} {:4} {:>9}",
-                layer.name,
-                layer.kind.to_string(),
-                layer.precision.name(),
-                decibels(layer.sqnr_db)
-            )?;
-            if let Some(kernel) = layer.kernel {
-                let [before, after] = layer.weight_bytes;
-                write!(f, "  {before:>8} -> {after:>7} B  {kernel}")?;
-                // Panels are as wide as a vector: a tiny layer may grow, and that is not to be overlooked.
-                if after > before && before > 0 {
-                    write!(f, "  grew to {}", ratio(after as f64, before as f64))?;
-                }
-            }
-            if !layer.max_error.is_finite() {
-                write!(f, "  largest error {}", layer.max_error)?;
-            }
-            writeln!(f)?;
-        }
-        if let Some(conversion) = &self.conversion {
-            for skipped in &conversion.skipped {
-                writeln!(f, "  left as it was: {} ({}): {}", skipped.name, skipped.kind, skipped.reason)?;
-            }
-            for kind in &conversion.absent {
-                writeln!(f, "  asked for and absent: {kind}")?;
-            }
-        }
-        Ok(())
+        let mut slower: Vec<&LayerReport> = self.layers.iter().filter(|layer| lost(layer).is_some()).collect();
+        slower.sort_by_key(|layer| std::cmp::Reverse(lost(layer)));
+        slower
     }
 }

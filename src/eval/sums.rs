@@ -7,6 +7,9 @@ use crate::metrics;
 pub(crate) struct Sums {
     signal: f64,
     noise: f64,
+    /// Of the value's own squares, and of its products with the reference.
+    squares: f64,
+    products: f64,
     /// Largest absolute error; NaN once there was one.
     pub largest: f64,
 }
@@ -21,6 +24,10 @@ impl Sums {
             if r.is_finite() {
                 self.signal += r * r;
             }
+            if r.is_finite() && v.is_finite() {
+                self.squares += v * v;
+                self.products += r * v;
+            }
             self.noise += if error.is_nan() { f64::INFINITY } else { error * error };
             if error > self.largest || error.is_nan() {
                 self.largest = error;
@@ -30,6 +37,15 @@ impl Sums {
 
     pub fn sqnr_db(&self) -> f64 {
         metrics::decibels(self.signal, self.noise)
+    }
+
+    /// Cosine of the angle between the two, with the edges of [`metrics::cosine`]; what is not finite is left out.
+    pub fn cosine(&self) -> f64 {
+        match (self.signal == 0.0, self.squares == 0.0) {
+            (true, true) => 1.0,
+            (false, false) => self.products / (self.signal.sqrt() * self.squares.sqrt()),
+            _ => 0.0,
+        }
     }
 }
 

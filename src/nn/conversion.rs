@@ -6,6 +6,7 @@ use crate::nn::LayerKind;
 
 /// Which layers a verb quantized, which it passed over, and why.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Conversion {
     /// Names of the layers that were quantized, in the model's order.
@@ -21,6 +22,7 @@ pub struct Conversion {
 
 /// A layer that was passed over.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Skipped {
     /// Its name.
@@ -39,6 +41,7 @@ impl Skipped {
 
 /// Why a layer was passed over.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum SkipReason {
     /// It is quantized: quantizing it again would round twice.

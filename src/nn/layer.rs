@@ -118,8 +118,17 @@ impl fmt::Display for LayerKind {
     }
 }
 
+/// By its name.
+#[cfg(feature = "serde")]
+impl serde::Serialize for LayerKind {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What a layer computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum Precision {
     /// 32-bit float.

@@ -66,8 +66,8 @@ fn values_that_are_not_finite_are_the_worst_or_no_error() {
     assert_eq!((both.sqnr_db, both.agreement()), (f64::INFINITY, Some(1.0)));
     let one = compare(&chain(1.0, 1.0), &chain(1.0, f32::NAN), &x, None).unwrap();
     assert_eq!(one.layers[0].name, "second");
-    assert!(one.layers[0].sqnr_db == f64::NEG_INFINITY && one.layers[0].max_error.is_nan());
-    assert_eq!((one.sqnr_db, one.layers.last().unwrap().sqnr_db), (f64::NEG_INFINITY, f64::INFINITY));
+    assert!(one.layers[0].errors.sqnr_db == f64::NEG_INFINITY && one.layers[0].errors.max_error.is_nan());
+    assert_eq!((one.sqnr_db, one.layers.last().unwrap().errors.sqnr_db), (f64::NEG_INFINITY, f64::INFINITY));
     assert!(one.to_string().contains("largest error NaN"), "{one}");
 }
 

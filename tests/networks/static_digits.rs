@@ -60,7 +60,7 @@ fn the_report_sees_codes() {
     for node in codes {
         assert!(layers.contains(&node.name()), "{} of {layers:?}", node.name());
     }
-    assert!(report.layers.iter().all(|layer| layer.sqnr_db > 25.0), "{report}");
+    assert!(report.layers.iter().all(|layer| layer.errors.sqnr_db > 25.0), "{report}");
     // All that is left of floats is their way in and out.
     let [before, after] = &report.cost;
     assert_eq!((after.macs_f32, after.macs_int8), (0, before.macs_f32));

@@ -8,6 +8,7 @@ mod static_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod compared;
 mod exported;
 mod networks;
 mod saved;

@@ -1,0 +1,187 @@
+//! Each layer by itself, fed with what the float model feeds it: the error that it makes, without those made before it.
+
+use std::collections::HashMap;
+
+use crate::convert::fold_batch_norm;
+use crate::error::Result;
+use crate::eval::report::{Errors, Isolated};
+use crate::eval::sums::Sums;
+use crate::kernels::{ActivationRule, dequantize_u8};
+use crate::nn::operator::Operator;
+use crate::nn::{Conv2d, Edge, Layer, Linear, Model, Node, evaluate_within};
+use crate::num::{U8Grid, affine_qparams, dequantize, quantize};
+use crate::tensor::{DType, QuantizedTensor, Tensor, Value};
+
+/// Sums of the layers of a quantized model.
+pub(super) struct Isolation<'m> {
+    quantized: &'m Model,
+    /// The float model as layers see it that batch norms were folded into.
+    folded: Model,
+    constants: HashMap<usize, &'m Value>,
+    /// By edge, the node that writes it.
+    producers: HashMap<usize, &'m Node>,
+    sums: HashMap<String, Parts>,
+}
+
+/// The whole layer; its weights alone; its input alone.
+#[derive(Debug, Default)]
+struct Parts {
+    whole: Sums,
+    weights: Option<Sums>,
+    input: Option<Sums>,
+}
+
+impl<'m> Isolation<'m> {
+    pub fn new(float: &Model, quantized: &'m Model) -> Result<Self> {
+        let written = |node: &'m Node| node.outputs().iter().map(move |edge| (edge.index, node));
+        Ok(Isolation {
+            quantized,
+            folded: fold_batch_norm(float)?,
+            constants: quantized.constants().iter().map(|(edge, value)| (edge.index, value)).collect(),
+            producers: quantized.nodes().iter().flat_map(written).collect(),
+            sums: HashMap::new(),
+        })
+    }
+
+    /// Adds the values of one batch of the float model, by name.
+    pub fn add(&mut self, values: &HashMap<String, Tensor>) {
+        for node in self.quantized.nodes() {
+            let Some(expected) = values.get(self.quantized.edge_name(node.outputs()[0])) else { continue };
+            if is_border(node.layer()) {
+                continue;
+            }
+            // A layer that refuses what the float model feeds it (an infinity, say) has no error of its own to tell.
+            let Ok(Some(parts)) = self.parts(node, values, expected) else { continue };
+            let sums = self.sums.entry(node.name().to_owned()).or_default();
+            let [whole, weights, input] = parts;
+            let add = |sums: &mut Sums, pair: &[Tensor; 2]| sums.add(pair[0].as_slice(), pair[1].as_slice());
+            whole.iter().for_each(|pair| add(&mut sums.whole, pair));
+            weights.iter().for_each(|pair| add(sums.weights.get_or_insert_default(), pair));
+            input.iter().for_each(|pair| add(sums.input.get_or_insert_default(), pair));
+        }
+    }
+
+    /// What was found of the layer of that name.
+    pub fn of(&self, name: &str) -> Option<Isolated> {
+        let Parts { whole, weights, input } = self.sums.get(name)?;
+        let decibels = |sums: &Option<Sums>| sums.as_ref().map(Sums::sqnr_db);
+        Some(Isolated { errors: Errors::of(whole), weights_db: decibels(weights), input_db: decibels(input) })
+    }
+
+    /// Pairs of expected and found: of the whole layer, of its weights alone, of its input alone.
+    fn parts(&self, node: &Node, values: &HashMap<String, Tensor>, expected: &Tensor) -> Result<Option<[Option<[Tensor; 2]>; 3]>> {
+        let mut inputs: Vec<Option<Value>> = Vec::with_capacity(node.inputs().len());
+        for edge in node.inputs() {
+            inputs.push(match edge {
+                None => None,
+                Some(edge) => match self.input(*edge, values)? {
+                    Some(value) => Some(value),
+                    None => return Ok(None),
+                },
+            });
+        }
+        let given: Vec<Option<&Value>> = inputs.iter().map(Option::as_ref).collect();
+        let outputs = evaluate_within(node.layer(), &given, usize::MAX)?.unwrap_or_default();
+        let Some(found) = outputs.first().map(|value| floats(value, self.quantized.grid(node.outputs()[0]))).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        if found.shape() != expected.shape() {
+            return Ok(None);
+        }
+        let [weights, input] = self.halves(node, values)?;
+        Ok(Some([Some([expected.clone(), found]), weights, input]))
+    }
+
+    /// The value of an edge as the float model has it, in codes where the edge has codes.
+    fn input(&self, edge: Edge, values: &HashMap<String, Tensor>) -> Result<Option<Value>> {
+        if let Some(value) = self.constants.get(&edge.index) {
+            return Ok(Some((*value).clone()));
+        }
+        let Some(float) = self.source(edge, values) else { return Ok(None) };
+        match (self.quantized.edge_type(edge), self.quantized.grid(edge)) {
+            (DType::F32, _) => Ok(Some(Value::F32(float.clone()))),
+            (DType::U8, Some(grid)) => {
+                let codes = float.as_slice().iter().map(|&x| grid.quantize(x)).collect();
+                Tensor::from_shape(float.shape().clone(), codes).map(|codes| Some(Value::U8(codes)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What the float model has there: under the same name, or before it was quantized or dequantized.
+    fn source<'v>(&self, edge: Edge, values: &'v HashMap<String, Tensor>) -> Option<&'v Tensor> {
+        if let Some(value) = values.get(self.quantized.edge_name(edge)) {
+            return Some(value);
+        }
+        let node = self.producers.get(&edge.index).filter(|node| is_border(node.layer()))?;
+        self.source(node.reads().next()?, values)
+    }
+
+    /// The float layer with the quantized weights, and with the quantized input, each beside the float layer as it is.
+    fn halves(&self, node: &Node, values: &HashMap<String, Tensor>) -> Result<[Option<[Tensor; 2]>; 2]> {
+        let (Some(twin), Some(edge)) = (self.folded.node(node.name()), node.reads().next()) else { return Ok([None, None]) };
+        let Some(x) = self.source(edge, values) else { return Ok([None, None]) };
+        let (grid, run) = (self.quantized.grid(edge), |layer: &Layer, x: &Tensor| -> Result<Option<Tensor>> {
+            let made = evaluate_within(layer, &[Some(&Value::F32(x.clone()))], usize::MAX)?;
+            Ok(made.and_then(|values| values.into_iter().next()?.get::<f32>().cloned()))
+        });
+        let Some((weight, rule)) = quantized_parts(node.layer())? else { return Ok([None, None]) };
+        let other = match twin.layer() {
+            Layer::Conv2d(conv) => Layer::from(Conv2d::new(conv.geometry().clone(), weight.dequantize(), conv.bias().cloned())?),
+            Layer::Linear(linear) => Layer::from(Linear::new(weight.dequantize(), linear.bias().cloned())?),
+            _ => return Ok([None, None]),
+        };
+        let rounded = match (grid, rule) {
+            (Some(grid), _) => x.as_slice().iter().map(|&x| grid.dequantize(grid.quantize(x))).collect(),
+            (None, Some(rule)) => by_own_range(x, rule, matches!(twin.layer(), Layer::Conv2d(_))),
+            (None, None) => return Ok([None, None]),
+        };
+        let rounded = Tensor::from_shape(x.shape().clone(), rounded)?;
+        let expected = run(twin.layer(), x)?;
+        let pair = |found: Option<Tensor>| expected.clone().zip(found).map(|(expected, found)| [expected, found]);
+        Ok([pair(run(&other, x)?), pair(run(twin.layer(), &rounded)?)])
+    }
+}
+
+/// Whether the layer is where codes begin or end.
+fn is_border(layer: &Layer) -> bool {
+    matches!(layer, Layer::Operator(Operator::QuantizeLinear(_) | Operator::DequantizeLinear(_)))
+}
+
+/// The weights of a layer in int8, and how it quantizes its input where it does so itself.
+pub(super) fn quantized_parts(layer: &Layer) -> Result<Option<(QuantizedTensor<i8>, Option<ActivationRule>)>> {
+    Ok(Some(match layer {
+        Layer::QuantizedConv2d(conv) => (conv.weight()?, Some(conv.input_rule())),
+        Layer::QuantizedLinear(linear) => (linear.weight()?, Some(linear.input_rule())),
+        Layer::StaticConv2d(conv) => (conv.weight()?, None),
+        Layer::StaticLinear(linear) => (linear.weight()?, None),
+        _ => return Ok(None),
+    }))
+}
+
+/// Each image, or each row, rounded to the codes of its own range.
+fn by_own_range(x: &Tensor, rule: ActivationRule, images: bool) -> Vec<f32> {
+    let whole = x.len() / x.dims().first().copied().unwrap_or(1).max(1);
+    let part = if images { whole } else { x.dims().last().copied().unwrap_or(1) };
+    let mut rounded = Vec::with_capacity(x.len());
+    for values in x.as_slice().chunks(part.max(1)) {
+        let finite = values.iter().copied().filter(|x| x.is_finite());
+        let (min, max) = finite.fold((0.0f32, 0.0f32), |(min, max), x| (min.min(x), max.max(x)));
+        let (scale, zero) = affine_qparams(min, max, rule.qmin, rule.qmax, rule.symmetric);
+        rounded.extend(values.iter().map(|&x| dequantize(quantize(x, scale, zero, rule.qmin, rule.qmax), scale, zero)));
+    }
+    rounded
+}
+
+/// A value of floats, or of codes by what they stand for.
+pub(super) fn floats(value: &Value, grid: Option<U8Grid>) -> Result<Option<Tensor>> {
+    match (value, grid) {
+        (Value::F32(value), _) => Ok(Some(value.clone())),
+        (Value::U8(codes), Some(grid)) => {
+            let mut floats = vec![0.0; codes.len()];
+            dequantize_u8(codes.as_slice(), grid.scale(), grid.zero_point().into(), &mut floats)?;
+            Tensor::from_shape(codes.shape().clone(), floats).map(Some)
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,77 @@
+"""Runs what `quantize_onnx --export` writes of the digits networks in ONNX Runtime, beside what it makes of the same images itself.
+
+    python tests/reference/exported.py target/release/examples/quantize_onnx
+
+needs onnx, onnxruntime and safetensors. For each network and mode: the checker passes, both predict the same, and no output is
+further from ours than one quantization step (of the last layer's sums: the outputs themselves are floats).
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnx
+import onnxruntime
+from safetensors.numpy import load_file, save_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NETWORKS = ["digits_cnn", "digits_residual", "digits_separable", "digits_squeeze"]
+
+
+def main(tool):
+    digits = load_file(ROOT / "examples/data/digits.safetensors")
+    images = {part: digits[f"{part}.images"].astype(np.float32) / 16 for part in ["train", "test"]}
+    labels = digits["test.labels"]
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        save_file({"image": images["train"][:100]}, folder / "calibration.safetensors")
+        save_file({"image": images["test"]}, folder / "test.safetensors")
+        for network in NETWORKS:
+            for mode in ["float", "static", "dynamic"]:
+                exported = folder / f"{network}_{mode}.onnx"
+                command = [tool, ROOT / f"tests/fixtures/{network}.onnx", "--mode", mode, "--export", exported]
+                command += ["--input", folder / "test.safetensors", "--output", folder / "out.safetensors"]
+                if mode == "static":
+                    command += ["--calibration", folder / "calibration.safetensors"]
+                subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+                ours = next(iter(load_file(folder / "out.safetensors").values()))
+                model = onnx.load(exported)
+                onnx.checker.check_model(model, full_check=True)
+                session = onnxruntime.InferenceSession(exported.read_bytes(), providers=["CPUExecutionProvider"])
+                name = session.get_inputs()[0].name
+                # The range of an image is that of the tensor where the tensor is one image.
+                parts = images["test"][:, None] if mode == "dynamic" else [images["test"]]
+                theirs = np.concatenate([session.run(None, {name: part})[0] for part in parts])
+                batch = session.run(None, {name: images["test"]})[0] if mode == "dynamic" else None
+                step = last_step(model, ours) if mode != "float" else 1e-4 * np.abs(ours).max()
+                worst = np.abs(ours - theirs).max()
+                flips = int((ours.argmax(1) != theirs.argmax(1)).sum())
+                right = [int((outputs.argmax(1) == labels).sum()) for outputs in [ours, theirs]]
+                bits = int((ours.view(np.int32) == theirs.view(np.int32)).sum())
+                line = f"{network:17} {mode:8} worst {worst:.2e} step {step:.2e}  flips {flips}  right {right[0]} and {right[1]}"
+                line += f"  same bits {bits} of {ours.size}"
+                if batch is not None:
+                    signal = 10 * np.log10((ours**2).sum() / ((ours - batch) ** 2).sum())
+                    line += f"  one range for the batch: {signal:.1f} dB from ours, {int((ours.argmax(1) != batch.argmax(1)).sum())} flips"
+                failures += flips > 0 or worst > step
+                print(line, "" if flips == 0 and worst <= step else "  FAILED")
+    sys.exit(failures > 0)
+
+
+def last_step(model, outputs):
+    """One step of the last layer's input, as far as its largest row of weights carries it into an output."""
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    scales = [float(values[node.input[1]]) for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[1] in values and values[node.input[1]].size == 1 and node.input[0] not in values]
+    weights = [values[name] for name in values if name.endswith(".weight") and values[name].ndim == 2]
+    weight_scales = [values[name] for name in values if name.endswith(".weight_scale")]
+    step = scales[-1] if scales else 4 * np.abs(outputs).max() / 255
+    if scales and weights:
+        step *= float((np.abs(weights[-1]).max() * np.abs(weight_scales[-1]).max()))
+    return step
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
