@@ -10,6 +10,8 @@ mod arguments;
 mod batches;
 #[path = "quantize_onnx/report.rs"]
 mod report;
+#[path = "quantize_onnx/samples.rs"]
+mod samples;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -19,12 +21,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use arguments::{Arguments, Mode, Request};
-use lowprec::convert::{LayerConfig, StaticScheme};
+use lowprec::convert::StaticScheme;
 use lowprec::io::{safetensors, saved};
 use lowprec::nn::Executor;
 use lowprec::ptq::{Calibrator, DynamicQuantization, WeightConfig, quantize_weights_with};
 use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Value, onnx};
 use report::Report;
+use samples::Samples;
 
 fn main() -> ExitCode {
     let arguments = match arguments::parse(lexopt::Parser::from_env()) {
@@ -62,6 +65,14 @@ fn run(arguments: &Arguments) -> Result<Report> {
     let float = report.timed("load", || onnx::load(&arguments.model))?;
     let quantized = match arguments.mode {
         Mode::Float => None,
+        _ if arguments.target_drop.is_some() => {
+            let found = report.timed("search", || {
+                let samples = Samples::read(arguments, &float)?;
+                samples.search(arguments, &float, static_config(arguments)?, progress())
+            })?;
+            report.found(&found);
+            Some(found.model)
+        }
         Mode::Dynamic => Some(report.timed("quantize", || quantize(arguments, &float))?),
         Mode::Static => Some(report.timed("quantize", || calibrate(arguments, &float))?),
         Mode::WeightOnly => Some(report.timed("quantize", || weights(arguments, &float))?),
@@ -71,6 +82,10 @@ fn run(arguments: &Arguments) -> Result<Report> {
         execute(arguments, &mut report, [Some(&float), quantized.as_ref()], [input, output])?;
     }
     let made = quantized.as_ref().unwrap_or(&float);
+    if let (Some(path), Some(quantized)) = (&arguments.report, &quantized) {
+        let page = report.timed("compare", || Samples::read(arguments, &float)?.report(arguments, &float, quantized, progress()))?;
+        std::fs::write(path, page).map_err(|source| Error::Write { path: path.display().to_string(), source })?;
+    }
     if let Some(path) = &arguments.export {
         report.timed("export", || onnx::save(path, made))?;
     }
@@ -141,19 +156,7 @@ fn weights(arguments: &Arguments, model: &Model) -> Result<Model> {
 
 /// The model in integers from layer to layer, by the samples of the calibration file.
 fn calibrate(arguments: &Arguments, model: &Model) -> Result<Model> {
-    let mut scheme = StaticScheme::default();
-    if let Some(observer) = arguments.observer {
-        scheme = scheme.with_activation_observer(observer);
-    }
-    let mut config = QConfig::new(scheme);
-    if let Some(kinds) = &arguments.kinds {
-        for kind in DynamicQuantization::KINDS.iter().filter(|kind| !kinds.contains(kind)) {
-            config = config.with_kind(*kind, LayerConfig::Float);
-        }
-    }
-    for pattern in &arguments.exclude {
-        config = config.with_pattern(pattern, LayerConfig::Float)?;
-    }
+    let config = static_config(arguments)?;
     let start = Instant::now();
     let mut calibrator = Calibrator::new(model, &config)?.with_progress(progress());
     if let Some(threads) = arguments.threads {
@@ -161,7 +164,9 @@ fn calibrate(arguments: &Arguments, model: &Model) -> Result<Model> {
     }
     let path = arguments.calibration.as_ref().expect("the command line has one");
     let contents = safetensors::read_tensors_file(path)?;
-    let samples: Vec<(&str, &Value)> = contents.tensors.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    // Labels are for other purposes.
+    let inputs = contents.tensors.iter().filter(|(name, _)| model.inputs().iter().any(|input| input.name() == name));
+    let samples: Vec<(&str, &Value)> = inputs.map(|(name, value)| (name.as_str(), value)).collect();
     for part in batches::parts(model, &samples, arguments.batch)? {
         let part: Vec<(&str, &Value)> = part.iter().map(|(name, value)| (*name, value)).collect();
         calibrator.observe(&part)?;
@@ -169,6 +174,15 @@ fn calibrate(arguments: &Arguments, model: &Model) -> Result<Model> {
     let model = calibrator.convert();
     quantized_in(start);
     model
+}
+
+/// What the command line says of each layer.
+fn static_config(arguments: &Arguments) -> Result<QConfig> {
+    let mut scheme = StaticScheme::default();
+    if let Some(observer) = arguments.observer {
+        scheme = scheme.with_activation_observer(observer);
+    }
+    samples::config(arguments, QConfig::new(scheme))
 }
 
 /// A line on the terminal that tells what runs.

@@ -41,19 +41,23 @@
 //! | [`convert`] | one model to another: batch norm folded; [`QConfig`], [`Calibration`], the integer graph |
 //! | [`train`] | gradients, losses, optimizers; quantization-aware and fixed-point training |
 //! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`], [`quantize_weights`] and their builders |
-//! | [`io`] | ONNX, safetensors |
-//! | [`eval`] | [`compare`] and its report |
+//! | [`io`] | ONNX in and out, safetensors, models and calibrations saved |
+//! | [`eval`] | [`compare`] and its report, [`quantize_to_target`] |
+//! | [`guide`] | pages: from `torch.ao.quantization`, why it is slower or less accurate |
 //!
 //! # Features
 //!
 //! - `parallel` (default): large kernel calls use the caller's rayon pool. Without it all runs on the caller's thread.
-//! - `safetensors` (default): `io::safetensors`.
+//! - `safetensors` (default): `io::safetensors`; with `onnx`, `io::saved` too, the crate's own format for quantized models.
 //! - `onnx` (default): `io::onnx`, also as `lowprec::onnx`.
-//! - `serde`: saves and loads calibrations, schemes and what observers saw.
+//! - `serde`: saves and loads calibrations, schemes, configurations and what observers saw, and writes reports.
+//! - `ndarray`: tensors from its views, and as its views and arrays. Half floats (`f16`, `bf16` of the `half` crate) are element types
+//!   without any feature.
 
 pub mod convert;
 pub mod error;
 pub mod eval;
+pub mod guide;
 pub mod io;
 pub mod kernels;
 pub mod metrics;
@@ -67,7 +71,7 @@ pub mod train;
 
 pub use convert::{Calibration, QConfig};
 pub use error::{Error, Result};
-pub use eval::{Report, compare};
+pub use eval::{Report, compare, quantize_to_target};
 #[cfg(feature = "onnx")]
 pub use io::onnx;
 pub use nn::{Layer, LayerKind, Model, Precision};

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms, lowest first. A room imports only rooms before it.
-const ROOMS: [&str; 13] =
-    ["error", "progress", "num", "kernels", "tensor", "quant", "metrics", "nn", "convert", "train", "ptq", "io", "eval"];
+const ROOMS: [&str; 14] =
+    ["error", "progress", "num", "kernels", "tensor", "quant", "metrics", "nn", "convert", "train", "ptq", "io", "eval", "guide"];
 /// Rooms that no other room imports.
 const LEAVES: [&str; 2] = ["io", "eval"];
 const CEILING: usize = 500;

@@ -55,6 +55,12 @@ fn wrong_usage() {
     assert!(
         arguments("m.onnx --mode float --export a --input i").is_err() && arguments("m.onnx --mode float --save a --output o").is_err()
     );
+    for more in ["--report r", "--target-drop 1", "--target-drop 101 --calibration c", "--target-drop x --calibration c"] {
+        assert!(arguments(&format!("{right} {more}")).is_err(), "{more}");
+    }
+    let made = "m.onnx --mode dynamic --calibration c --report r.html --target-drop 0.5";
+    let Ok(Request::Run(made)) = arguments(made) else { panic!() };
+    assert_eq!((made.report, made.target_drop, made.run), (Some("r.html".into()), Some(0.5), None));
     for more in ["--weights int3.5", "--activations int4"] {
         assert!(arguments(&format!("m.onnx --mode weight-only --input i --output o {more}")).is_err(), "{more}");
     }

@@ -13,7 +13,7 @@ use lowprec::quant::observer::ObserverKind;
 pub const USAGE: &str = "\
 usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--input IN.safetensors --output OUT.safetensors] [--export OUT.onnx] [--save OUT.safetensors]
-                     [--calibration CAL.safetensors] [--observer NAME] [--batch N]
+                     [--report OUT.html] [--target-drop POINTS] [--calibration CAL.safetensors] [--observer NAME] [--batch N]
                      [--weights FORMAT] [--activations float|int8]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
@@ -23,7 +23,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --mode weight-only weights in any format, activations as they are
   --weights FORMAT   of --mode weight-only: int8 (default), int4:g32, uint4:g32, nf4:g64, kmeans3:g64, mxfp4, ...
   --activations KIND of --mode weight-only: what is multiplied with codes, float (default) or int8, quantized as it comes
-  --calibration FILE samples under the names of the model's inputs, for --mode static
+  --calibration FILE samples under the names of the model's inputs, for --mode static, --report and --target-drop, and
+                     `labels` (integers) where there are some
   --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,
                      entropy, range:MIN:MAX
   --batch N          calibrate on N samples at a time; default: as many as the model takes
@@ -34,6 +35,9 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --output FILE      gets tensors under the names of the model's outputs
   --export FILE      gets the model as an ONNX file
   --save FILE        gets the model in the crate's own format
+  --report FILE      gets a page that compares float and quantized on the calibration samples
+  --target-drop P    leaves layers in float until at most P percentage points are lost on the calibration samples, of top-1
+                     against `labels`, else of agreement with float
   --threads N        threads; default: all
   --json             the report as JSON
 ";
@@ -66,6 +70,9 @@ pub struct Arguments {
     pub run: Option<[PathBuf; 2]>,
     pub export: Option<PathBuf>,
     pub save: Option<PathBuf>,
+    pub report: Option<PathBuf>,
+    /// Percentage points.
+    pub target_drop: Option<f64>,
     pub calibration: Option<PathBuf>,
     pub observer: Option<ObserverKind>,
     pub batch: Option<usize>,
@@ -84,7 +91,7 @@ pub enum Request {
 
 pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
-    let (mut export, mut save) = (None, None);
+    let (mut export, mut save, mut report, mut target_drop) = (None, None, None, None);
     let (mut calibration, mut observer, mut batch) = (None, None, None);
     let (mut weights, mut activations) = (None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
@@ -96,6 +103,11 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("output") => output = Some(PathBuf::from(parser.value()?)),
             Arg::Long("export") => export = Some(PathBuf::from(parser.value()?)),
             Arg::Long("save") => save = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("report") => report = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("target-drop") => match parser.value()?.parse::<f64>()? {
+                drop if (0.0..=100.0).contains(&drop) => target_drop = Some(drop),
+                drop => return Err(format!("--target-drop is {drop}: from 0 to 100 percentage points").into()),
+            },
             Arg::Long("calibration") => calibration = Some(PathBuf::from(parser.value()?)),
             Arg::Long("observer") => observer = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
             Arg::Long("batch") => match parser.value()?.parse()? {
@@ -129,22 +141,29 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if mode == Mode::Float && (kinds.is_some() || !exclude.is_empty()) {
         return Err("--kinds and --exclude choose layers to quantize, and --mode float quantizes none".into());
     }
-    match (mode, &calibration) {
-        (Mode::Static, None) => return Err(missing("--calibration, which --mode static needs,")),
-        (Mode::Static, Some(_)) => {}
-        _ if calibration.is_some() || observer.is_some() || batch.is_some() => {
-            return Err("--calibration, --observer and --batch belong to --mode static".into());
+    if mode == Mode::Float && (report.is_some() || target_drop.is_some()) {
+        return Err("--report and --target-drop are about quantized models, and --mode float quantizes none".into());
+    }
+    if calibration.is_none() {
+        let needs = [(mode == Mode::Static, "--mode static"), (report.is_some(), "--report"), (target_drop.is_some(), "--target-drop")];
+        if let Some((_, what)) = needs.iter().find(|(needs, _)| *needs) {
+            return Err(missing(&format!("--calibration, which {what} needs,")));
         }
-        _ => {}
+    }
+    if mode != Mode::Static && (observer.is_some() || batch.is_some()) {
+        return Err("--observer and --batch belong to --mode static".into());
+    }
+    if mode != Mode::Static && calibration.is_some() && report.is_none() && target_drop.is_none() {
+        return Err("--calibration belongs to --mode static, --report and --target-drop".into());
     }
     if mode != Mode::WeightOnly && (weights.is_some() || activations.is_some()) {
         return Err("--weights and --activations belong to --mode weight-only".into());
     }
     let run = match (input, output) {
         (Some(input), Some(output)) => Some([input, output]),
-        (None, None) if export.is_some() || save.is_some() => None,
+        (None, None) if export.is_some() || save.is_some() || report.is_some() => None,
         (None, Some(_)) => return Err(missing("--input, of which --output is made,")),
-        (None, None) => return Err(missing("something to make (--input and --output, --export, or --save)")),
+        (None, None) => return Err(missing("something to make (--input and --output, --export, --save, or --report)")),
         (Some(_), None) => return Err(missing("--output, where what is made of --input goes,")),
     };
     Ok(Request::Run(Box::new(Arguments {
@@ -153,6 +172,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         run,
         export,
         save,
+        report,
+        target_drop,
         calibration,
         observer,
         batch,

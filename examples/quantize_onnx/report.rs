@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Instant;
 
+use lowprec::eval::Outcome;
 use lowprec::nn::Conversion;
 use lowprec::{DType, Model, Result, Value, metrics};
 use serde_json::{Map, Number, Value as Json, json};
@@ -19,6 +20,15 @@ pub struct Report {
     quantized_bytes: Option<usize>,
     conversion: Option<Conversion>,
     outputs: Vec<Output>,
+    search: Option<Search>,
+}
+
+/// What a search for a target found.
+struct Search {
+    text: String,
+    metric: [f64; 2],
+    holds: bool,
+    in_float: Vec<String>,
 }
 
 struct Output {
@@ -41,6 +51,7 @@ impl Report {
             quantized_bytes: None,
             conversion: None,
             outputs: Vec::new(),
+            search: None,
         }
     }
 
@@ -57,6 +68,15 @@ impl Report {
         self.float_bytes = float.bytes();
         self.quantized_bytes = quantized.map(Model::bytes);
         self.conversion = quantized.and_then(Model::conversion).cloned();
+    }
+
+    pub fn found(&mut self, found: &Outcome) {
+        self.search = Some(Search {
+            text: found.to_string(),
+            metric: [found.float, found.found.metric],
+            holds: found.holds,
+            in_float: found.mix.in_float().into_iter().map(str::to_owned).collect(),
+        });
     }
 
     pub fn outputs(&mut self, outputs: &[(String, Value)], reference: Option<&[(String, Value)]>) -> Result<()> {
@@ -86,6 +106,9 @@ impl Report {
             let sqnr = output.sqnr_db.map_or_else(String::new, |db| format!(", SQNR {db:.2} dB against float"));
             line("output", format!("{} {} {:?}{sqnr}", output.name, output.dtype, output.shape));
         }
+        for found in self.search.iter().flat_map(|search| search.text.lines()) {
+            line("search", found.to_owned());
+        }
         for done in self.conversion.iter().flat_map(|conversion| conversion.to_string().lines().map(str::to_owned).collect::<Vec<_>>()) {
             line("", done);
         }
@@ -110,6 +133,10 @@ impl Report {
             let absent: Vec<String> = conversion.absent.iter().map(ToString::to_string).collect();
             json!({ "quantized": conversion.quantized, "folded": folded, "skipped": skipped.collect::<Vec<_>>(), "absent": absent })
         });
+        let search = self.search.as_ref().map(|search| {
+            let [float, quantized] = search.metric;
+            json!({ "float": float, "quantized": quantized, "holds": search.holds, "in_float": search.in_float })
+        });
         let kinds: Map<String, Json> = self.kinds.iter().map(|(kind, count)| (kind.clone(), json!(count))).collect();
         let seconds: Map<String, Json> = self.seconds.iter().map(|(stage, s)| (stage.replace(' ', "_"), json!(s))).collect();
         let report = json!({
@@ -120,6 +147,7 @@ impl Report {
             "bytes": { "float": self.float_bytes, "quantized": self.quantized_bytes },
             "seconds": seconds,
             "outputs": outputs,
+            "search": search,
             "conversion": conversion,
         });
         format!("{report:#}\n")

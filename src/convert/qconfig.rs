@@ -12,6 +12,7 @@ use crate::tensor::Granularity;
 
 /// How a layer's weights and activations become codes in a static model.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct StaticScheme {
     /// Weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0).
@@ -85,6 +86,7 @@ impl StaticScheme {
 
 /// Where the scales of weights come from.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum WeightScales {
     /// An observer that sees the weights.
@@ -105,6 +107,7 @@ impl fmt::Display for WeightScales {
 
 /// What becomes of a layer.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum LayerConfig {
     /// Integers from end to end, with grids found by calibration: [`LayerKind::Conv2d`], [`LayerKind::Linear`], and what stands
@@ -133,6 +136,7 @@ pub enum LayerConfig {
 /// # Ok::<(), lowprec::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct QConfig {
     default: StaticScheme,
     kinds: Vec<(LayerKind, LayerConfig)>,

@@ -141,7 +141,7 @@ impl<'a> Comparison<'a> {
                     }
                     sums.entry(tap.edge.to_owned()).or_default().add(reference.as_slice(), value.as_slice());
                     if let Some(grid) = grids.get(tap.edge) {
-                        coverage.entry(tap.edge.to_owned()).or_default().add(reference.as_slice(), *grid);
+                        coverage.entry(tap.edge.to_owned()).or_insert_with(|| Coverage::new(*grid)).add(reference.as_slice());
                     }
                 }
                 Ok(())
@@ -185,7 +185,6 @@ impl<'a> Comparison<'a> {
             let edge = self.quantized.edge_name(out);
             let Some(sums) = sums.get(edge) else { continue };
             let twin = self.float.node(node.name());
-            let grid = self.quantized.grid(out);
             layers.push(LayerReport {
                 name: node.name().to_owned(),
                 kind: node.layer().kind(),
@@ -193,7 +192,9 @@ impl<'a> Comparison<'a> {
                 kernel: node.layer().kernel_name(),
                 errors: Errors::of(sums),
                 isolated: isolation.of(node.name()),
-                range: coverage.get(edge).zip(grid).map(|(seen, grid)| RangeUse { clipped: seen.clipped(), unused: seen.unused(grid) }),
+                range: coverage.get(edge).map(|seen| RangeUse { clipped: seen.clipped(), unused: seen.unused() }),
+                weights: isolation.weights(node)?,
+                values: coverage.remove(edge).map(|seen| seen.histogram),
                 weight_bytes: [twin.map_or(0, |node| node.layer().weight_bytes()), node.layer().weight_bytes()],
                 macs: shapes_quantized.get(&out).map_or(0, |shape| node.layer().macs(shape)),
                 time: [times.get(node.name()).copied(), times_quantized.get(node.name()).copied()],
@@ -237,7 +238,7 @@ impl<'a> Comparison<'a> {
 }
 
 /// Samples to run at once: what the model demands, or a size that bounds memory.
-fn batch_size(model: &Model, samples: usize) -> Result<usize> {
+pub(super) fn batch_size(model: &Model, samples: usize) -> Result<usize> {
     match model.inputs().first().and_then(|input| input.dims().first()) {
         Some(&Dim::Fixed(batch)) if batch == 0 || !samples.is_multiple_of(batch) => Err(Error::parameter(
             "samples",

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::convert::fold_batch_norm;
 use crate::error::Result;
+use crate::eval::histogram::Histogram;
 use crate::eval::report::{Errors, Isolated};
 use crate::eval::sums::Sums;
 use crate::kernels::{ActivationRule, dequantize_u8};
@@ -66,6 +67,22 @@ impl<'m> Isolation<'m> {
         let Parts { whole, weights, input } = self.sums.get(name)?;
         let decibels = |sums: &Option<Sums>| sums.as_ref().map(Sums::sqnr_db);
         Some(Isolated { errors: Errors::of(whole), weights_db: decibels(weights), input_db: decibels(input) })
+    }
+
+    /// The float weights of a layer in units of their scales.
+    pub fn weights(&self, node: &Node) -> Result<Option<Histogram>> {
+        let (Some(twin), Some((weight, _))) = (self.folded.node(node.name()), quantized_parts(node.layer())?) else { return Ok(None) };
+        let float = match twin.layer() {
+            Layer::Conv2d(conv) => conv.weight(),
+            Layer::Linear(linear) => linear.weight(),
+            _ => return Ok(None),
+        };
+        let (params, row) = (weight.params(), float.len() / float.dims()[0].max(1));
+        let scales = params.scales();
+        let scale = |i: usize| scales[if scales.len() == 1 { 0 } else { i / row.max(1) }];
+        let mut histogram = Histogram::new([params.qmin() as f32, params.qmax() as f32], 1.0);
+        histogram.add(float.as_slice().iter().enumerate().map(|(i, w)| w / scale(i)));
+        Ok(Some(histogram))
     }
 
     /// Pairs of expected and found: of the whole layer, of its weights alone, of its input alone.

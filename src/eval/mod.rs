@@ -1,4 +1,5 @@
-//! Is the quantized model as good, and what did it save? [`compare`] answers with a [`Report`].
+//! Is the quantized model as good, and what did it save? [`compare`] answers with a [`Report`]. Which layers may be quantized for the
+//! accuracy that is asked for? [`quantize_to_target`] searches.
 //!
 //! **In**: the float model, the one made from it, inputs whose first axis counts the samples, and labels where there are some.
 //! **Out**: plain numbers, `[float, quantized]`, and a text that shows them.
@@ -38,10 +39,17 @@ mod compare;
 mod cost;
 mod coverage;
 mod display;
+mod histogram;
+mod html;
 mod isolate;
 mod report;
+mod search;
 mod sums;
 
 pub use compare::{Comparison, compare};
 pub use cost::{Cost, Energy};
+pub use histogram::Histogram;
 pub use report::{Classification, Errors, Isolated, LayerReport, RangeUse, Report};
+pub use search::{
+    Choice, Measured, Mix, Objective, Outcome, SearchState, Sensitivity, TargetSearch, TradeOff, accuracy, agreement, quantize_to_target,
+};

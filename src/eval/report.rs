@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::eval::Cost;
+use crate::eval::histogram::Histogram;
 use crate::eval::sums::Sums;
 use crate::nn::{Conversion, LayerKind, Precision};
 
@@ -69,6 +70,10 @@ pub struct LayerReport {
     pub isolated: Option<Isolated>,
     /// How its output lies in the range of its codes, where it has codes fixed beforehand.
     pub range: Option<RangeUse>,
+    /// Its float weights in units of their scales, beside the codes that they are rounded to.
+    pub weights: Option<Histogram>,
+    /// The float model's values of its output, beside the codes that they are rounded to.
+    pub values: Option<Histogram>,
     /// Bytes of its weights, scales and sums included, before and after.
     pub weight_bytes: [usize; 2],
     /// Multiply-accumulates of one forward.

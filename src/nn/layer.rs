@@ -126,6 +126,33 @@ impl serde::Serialize for LayerKind {
     }
 }
 
+/// From its name; of a plain operator there is none to configure.
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for LayerKind {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = <String as serde::Deserialize>::deserialize(deserializer)?;
+        let kinds = [quantized::DYNAMIC_KINDS.as_slice(), &quantized::STATIC_KINDS, &LayerKind::PLAIN].concat();
+        let found = kinds.into_iter().find(|kind| kind.to_string() == name);
+        found.ok_or_else(|| serde::de::Error::custom(format!("no kind of layer is called `{name}`")))
+    }
+}
+
+#[cfg(feature = "serde")]
+impl LayerKind {
+    /// Those without weights to quantize.
+    const PLAIN: [LayerKind; 9] = [
+        LayerKind::BatchNorm2d,
+        LayerKind::Relu,
+        LayerKind::Relu6,
+        LayerKind::MaxPool2d,
+        LayerKind::AvgPool2d,
+        LayerKind::GlobalAvgPool2d,
+        LayerKind::Add,
+        LayerKind::Flatten,
+        LayerKind::Softmax,
+    ];
+}
+
 /// What a layer computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

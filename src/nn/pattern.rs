@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 /// # Ok::<(), lowprec::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(into = "String", try_from = "String"))]
 pub struct Pattern {
     text: String,
     parts: Vec<Part>,
@@ -25,6 +26,20 @@ enum Part {
     Run,
     One,
     Exactly(char),
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> String {
+        pattern.text
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Pattern> {
+        Pattern::new(&text)
+    }
 }
 
 impl Pattern {

@@ -6,6 +6,8 @@
 mod dense;
 mod element;
 mod granularity;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod qparams;
 mod quantized;
 mod shape;

@@ -13,3 +13,4 @@ mod exported;
 mod networks;
 mod saved;
 mod saved_hostile;
+mod searched;

@@ -43,6 +43,7 @@ use crate::tensor::{Granularity, QParams, QuantizedTensor, Tensor};
 /// The default is int8 as PyTorch and ONNX Runtime recommend it: weights symmetric in -127..=127 with one scale per
 /// output channel, inputs asymmetric in 0..=255 with one range per image or row, NaN and infinities refused.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DynamicScheme {
     /// Weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0).
     pub weights: Scheme,

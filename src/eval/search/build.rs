@@ -1,0 +1,115 @@
+//! Models of a mix, with what was calibrated kept from one to the next.
+
+use super::{Choice, Mix};
+use crate::convert::{Calibration, LayerConfig, QConfig, StaticPlan};
+use crate::error::{Error, Result};
+use crate::eval::compare::batch_size;
+use crate::kernels::Isa;
+use crate::nn::quantized::{DYNAMIC_KINDS, DynamicScheme};
+use crate::nn::{Executor, Model};
+use crate::ptq::Calibrator;
+use crate::tensor::{Tensor, Value};
+
+/// Runs of which the time of layers is the median.
+const PROFILED: usize = 7;
+
+pub struct Builder<'a> {
+    model: &'a Model,
+    config: QConfig,
+    samples: &'a Tensor,
+    threads: Option<usize>,
+    /// Of all values that any mix so far looked at.
+    calibration: Calibration,
+    layers: Vec<String>,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(model: &'a Model, config: QConfig, samples: &'a Tensor, threads: Option<usize>) -> Result<Self> {
+        let mut builder = Builder { model, config, samples, threads, calibration: Calibration::new(), layers: Vec::new() };
+        let all = builder.build(&Mix::default())?;
+        builder.layers = all.conversion().map(|conversion| conversion.quantized.clone()).unwrap_or_default();
+        Ok(builder)
+    }
+
+    /// The layers that the configuration quantizes, in the model's order.
+    pub fn layers(&self) -> &[String] {
+        &self.layers
+    }
+
+    /// Whether a layer can have its input quantized at run time instead of what the configuration says.
+    pub fn has_dynamic(&self, name: &str) -> bool {
+        let Some(node) = self.model.node(name) else { return false };
+        DYNAMIC_KINDS.contains(&node.layer().kind()) && matches!(self.config.of(node), LayerConfig::Static(_))
+    }
+
+    /// The model of this mix.
+    pub fn build(&mut self, mix: &Mix) -> Result<Model> {
+        let mut config = self.config.clone();
+        for (name, choice) in mix.layers() {
+            let other = match choice {
+                Choice::Configured => continue,
+                Choice::Dynamic => LayerConfig::Dynamic(DynamicScheme::default()),
+                Choice::Float => LayerConfig::Float,
+            };
+            config = config.with_pattern(&literal(name), other)?;
+        }
+        let shapes = vec![self.batch(0)?.dims().to_vec()];
+        let plan = match StaticPlan::new(self.model, &config, &shapes) {
+            // Everything is left in float.
+            Err(Error::NothingToQuantize { .. }) if !self.layers.is_empty() => return Ok(self.model.clone()),
+            plan => plan?,
+        };
+        if plan.observed().any(|(name, _)| self.calibration.get(name).is_none()) {
+            self.calibrate(&config)?;
+        }
+        plan.convert(&self.calibration.clone().with_shapes(shapes), Isa::best())
+    }
+
+    /// Seconds of a forward that each of these layers saves in int8, of the model with all of them quantized.
+    pub fn seconds_saved<'n>(&mut self, names: impl Iterator<Item = &'n str>, data: &Tensor) -> Result<Vec<f64>> {
+        let size = batch_size(self.model, 1).unwrap_or(1).min(data.shape().axis(0)?);
+        let x = Value::from(data.slice(0, 0..size)?);
+        let quantized = self.build(&Mix::default())?;
+        let mut times = Vec::with_capacity(2);
+        for model in [self.model, &quantized] {
+            let mut executor = Executor::new(model);
+            if let Some(threads) = self.threads {
+                executor = executor.with_threads(threads)?;
+            }
+            times.push(executor.profile(&[(model.single()?.0, &x)], PROFILED)?);
+        }
+        let seconds =
+            |run: usize, name: &str| times[run].iter().find(|(other, _)| other == name).map_or(0.0, |(_, time)| time.as_secs_f64());
+        Ok(names.map(|name| seconds(0, name) - seconds(1, name)).collect())
+    }
+
+    fn batch(&self, start: usize) -> Result<Tensor> {
+        let samples = self.samples.shape().axis(0)?;
+        let size = batch_size(self.model, samples)?;
+        self.samples.slice(0, start..samples.min(start + size))
+    }
+
+    /// Looks at the samples for all that this configuration asks of them.
+    fn calibrate(&mut self, config: &QConfig) -> Result<()> {
+        let mut calibrator = Calibrator::new(self.model, config)?;
+        if let Some(threads) = self.threads {
+            calibrator = calibrator.with_threads(threads);
+        }
+        let (input, _) = self.model.single()?;
+        let (samples, mut start) = (self.samples.shape().axis(0)?, 0);
+        while start < samples {
+            let batch = self.batch(start)?;
+            start += batch.dims()[0];
+            calibrator.observe(&[(input, &Value::from(batch))])?;
+        }
+        for (name, params) in calibrator.finish()?.activations() {
+            self.calibration.insert(name, params.clone());
+        }
+        Ok(())
+    }
+}
+
+/// The pattern that matches this name and no other.
+fn literal(name: &str) -> String {
+    name.chars().flat_map(|c| matches!(c, '*' | '?' | '\\').then_some('\\').into_iter().chain([c])).collect()
+}

@@ -1,0 +1,313 @@
+//! The mix of precisions that holds a target.
+//!
+//! 1. Everything that can be is quantized. If the metric drops by no more than the target, that is the answer.
+//! 2. Else each layer's part in the damage is measured: the output's error with this layer alone quantized, and with all but this one.
+//! 3. Layers are left in float one after the other, first those that give back the most per byte (or per second), until the target
+//!    holds.
+//! 4. What was left is tried again, the last first: in int8 as before, then with its input quantized at run time; what doesn't
+//!    break the target stays so.
+//!
+//! A search that was cancelled, or whose process ended, goes on from its [`SearchState`]: no mix is measured twice.
+
+mod build;
+mod outcome;
+mod state;
+
+use crate::convert::QConfig;
+use crate::error::{Error, Result};
+use crate::eval::sums::Sums;
+use crate::metrics;
+use crate::nn::{Executor, Model};
+use crate::progress::Progress;
+use crate::tensor::Tensor;
+use build::Builder;
+pub use outcome::{Outcome, Sensitivity, TradeOff};
+pub use state::{Choice, Measured, Mix, SearchState};
+
+/// The smallest mix of precisions whose metric is at most `max_drop` below the float model's, on `data` (the first axis counts the
+/// samples, which calibrate too).
+///
+/// `metric` says of the outputs of all samples how good they are, more being better: [`accuracy`] of labels,
+/// [`agreement`] with the float model, or anything else.
+///
+/// ```
+/// # use lowprec::nn::{Dim, Linear, Model};
+/// # use lowprec::{DType, Tensor};
+/// # let mut net = Model::builder();
+/// # let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2)])?;
+/// # let x = net.add("fc", Linear::new(Tensor::new([2, 2], vec![1.0, -1.0, -0.5, 2.0])?, None)?, &[x])?;
+/// # net.output("logits", x)?;
+/// # let model = net.build()?;
+/// # let (samples, labels) = (Tensor::new([3, 2], vec![1.0, 0.0, 0.0, 1.0, 2.0, -1.0])?, [0, 1, 0]);
+/// use lowprec::eval::{accuracy, quantize_to_target};
+/// let found = quantize_to_target(&model, &samples, accuracy(&labels), 0.005)?;
+/// println!("{found}");
+/// let y = found.model.forward(&samples)?;
+/// # Ok::<(), lowprec::Error>(())
+/// ```
+///
+/// # Errors
+/// Those of [`quantize_static`](crate::quantize_static), of running the model, and of `metric`; [`Error::Parameter`] for a drop below 0 or a metric
+/// that is no number.
+pub fn quantize_to_target(model: &Model, data: &Tensor, metric: impl FnMut(&Tensor) -> Result<f64>, max_drop: f64) -> Result<Outcome> {
+    TargetSearch::new(model, data, max_drop).run(metric)
+}
+
+/// What a mix of equal accuracy is to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Objective {
+    /// Of few bytes: a layer left in float costs the bytes that it would have saved.
+    #[default]
+    Smallest,
+    /// Of little time, as profiled layer by layer: what is slower in int8 anyway is left in float first.
+    Fastest,
+}
+
+/// [`quantize_to_target`] with its choices open.
+#[derive(Debug)]
+#[must_use = "nothing happens until `run`"]
+pub struct TargetSearch<'a> {
+    model: &'a Model,
+    data: &'a Tensor,
+    calibration: &'a Tensor,
+    config: QConfig,
+    objective: Objective,
+    max_drop: f64,
+    threads: Option<usize>,
+    progress: Progress<'a>,
+    state: SearchState,
+}
+
+impl<'a> TargetSearch<'a> {
+    /// The choices of [`quantize_to_target`].
+    pub fn new(model: &'a Model, data: &'a Tensor, max_drop: f64) -> Self {
+        TargetSearch {
+            model,
+            data,
+            calibration: data,
+            config: QConfig::default(),
+            objective: Objective::default(),
+            max_drop,
+            threads: None,
+            progress: Progress::silent(),
+            state: SearchState::default(),
+        }
+    }
+
+    /// Quantizes by this configuration instead of the default one.
+    pub fn with_config(mut self, config: QConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Calibrates on these samples instead of those that the metric is taken of.
+    pub fn with_calibration(mut self, samples: &'a Tensor) -> Self {
+        self.calibration = samples;
+        self
+    }
+
+    /// Looks for the mix that is best in this.
+    pub fn with_objective(mut self, objective: Objective) -> Self {
+        self.objective = objective;
+        self
+    }
+
+    /// Runs models on at most so many threads.
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Reports each mix before it is measured, and can be cancelled there; [`TargetSearch::state`] then has what was found so far.
+    pub fn with_progress(mut self, progress: Progress<'a>) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Goes on from what another search of the same model, data and configuration measured.
+    pub fn with_state(mut self, state: SearchState) -> Self {
+        self.state = state;
+        self
+    }
+
+    /// What was measured so far.
+    pub fn state(&self) -> &SearchState {
+        &self.state
+    }
+
+    /// Searches.
+    ///
+    /// # Errors
+    /// Those of [`quantize_to_target`]; [`Error::Unsupported`] for a state of another model or other data; [`Error::Cancelled`].
+    pub fn run(&mut self, mut metric: impl FnMut(&Tensor) -> Result<f64>) -> Result<Outcome> {
+        if self.max_drop.is_nan() || self.max_drop < 0.0 {
+            return Err(Error::parameter("largest drop", self.max_drop, "must not be negative"));
+        }
+        let reference = self.outputs(self.model)?;
+        let float = score(&mut metric, &reference)?;
+        let mut builder = Builder::new(self.model, self.config.clone(), self.calibration, self.threads)?;
+        let layers = builder.layers().to_vec();
+        self.state.claim(&layers, &reference)?;
+        let mut run = Run { search: self, builder: &mut builder, metric: &mut metric, reference: &reference };
+        let all = run.measure("quantize", &Mix::default(), 0, 1)?;
+        let target = run.search.max_drop;
+        let holds = |measured: &Measured| float - measured.metric <= target;
+        let mut steps = vec![TradeOff { left: None, measured: all }];
+        let mut sensitivity = Vec::new();
+        let (mut mix, mut found) = (Mix::default(), all);
+        if !holds(&all) {
+            sensitivity = run.sensitivity(&layers, all)?;
+            let order = run.order(&sensitivity)?;
+            for (done, name) in order.iter().enumerate() {
+                mix.set(name, Choice::Float);
+                found = run.measure("leave in float", &mix, done, order.len())?;
+                steps.push(TradeOff { left: Some(name.clone()), measured: found });
+                if holds(&found) {
+                    break;
+                }
+            }
+            // What was left on the way may not have been needed.
+            let left: Vec<String> = steps.iter().filter_map(|step| step.left.clone()).collect();
+            for (done, name) in left.iter().rev().enumerate() {
+                for choice in [Choice::Configured, Choice::Dynamic] {
+                    let mut other = mix.clone();
+                    other.set(name, choice);
+                    if choice == Choice::Dynamic && !run.builder.has_dynamic(name) {
+                        continue;
+                    }
+                    let measured = run.measure("take back", &other, done, left.len())?;
+                    if holds(&measured) {
+                        (mix, found) = (other, measured);
+                        break;
+                    }
+                }
+            }
+        }
+        let model = run.builder.build(&mix)?;
+        Ok(Outcome {
+            model,
+            mix,
+            float,
+            found,
+            max_drop: self.max_drop,
+            holds: float - found.metric <= self.max_drop,
+            float_bytes: self.model.bytes(),
+            sensitivity,
+            steps,
+        })
+    }
+
+    /// The model's outputs for all samples.
+    fn outputs(&self, model: &Model) -> Result<Tensor> {
+        let samples = self.data.shape().axis(0)?;
+        if samples == 0 {
+            return Err(Error::Empty { what: "set of samples to search on".into(), way_out: "give at least one" });
+        }
+        let mut executor = Executor::new(model);
+        if let Some(threads) = self.threads {
+            executor = executor.with_threads(threads)?;
+        }
+        let (mut all, mut dims) = (Vec::new(), Vec::new());
+        let size = super::compare::batch_size(model, samples)?;
+        for start in (0..samples).step_by(size) {
+            let y = executor.forward(&self.data.slice(0, start..samples.min(start + size))?)?;
+            dims = y.dims().to_vec();
+            all.extend_from_slice(y.as_slice());
+        }
+        let row: usize = dims.iter().skip(1).product();
+        dims.iter_mut().take(1).for_each(|first| *first = all.len() / row.max(1));
+        Tensor::new(dims, all)
+    }
+}
+
+/// A search on its way.
+struct Run<'r, 'a, M> {
+    search: &'r mut TargetSearch<'a>,
+    builder: &'r mut Builder<'a>,
+    metric: &'r mut M,
+    reference: &'r Tensor,
+}
+
+impl<M: FnMut(&Tensor) -> Result<f64>> Run<'_, '_, M> {
+    /// Metric, error and bytes of a mix; from the state where they are known.
+    fn measure(&mut self, stage: &'static str, mix: &Mix, done: usize, total: usize) -> Result<Measured> {
+        if let Some(known) = self.search.state.get(mix) {
+            return Ok(known);
+        }
+        self.search.progress.step(stage, &mix.to_string(), done, total)?;
+        let model = self.builder.build(mix)?;
+        let outputs = self.search.outputs(&model)?;
+        let mut sums = Sums::default();
+        sums.add(self.reference.as_slice(), outputs.as_slice());
+        let measured = Measured { metric: score(self.metric, &outputs)?, sqnr_db: sums.sqnr_db(), bytes: model.bytes() };
+        self.search.state.insert(mix.clone(), measured);
+        Ok(measured)
+    }
+
+    /// Each layer alone in int8, and all but each.
+    fn sensitivity(&mut self, layers: &[String], all: Measured) -> Result<Vec<Sensitivity>> {
+        let mut found = Vec::with_capacity(layers.len());
+        for (done, name) in layers.iter().enumerate() {
+            let mut others = Mix::default();
+            layers.iter().filter(|other| *other != name).for_each(|other| others.set(other, Choice::Float));
+            let alone = self.measure("quantize one", &others, done, layers.len())?;
+            let mut without = Mix::default();
+            without.set(name, Choice::Float);
+            let but = self.measure("quantize all but one", &without, done, layers.len())?;
+            found.push(Sensitivity { name: name.clone(), alone, without: but, saves: but.bytes.saturating_sub(all.bytes) });
+        }
+        // Worst first: by what the whole gains without it.
+        found.sort_by(|a, b| b.without.sqnr_db.total_cmp(&a.without.sqnr_db));
+        Ok(found)
+    }
+
+    /// Names in the order in which they are left in float.
+    fn order(&mut self, sensitivity: &[Sensitivity]) -> Result<Vec<String>> {
+        let noise = |db: f64| 10f64.powf(-db / 10.0);
+        let all =
+            sensitivity.first().map_or(0.0, |_| noise(self.search.state.get(&Mix::default()).map_or(f64::INFINITY, |all| all.sqnr_db)));
+        let costs = match self.search.objective {
+            Objective::Smallest => sensitivity.iter().map(|layer| layer.saves as f64).collect::<Vec<f64>>(),
+            Objective::Fastest => self.builder.seconds_saved(sensitivity.iter().map(|layer| layer.name.as_str()), self.search.data)?,
+        };
+        let least = costs.iter().copied().filter(|cost| *cost > 0.0).fold(f64::INFINITY, f64::min);
+        let mut order: Vec<(f64, &str)> = Vec::with_capacity(costs.len());
+        for (layer, cost) in sensitivity.iter().zip(&costs) {
+            let gain = (all - noise(layer.without.sqnr_db)).max(0.0);
+            // Nothing is lost by leaving in float what saves nothing.
+            let worth = if *cost > 0.0 { gain / cost } else { gain / least.min(1.0) + f64::from(u8::from(gain > 0.0)) };
+            order.push((worth, &layer.name));
+        }
+        // Stable: of equals the one whose absence helps more comes first.
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        Ok(order.into_iter().map(|(_, name)| name.to_owned()).collect())
+    }
+}
+
+fn score(metric: &mut impl FnMut(&Tensor) -> Result<f64>, outputs: &Tensor) -> Result<f64> {
+    let score = metric(outputs)?;
+    if score.is_finite() { Ok(score) } else { Err(Error::parameter("metric", score, "must be a finite number")) }
+}
+
+/// A metric: the share of samples whose largest output is at the label.
+pub fn accuracy(labels: &[usize]) -> impl FnMut(&Tensor) -> Result<f64> + use<'_> {
+    move |outputs| {
+        let classes = outputs.len() / labels.len().max(1);
+        let top = metrics::top1(outputs.as_slice(), classes)?;
+        if top.len() != labels.len() {
+            return Err(Error::length("list of labels", top.len(), labels.len()));
+        }
+        Ok(top.iter().zip(labels).filter(|(top, label)| top == label).count() as f64 / labels.len().max(1) as f64)
+    }
+}
+
+/// A metric: the share of samples whose largest output is where the float model, whose outputs these are, has it.
+///
+/// # Errors
+/// [`Error::Shape`] for outputs without axes.
+pub fn agreement(float: &Tensor) -> Result<impl FnMut(&Tensor) -> Result<f64> + use<>> {
+    let samples = float.shape().axis(0)?;
+    let labels = metrics::top1(float.as_slice(), float.len() / samples.max(1))?;
+    Ok(move |outputs: &Tensor| accuracy(&labels)(outputs))
+}

@@ -1,0 +1,153 @@
+//! The search for a target: a layer made hostile on purpose is found, left in float with little else, and the target holds on data
+//! that the search didn't see.
+
+use std::ops::ControlFlow;
+
+use lowprec::convert::fold_batch_norm;
+use lowprec::eval::{Choice, Objective, SearchState, TargetSearch, accuracy, agreement, quantize_to_target};
+use lowprec::nn::{Conv2d, Layer};
+use lowprec::{Error, Model, Progress, Tensor, compare, metrics};
+
+use crate::compared::hostile;
+use crate::networks::{digits, images, static_digits};
+use crate::support::Random;
+
+/// A digits network that computes the same as before in float, with one channel between two convolutions as large as `factor` makes it.
+fn rescaled(model: &Model, first: &str, second: &str, factor: f32) -> Model {
+    let mut net = Model::builder();
+    let mut edges = std::collections::HashMap::new();
+    for input in model.inputs() {
+        edges.insert(input.edge(), net.input(input.name(), input.dtype(), input.dims()).unwrap());
+    }
+    for (edge, value) in model.constants() {
+        edges.insert(*edge, net.constant(model.edge_name(*edge), value.clone()).unwrap());
+    }
+    for node in model.nodes() {
+        let scaled = |conv: &Conv2d, by: &dyn Fn(usize, usize) -> f32, bias: f32| {
+            let dims = conv.weight().dims().to_vec();
+            let taps = dims[2] * dims[3];
+            let weight = conv.weight().as_slice().iter().enumerate().map(|(i, w)| w * by(i / taps / dims[1], i / taps % dims[1])).collect();
+            let bias = conv.bias().map(|b| {
+                let list = b.as_slice().iter().enumerate().map(|(i, x)| if i == 0 { x * bias } else { *x }).collect();
+                Tensor::new(b.dims().to_vec(), list).unwrap()
+            });
+            Layer::from(Conv2d::new(conv.geometry().clone(), Tensor::new(dims, weight).unwrap(), bias).unwrap())
+        };
+        let layer = match node.layer() {
+            Layer::Conv2d(conv) if node.name() == first => scaled(conv, &|out, _| if out == 0 { factor } else { 1.0 }, factor),
+            Layer::Conv2d(conv) if node.name() == second => scaled(conv, &|_, input| if input == 0 { 1.0 / factor } else { 1.0 }, 1.0),
+            layer => layer.clone(),
+        };
+        let inputs: Vec<_> = node.inputs().iter().map(|edge| edge.map(|edge| edges[&edge])).collect();
+        let names: Vec<Option<&str>> = node.outputs().iter().map(|&edge| Some(model.edge_name(edge))).collect();
+        let made = net.add_node(node.name(), &names, layer, &inputs).unwrap();
+        edges.extend(node.outputs().iter().copied().zip(made));
+    }
+    for output in model.outputs() {
+        net.output(output.name(), edges[&output.edge()]).unwrap();
+    }
+    net.build().unwrap()
+}
+
+fn right(model: &Model, x: &Tensor, labels: &[usize]) -> f64 {
+    let top = metrics::top1(model.forward(x).unwrap().as_slice(), 10).unwrap();
+    top.iter().zip(labels).filter(|(top, label)| top == label).count() as f64 / labels.len() as f64
+}
+
+#[test]
+fn a_network_that_is_healthy_is_quantized_whole() {
+    let float = digits("digits_residual");
+    let (samples, labels) = images("train");
+    let (samples, labels) = (samples.slice(0, 0..200).unwrap(), &labels[..200]);
+    let found = quantize_to_target(&float, &samples, accuracy(labels), 0.005).unwrap();
+    assert!(found.holds && found.mix.layers().next().is_none() && found.steps.len() == 1, "{found}");
+    assert_eq!(found.model.bytes(), static_digits(&float).bytes());
+}
+
+#[test]
+fn a_hostile_channel_of_a_trained_network_is_found_and_the_target_holds_elsewhere() {
+    let healthy = fold_batch_norm(&digits("digits_cnn")).unwrap();
+    let float = rescaled(&healthy, "conv1", "conv2", 4096.0);
+    let ((samples, labels), (test, answers)) = (images("train"), images("test"));
+    let (samples, labels) = (samples.slice(0, 0..300).unwrap(), &labels[..300]);
+    assert!((right(&float, &test, &answers) - right(&healthy, &test, &answers)).abs() < 0.005);
+    let all = lowprec::quantize_static(&float, [&samples], &Default::default()).unwrap();
+    assert!(right(&all, &test, &answers) < right(&float, &test, &answers) - 0.02);
+    let found = quantize_to_target(&float, &samples, accuracy(labels), 0.005).unwrap();
+    println!("{found}");
+    // What reads the channel, and no more than one beside it.
+    assert!(found.holds && found.sensitivity[0].name == "conv2", "{found}");
+    assert!(found.mix.layers().any(|(name, _)| name == "conv2") && found.mix.layers().count() <= 2, "{found}");
+    let (before, after) = (right(&float, &test, &answers), right(&found.model, &test, &answers));
+    assert!(after >= before - 0.01, "{after} of {before}: {found}");
+}
+
+#[test]
+fn the_report_ranks_the_hostile_layer_first_and_the_search_leaves_it_in_float() {
+    let float = hostile(3);
+    let mut random = Random(40);
+    let (samples, unseen) = (random.tensor([200, 24], 1.0), random.tensor([400, 24], 1.0));
+    let quantized = lowprec::quantize_static(&float, [&samples], &Default::default()).unwrap();
+    let report = compare(&float, &quantized, &samples, None).unwrap();
+    let worst = report.layers.iter().filter(|layer| layer.kernel.is_some());
+    let worst = worst.min_by(|a, b| a.isolated.unwrap().errors.sqnr_db.total_cmp(&b.isolated.unwrap().errors.sqnr_db)).unwrap();
+    assert_eq!(worst.name, "fc1");
+
+    let reference = float.forward(&samples).unwrap();
+    let found = quantize_to_target(&float, &samples, agreement(&reference).unwrap(), 0.02).unwrap();
+    assert!(found.holds && found.sensitivity[0].name == "fc1", "{found}");
+    assert_eq!(found.mix.in_float(), ["fc1"], "{found}");
+    assert!(found.steps[0].measured.metric < found.float - 0.1, "{found}");
+    assert!(found.model.bytes() < float.bytes() * 2 / 3, "{found}");
+    // On what the search has not seen.
+    let score = agreement(&float.forward(&unseen).unwrap()).unwrap()(&found.model.forward(&unseen).unwrap()).unwrap();
+    assert!(score >= 0.97, "{score}");
+    let fastest = TargetSearch::new(&float, &samples, 0.02).with_objective(Objective::Fastest).run(agreement(&reference).unwrap()).unwrap();
+    assert!(fastest.holds && fastest.mix.layers().any(|(name, choice)| name == "fc1" && choice == Choice::Float), "{fastest}");
+}
+
+#[test]
+fn a_search_that_was_cancelled_goes_on_where_it_was() {
+    let float = hostile(3);
+    let samples = Random(40).tensor([120, 24], 1.0);
+    let reference = float.forward(&samples).unwrap();
+    let metric = || agreement(&reference).unwrap();
+    let mut steps = 0;
+    let whole = TargetSearch::new(&float, &samples, 0.02)
+        .with_progress(Progress::new(|_| {
+            steps += 1;
+            ControlFlow::Continue(())
+        }))
+        .run(metric())
+        .unwrap();
+    let (mut state, mut total) = (SearchState::default(), 0);
+    let resumed = loop {
+        // Stopped at every third step.
+        let mut left = 3;
+        let stop = |_: lowprec::Step<'_>| {
+            left -= 1;
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut search = TargetSearch::new(&float, &samples, 0.02).with_state(state.clone()).with_progress(Progress::new(stop));
+        match search.run(metric()) {
+            Ok(found) => break found,
+            Err(error) => assert!(matches!(error, Error::Cancelled { .. }), "{error}"),
+        }
+        assert!(search.state().len() > total);
+        total = search.state().len();
+        #[cfg(feature = "serde")]
+        {
+            let json = serde_json::to_string(search.state()).unwrap();
+            assert_eq!(&serde_json::from_str::<SearchState>(&json).unwrap(), search.state());
+        }
+        state = search.state().clone();
+    };
+    assert_eq!((resumed.mix.clone(), resumed.found, resumed.steps.clone()), (whole.mix.clone(), whole.found, whole.steps.clone()));
+    assert!(total < steps && steps > 8);
+    // Another model's state is refused.
+    let other = hostile(4);
+    let error = TargetSearch::new(&other, &samples, 0.02).with_state(state).run(metric()).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    assert!(TargetSearch::new(&float, &samples, -1.0).run(metric()).is_err());
+    assert!(TargetSearch::new(&float, &samples, 0.1).run(|_| Ok(f64::NAN)).is_err());
+}
