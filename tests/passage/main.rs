@@ -11,6 +11,7 @@ mod support;
 mod compared;
 mod exported;
 mod networks;
+mod reported;
 mod saved;
 mod saved_hostile;
 mod searched;
