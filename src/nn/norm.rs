@@ -84,13 +84,6 @@ impl BatchNorm2d {
         &self.affine
     }
 
-    /// A layer of these scales and shifts, by channel.
-    #[cfg(all(feature = "onnx", feature = "safetensors"))]
-    pub(crate) fn from_affine(affine: Vec<(f64, f64)>) -> Self {
-        let (scale, shift) = affine.iter().map(|&(scale, shift)| (scale as f32, shift as f32)).unzip();
-        BatchNorm2d { affine, scale, shift }
-    }
-
     /// `y = x · scale + shift` over channels-last images.
     ///
     /// # Errors

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 
 use super::document::{Codes, Document, Geometry, Grid, LayerEntry, NodeEntry, Projected, Rule, Static, Window, Written};
+use super::encode::NORM;
 use super::operators;
 use super::tensors::{Reader, element_type};
+use super::weights;
 use super::{document, format_error};
 use crate::error::{Error, Result};
 use crate::io::onnx::import;
 use crate::kernels::{Activation, Conv2dGeometry, Isa};
 use crate::nn::quantized::{self, DynamicScheme, StaticConv2d, StaticLinear, StaticOutput};
+use crate::nn::weight_only::{self, Activations};
 use crate::nn::{
     AvgPool2d, BatchNorm2d, Conv2d, ConvTranspose2d, Dim, Edge, Embedding, GlobalAvgPool2d, Gru, Layer, Linear, Lstm, MaxPool2d, Model,
     Projection,
@@ -117,12 +120,20 @@ fn layer(tensors: &mut Reader, node: &str, writes: usize, entry: LayerEntry) -> 
             }
             Gru::from_parts(options, reset_after, parts)?.into()
         }
-        LayerEntry::BatchNorm2d => {
-            let affine = tensors.take::<f64>(&format!("{node}.affine"))?;
-            let &[2, channels] = affine.dims() else { return Err(Error::shape("affine", "[2, channels]", affine.dims())) };
-            let (scales, shifts) = affine.as_slice().split_at(channels);
-            BatchNorm2d::from_affine(scales.iter().copied().zip(shifts.iter().copied()).collect()).into()
+        LayerEntry::BatchNorm2d { epsilon } => {
+            let mut take = |i: usize| tensors.take::<f32>(&format!("{node}.{}", NORM[i]));
+            BatchNorm2d::new(take(0)?, take(1)?, take(2)?, take(3)?, epsilon.0)?.into()
         }
+        LayerEntry::WeightOnlyConv2d { geometry: of, weights: entry, floats } => {
+            let (weight, bias) = (weights::take(tensors, node, &entry)?, bias(tensors, node)?);
+            let geometry = geometry(&of, weight.shape().dims(), false)?;
+            weight_only::Conv2d::new(geometry, weight, bias.as_ref().map(Tensor::as_slice), activations(floats))?.into()
+        }
+        LayerEntry::WeightOnlyLinear { weights: entry, floats } => {
+            let (weight, bias) = (weights::take(tensors, node, &entry)?, bias(tensors, node)?);
+            weight_only::Linear::new(weight, bias.as_ref().map(Tensor::as_slice), activations(floats))?.into()
+        }
+        LayerEntry::WeightOnlyEmbedding { weights: entry } => weight_only::Embedding::new(weights::take(tensors, node, &entry)?)?.into(),
         LayerEntry::Relu => Layer::Relu,
         LayerEntry::Relu6 => Layer::Relu6,
         LayerEntry::MaxPool2d(Window { kernel, stride, padding, dilation, ceil_mode, .. }) => {
@@ -139,6 +150,10 @@ fn layer(tensors: &mut Reader, node: &str, writes: usize, entry: LayerEntry) -> 
         LayerEntry::Softmax { axis } => Layer::Softmax { axis },
         other => operators::decode(tensors, node, writes, other)?,
     })
+}
+
+fn activations(floats: bool) -> Activations {
+    if floats { Activations::Float } else { Activations::Int8 }
 }
 
 fn bias(tensors: &mut Reader, node: &str) -> Result<Option<Tensor>> {

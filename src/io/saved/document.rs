@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::weights::Weights;
+
 /// A graph.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,7 +103,22 @@ pub enum LayerEntry {
         reset_after: bool,
         directions: Vec<[Projected; 3]>,
     },
-    BatchNorm2d,
+    BatchNorm2d {
+        epsilon: Real,
+    },
+    WeightOnlyConv2d {
+        geometry: Geometry,
+        weights: Weights,
+        /// Whether activations are multiplied as they are, and not as bytes.
+        floats: bool,
+    },
+    WeightOnlyLinear {
+        weights: Weights,
+        floats: bool,
+    },
+    WeightOnlyEmbedding {
+        weights: Weights,
+    },
     Relu,
     Relu6,
     MaxPool2d(Window),

@@ -8,12 +8,17 @@ use super::document::{
 };
 use super::operators;
 use super::tensors::Writer;
+use super::weights::{self, Weights};
 use crate::error::{Error, Result};
 use crate::kernels::{Activation, ActivationRule, Conv2dGeometry};
 use crate::nn::quantized::StaticOutput;
+use crate::nn::weight_only::{Activations, StoredWeights};
 use crate::nn::{Dim, Layer, Model, Node, Projection};
 use crate::num::{NonFinite, U8Grid};
 use crate::tensor::{QuantizedTensor, Tensor, Value};
+
+/// Under what names a batch norm's parameters go, in its order.
+pub const NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
 
 pub fn encode(model: &Model) -> Result<(Document, BTreeMap<String, Value>)> {
     let mut tensors = Writer::default();
@@ -89,6 +94,18 @@ fn layer(node: &Node, tensors: &mut Writer) -> Result<LayerEntry> {
             codes: codes(tensors, name, &linear.weight()?, linear.bias())?,
             grids: grids(linear.input(), linear.residual(), linear.output()),
         },
+        Layer::WeightOnlyConv2d(conv) => {
+            let (weights, floats) = weights(tensors, name, conv.weight(), conv.bias(), conv.activations())?;
+            LayerEntry::WeightOnlyConv2d { geometry: geometry(conv.geometry(), [0, 0]), weights, floats }
+        }
+        Layer::WeightOnlyLinear(linear) => {
+            let (weights, floats) = weights(tensors, name, linear.weight(), linear.bias(), linear.activations())?;
+            LayerEntry::WeightOnlyLinear { weights, floats }
+        }
+        Layer::WeightOnlyEmbedding(table) => {
+            let (weights, _) = weights(tensors, name, table.weight(), None, Activations::Float)?;
+            LayerEntry::WeightOnlyEmbedding { weights }
+        }
         Layer::Lstm(lstm) => {
             let (coupled, parts) = lstm.parts();
             let mut directions = Vec::with_capacity(parts.len());
@@ -113,10 +130,10 @@ fn layer(node: &Node, tensors: &mut Writer) -> Result<LayerEntry> {
             LayerEntry::Gru { options, reset_after, directions }
         }
         Layer::BatchNorm2d(norm) => {
-            let affine = norm.affine_f64();
-            let both = affine.iter().map(|(scale, _)| *scale).chain(affine.iter().map(|(_, shift)| *shift)).collect();
-            tensors.put(format!("{name}.affine"), Value::F64(Tensor::new([2, affine.len()], both)?))?;
-            LayerEntry::BatchNorm2d
+            for (what, values) in NORM.iter().zip(norm.parameters()) {
+                tensors.put(format!("{name}.{what}"), values.clone())?;
+            }
+            LayerEntry::BatchNorm2d { epsilon: Real(norm.epsilon()) }
         }
         Layer::Relu => LayerEntry::Relu,
         Layer::Relu6 => LayerEntry::Relu6,
@@ -154,6 +171,19 @@ fn codes(tensors: &mut Writer, node: &str, weight: &QuantizedTensor<i8>, bias: O
         tensors.put_list(format!("{node}.bias"), bias)?;
     }
     tensors.put_codes(node, weight)
+}
+
+fn weights(
+    tensors: &mut Writer,
+    node: &str,
+    weight: &StoredWeights,
+    bias: Option<&[f32]>,
+    activations: Activations,
+) -> Result<(Weights, bool)> {
+    if let Some(bias) = bias {
+        tensors.put_list(format!("{node}.bias"), bias)?;
+    }
+    Ok((weights::put(tensors, node, &weight.quantized()?)?, activations == Activations::Float))
 }
 
 fn projection(tensors: &mut Writer, name: &str, part: &Projection) -> Result<Projected> {

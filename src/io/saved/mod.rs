@@ -47,6 +47,12 @@
 //! PyTorch's weights (output channels first), never in that of a kernel: panels are made when a file is read, for the processor
 //! that reads it.
 //!
+//! Weights of layers whose weights alone are quantized have `weights: {format, dims}`: the text of a
+//! [`WeightFormat`](crate::quant::WeightFormat). `weight` is then a list of u8, codes packed as above in the bits of the format;
+//! `weight_scale` the scales as the format stores them (those of 8 bits and fewer as u8, with `.tensor`, `.steps` and `.offset`, or
+//! `.largest_and_fall` beside them), `weight_zero` packed zero points, shifts, or offsets stored as scales are, `weight_levels` learned
+//! levels, and `kept`, `kept_column` and `kept_in_row` values kept exactly, row by row.
+//!
 //! **A calibration** is `{activations: {name: {qmin, qmax, scales, zero_points, granularity}}, shapes}`.
 //!
 //! What is kept is the model, not its past: [`Model::conversion`](crate::nn::Model::conversion) of a model that was read is
@@ -61,6 +67,7 @@ mod document;
 mod encode;
 mod operators;
 mod tensors;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::path::Path;

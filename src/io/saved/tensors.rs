@@ -88,6 +88,12 @@ impl Reader {
         if self.left.contains_key(name) { self.take(name).map(Some) } else { Ok(None) }
     }
 
+    /// The tensor, where the file has it in this type.
+    pub fn take_some_of<T: Element>(&mut self, name: &str) -> Option<Tensor<T>> {
+        self.left.get(name)?.get::<T>()?;
+        self.take(name).ok()
+    }
+
     pub fn take_value(&mut self, name: &str, packed: Option<&Packed>) -> Result<Value> {
         let Some(Packed { dtype, dims }) = packed else { return self.left.remove(name).ok_or_else(|| self.missing(name)) };
         let bytes = self.take::<u8>(name)?;

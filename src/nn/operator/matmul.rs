@@ -160,14 +160,6 @@ impl Batches {
     }
 }
 
-impl MatMul {
-    /// Whether it reads its operands and writes the product as they are.
-    #[cfg(feature = "onnx")]
-    pub(crate) fn is_plain(&self) -> bool {
-        self.axes.iter().all(Vec::is_empty) && self.output_axes.is_empty()
-    }
-}
-
 impl Operation for MatMul {
     fn name(&self) -> &'static str {
         "MatMul"

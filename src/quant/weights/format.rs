@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::num::NonFinite;
 use crate::quant::codebook::{Codebook, Table};
 use crate::quant::weights::{Grouping, QuantizedWeights, ScaleFormat, WeightQuantizer};
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
 /// A small float of a weight format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +65,9 @@ pub enum Levels {
 }
 
 impl Levels {
+    /// Bits of a shift of [`Levels::Shifted`].
+    pub const SHIFT_BITS: u32 = crate::quant::weights::shifted::SHIFT_BITS;
+
     /// Bits of a code.
     pub fn bits(&self) -> u32 {
         match self {
@@ -217,6 +220,14 @@ impl WeightFormat {
     /// Which weights share a scale.
     pub fn grouping(&self) -> Grouping {
         self.grouping
+    }
+
+    /// Number of groups of a tensor of this shape, each with a scale.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for groups of size 0, which a format that was built has not.
+    pub fn groups(&self, shape: &Shape) -> Result<usize> {
+        self.grouping.of(shape).map(|groups| groups.len())
     }
 
     /// How scales are stored.

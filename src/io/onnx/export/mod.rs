@@ -8,12 +8,14 @@
 //! | `layers` | float layers |
 //! | `dynamic` | int8 layers that quantize their input: DynamicQuantizeLinear, ConvInteger, MatMulInteger |
 //! | `codes` | integer models: layers on floats between QuantizeLinear and DequantizeLinear |
+//! | `weights` | layers whose weights alone are quantized: DequantizeLinear in blocks, or Gather from levels |
 //! | `operators` | plain operators, and the parameters that a version has as inputs |
 
 mod codes;
 mod dynamic;
 mod layers;
 mod operators;
+mod weights;
 mod writer;
 
 use std::path::Path;
@@ -42,7 +44,9 @@ const LIMIT: usize = i32::MAX as usize;
 /// with one scale per channel, biases int32, so that a runtime can see its integer kernels in it. A layer that quantizes its input
 /// at run time becomes DynamicQuantizeLinear, ConvInteger or MatMulInteger, and the product with both scales. DynamicQuantizeLinear
 /// has one range for the whole tensor, where [`quantize_dynamic`](crate::quantize_dynamic) has one per image or row: of a
-/// batch of one image the results are the same, of a larger one they differ as far as the ranges of its images do.
+/// batch of one image the results are the same, of a larger one they differ as far as the ranges of its images do. Quantized
+/// weights are constants in codes that DequantizeLinear (in blocks, from opset 21 on) or a look-up makes floats of; activations that such a
+/// layer would quantize in its products stay floats.
 ///
 /// Reading a file that was written gives a model with the same outputs, bit for bit, up to what the last paragraph says.
 ///
@@ -114,6 +118,7 @@ impl<'m> Export<'m> {
                 Layer::Operator(operator) => operators::operator(&mut writer, node, operator),
                 layer if dynamic::is_dynamic(layer) => dynamic::layer(&mut writer, node),
                 Layer::StaticConv2d(_) | Layer::StaticLinear(_) => codes::layer(&mut writer, node),
+                layer if layer.stored_weights().is_some() => codes::around(&mut writer, node, weights::layer),
                 _ => codes::around(&mut writer, node, layers::layer),
             };
             done.map_err(|e| e.in_layer(node.name()))?;
@@ -167,6 +172,7 @@ impl<'m> Export<'m> {
     fn version(&self) -> Result<i64> {
         let mut least = *OPSETS.start();
         for node in self.model.nodes() {
+            least = least.max(node.layer().stored_weights().map_or(0, weights::least_opset));
             let Layer::Operator(operator) = node.layer() else { continue };
             let spoken = operators::opsets(operator, node.inputs().len());
             if *spoken.end() < *OPSETS.start() || *spoken.start() > self.opset.unwrap_or(*OPSETS.end()) {
