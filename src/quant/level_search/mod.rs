@@ -192,11 +192,11 @@ impl LevelSearch {
         self.fill(&mut outermost, f64::INFINITY, grids);
         while self.states[self.used - 1].u < last {
             let state = &self.states[self.used - 1];
-            // Far from the best, a wide interval's ceiling is below it too, and at some distance that of all the rest.
+            // Far from the best, a wide interval's ceiling is below it too, and at some distance that of all the rest (asked for late).
             let gain = state.sums.iter().map(Sums::gain).fold(0.0, f64::max);
             let lacking = if best.gain > 0.0 { (1.0 - gain / best.gain).max(0.0) } else { 0.0 };
             let hopeless = |(from, to): (&Sums, &Sums)| !exceeds(ceiling(*from, *to, state.u, f64::INFINITY), best.gain);
-            if lacking > NEAR && state.sums.iter().zip(&outermost.sums).all(hopeless) {
+            if lacking > 0.25 * NEAR && state.sums.iter().zip(&outermost.sums).all(hopeless) {
                 break;
             }
             let next = state.u * (1.0 + (FAR * lacking.sqrt()).clamp(NEAR, 1.0));

@@ -67,8 +67,6 @@ impl Encoder<'_> {
                 let mask = ((1u32 << self.bits) - 1) as u16;
                 codes.iter_mut().zip(x).for_each(|(slot, &x)| *slot = even.code(x, scale) as u16 & mask);
             }
-            // Small floats have a zero of either sign.
-            (Rounding::Nearest, _) if matches!(alphabet, Alphabet::Float(_)) => each(codes, &|_, x| alphabet.code(x / scale)),
             (Rounding::Nearest, Nearest::Listed(listed)) => listed.encode(x, scale, codes),
         }
     }

@@ -29,6 +29,10 @@ pub(crate) struct Listed {
     levels: Vec<f32>,
     /// Between two levels, the largest value that has the lower one.
     last: Vec<f32>,
+    /// Their codes.
+    codes: Vec<u16>,
+    /// Of small floats, the index of zero, and the code of the zero below it.
+    negative_zero: Option<(u32, u16)>,
 }
 
 /// 1.5 · 2^23: of a sum with it, f32 keeps the integer nearest to the other summand, ties to even, in its lowest bits.
@@ -71,17 +75,17 @@ impl Even {
 }
 
 impl Listed {
-    /// The code of `v`: how many levels lie below the nearest.
+    /// The index of the level nearest to `v`.
     #[inline(always)]
-    pub(crate) fn code(&self, v: f32) -> usize {
+    fn index(&self, v: f32) -> usize {
         self.last.partition_point(|&last| v > last)
     }
 
     #[inline(always)]
-    fn codes(&self, v: [f32; LANES]) -> [u32; LANES] {
+    fn indices(&self, v: [f32; LANES]) -> [u32; LANES] {
         let mut codes = [0; LANES];
         if self.last.len() > FEW {
-            return v.map(|v| self.code(v) as u32);
+            return v.map(|v| self.index(v) as u32);
         }
         for &last in &self.last {
             for i in 0..LANES {
@@ -95,16 +99,21 @@ impl Listed {
     pub(crate) fn encode(&self, x: &[f32], scale: f32, codes: &mut [u16]) {
         let (blocks, rest) = x.as_chunks::<LANES>();
         let (coded, coded_rest) = codes.as_chunks_mut::<LANES>();
-        let zero = self.code(0.0) as u16;
-        let code = |x: f32, code: u32| if x.is_nan() { zero } else { code as u16 };
+        let zero = self.codes[self.index(0.0)];
+        let code = |v: f32, index: u32| match self.negative_zero {
+            _ if v.is_nan() => zero,
+            Some((zero, code)) if index == zero && v.is_sign_negative() => code,
+            _ => self.codes[index as usize],
+        };
         for (x, codes) in blocks.iter().zip(coded) {
-            let found = self.codes(x.map(|x| x / scale));
+            let v = x.map(|x| x / scale);
+            let found = self.indices(v);
             for i in 0..LANES {
-                codes[i] = code(x[i], found[i]);
+                codes[i] = code(v[i], found[i]);
             }
         }
         for (x, coded) in rest.iter().zip(coded_rest) {
-            *coded = code(*x, self.code(*x / scale) as u32);
+            *coded = code(*x / scale, self.index(*x / scale) as u32);
         }
     }
 }
@@ -123,7 +132,11 @@ impl Nearest {
             // A tie may go to the upper level.
             if alphabet.value(alphabet.code(near)) > pair[0] { near.next_down() } else { near }
         };
-        Nearest::Listed(Listed { last: levels.windows(2).map(last).collect(), levels })
+        let last = levels.windows(2).map(last).collect();
+        let codes = levels.iter().map(|&level| alphabet.code(level) as u16).collect();
+        let zero = levels.iter().position(|&level| level == 0.0).filter(|_| matches!(alphabet, Alphabet::Float(_)));
+        let negative_zero = zero.map(|zero| (zero as u32, alphabet.code(-0.0) as u16));
+        Nearest::Listed(Listed { last, codes, negative_zero, levels })
     }
 
     /// As [`Even::error`].
@@ -132,7 +145,7 @@ impl Nearest {
             Nearest::Even(even) => even.error(x, scale),
             Nearest::Listed(_) if scale == 0.0 => x.squares(),
             Nearest::Listed(listed) => squared_error(x, |values| {
-                let codes = listed.codes(values.map(|x| x / scale));
+                let codes = listed.indices(values.map(|x| x / scale));
                 codes.map(|code| scale * listed.levels[code as usize])
             }),
         }
