@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::kernels::Activation;
 use crate::num::U8Grid;
 use crate::tensor::{Granularity, QParams, QuantizedTensor};
 
@@ -161,6 +162,16 @@ impl CodeRange {
                 way_out: "use at most 8 bits and one scale for the tensor".into(),
             }),
         }
+    }
+
+    /// The first and last code that an activation leaves.
+    pub fn after(self, activation: Activation) -> (u8, u8) {
+        let (lo, hi) = match activation {
+            Activation::None => return (self.lo, self.hi),
+            Activation::Relu => (0.0, f32::INFINITY),
+            Activation::Clamp { lo, hi } => (lo, hi),
+        };
+        (self.quantize(lo), self.quantize(hi))
     }
 
     /// The code of `x`.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::calibration::CodeRange;
 use super::roles::{Form, Group, Role, Roles};
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, Isa};
+use crate::kernels::Isa;
 use crate::nn::operator::{
     CodeTable, DequantizeLinear, Operator, QuantizeLinear, QuantizedAdd, QuantizedAvgPool, QuantizedGlobalAvgPool, QuantizedMaxPool,
     QuantizedMul,
@@ -169,7 +169,7 @@ impl Building<'_> {
         let mut inputs = vec![Some(x)];
         let output = if self.lowering.roles.wanted[out.index] {
             let range = self.need_range(out)?;
-            let (lo, hi) = clamped(range, group.activation);
+            let (lo, hi) = range.after(group.activation);
             StaticOutput::Codes { grid: range.grid, lo, hi }
         } else {
             StaticOutput::Float(group.activation)
@@ -419,14 +419,4 @@ impl Building<'_> {
         }
         name
     }
-}
-
-/// The codes that an activation leaves.
-fn clamped(range: CodeRange, activation: Activation) -> (u8, u8) {
-    let (lo, hi) = match activation {
-        Activation::None => return (range.lo, range.hi),
-        Activation::Relu => (0.0, f32::INFINITY),
-        Activation::Clamp { lo, hi } => (lo, hi),
-    };
-    (range.quantize(lo), range.quantize(hi))
 }

@@ -70,11 +70,11 @@ mod roles;
 #[cfg(feature = "onnx")]
 pub(crate) use annotated::{Annotations, integers};
 pub use calibration::Calibration;
-#[cfg(feature = "onnx")]
 pub(crate) use calibration::CodeRange;
 pub use fuse::fold_batch_norm;
 #[cfg(feature = "onnx")]
 pub(crate) use lower::FileName;
+pub(crate) use plan::Anchor;
 pub use plan::{StaticPlan, convert};
 pub use qconfig::{LayerConfig, QConfig, StaticScheme, WeightScales};
 #[cfg(feature = "onnx")]

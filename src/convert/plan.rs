@@ -8,7 +8,7 @@ use super::lower::Lowering;
 use super::qconfig::{LayerConfig, QConfig, StaticScheme, WeightScales};
 use super::roles::{Form, Role, Roles, Wishes};
 use crate::error::{Error, Result};
-use crate::kernels::Isa;
+use crate::kernels::{Activation, Isa};
 use crate::nn::quantized::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin, largest_bias, named};
 use crate::nn::{Conversion, Layer, LayerKind, Model, Node, SkipReason, Skipped, Wiring, buffer_bytes, rewrite, shapes};
 use crate::num::{NonFinite, U8Grid};
@@ -31,6 +31,17 @@ pub struct StaticPlan {
     observed: Vec<(usize, StaticScheme)>,
     conversion: Conversion,
     non_finite: NonFinite,
+}
+
+/// A layer with weights in codes, and what its output stage does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Anchor<'a> {
+    pub scheme: &'a StaticScheme,
+    /// The edge where its codes come out, if it writes any.
+    pub out: Option<usize>,
+    /// The edge that is added before rounding.
+    pub residual: Option<usize>,
+    pub activation: Activation,
 }
 
 impl StaticPlan {
@@ -211,11 +222,12 @@ impl StaticPlan {
         self.roles.roles[node] != Role::Float
     }
 
-    /// Of a layer with weights in codes: how they become codes, and the edge where its codes come out, if it writes any.
-    pub(crate) fn anchor(&self, node: usize) -> Option<(&StaticScheme, Option<usize>)> {
+    /// What a node with weights in codes does; `None` for another node.
+    pub(crate) fn anchor(&self, node: usize) -> Option<Anchor<'_>> {
         let (Role::Anchor(group), LayerConfig::Static(scheme)) = (&self.roles.roles[node], &self.configs[node]) else { return None };
         let out = self.model.nodes()[group.last(node)].outputs()[0].index;
-        Some((scheme, self.roles.wanted[out].then_some(out)))
+        let residual = group.residual.map(|(_, edge)| edge.index);
+        Some(Anchor { scheme, out: self.roles.wanted[out].then_some(out), residual, activation: group.activation })
     }
 
     /// The edge whose grid the codes of an edge have.

@@ -1,6 +1,7 @@
 //! What is rounded on the way through a network.
 
 use super::array::Array;
+use super::graph::Tape;
 use super::parameter::{Gradients, Parameter};
 use crate::error::Result;
 
@@ -34,8 +35,8 @@ pub(crate) trait Arithmetic {
         Ok(())
     }
 
-    /// What the value of an edge becomes for those that read it rounded; `None` where it stays as it is.
-    fn value(&mut self, _edge: usize, _value: &Array, _all: &mut [Parameter], _mode: Mode) -> Result<Option<Array>> {
+    /// What the value of an edge becomes for those that read it rounded, given all values before it; `None` where it stays as it is.
+    fn value(&mut self, _edge: usize, _value: &Array, _before: &Tape, _all: &mut [Parameter], _mode: Mode) -> Result<Option<Array>> {
         Ok(None)
     }
 

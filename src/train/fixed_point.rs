@@ -215,7 +215,7 @@ impl Arithmetic for Rounder {
         Ok(())
     }
 
-    fn value(&mut self, _: usize, value: &Array, _: &mut [Parameter], _: Mode) -> Result<Option<Array>> {
+    fn value(&mut self, _: usize, value: &Array, _: &Tape, _: &mut [Parameter], _: Mode) -> Result<Option<Array>> {
         let mut rounded = value.clone();
         self.round(self.config.values, rounded.data_mut());
         Ok(Some(rounded))

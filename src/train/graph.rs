@@ -57,6 +57,14 @@ impl Tape {
         &self.outputs[0].1
     }
 
+    /// The value of an edge as its readers see it; `None` where it is not of floats, or not there yet.
+    pub(crate) fn read(&self, edge: usize) -> Option<&Array> {
+        match (&self.rounded[edge], &self.values[edge]) {
+            (Some(array), _) | (None, Some(Held::Float(array))) => Some(array),
+            _ => None,
+        }
+    }
+
     /// The value of that name in `model`, that of the network which ran, row-major, as its readers see it: rounded, where codes are
     /// all that is there.
     ///
@@ -69,11 +77,9 @@ impl Tape {
             name: name.to_owned(),
             present: (0..self.values.len()).map(|edge| model.edge_name_of(edge)).collect(),
         })?;
-        match (&self.rounded[edge], &self.values[edge]) {
-            (Some(array), _) | (None, Some(Held::Float(array))) => array.to_tensor(),
-            (None, Some(Held::Other(value))) => {
-                Err(Error::Type { what: format!("value `{name}`"), expected: "f32", got: value.dtype().name() })
-            }
+        match (self.read(edge), &self.values[edge]) {
+            (Some(array), _) => array.to_tensor(),
+            (None, Some(other)) => Err(Error::Type { what: format!("value `{name}`"), expected: "f32", got: other.type_name() }),
             (None, None) => Err(Error::Empty { what: format!("value `{name}`"), way_out: "ask for one that a node writes" }),
         }
     }
@@ -398,7 +404,7 @@ impl Graph {
 /// Keeps a value, and what the arithmetic makes of it.
 fn hold(tape: &mut Tape, edge: Edge, value: Held, arithmetic: &mut dyn Arithmetic, parameters: &mut [Parameter], mode: Mode) -> Result<()> {
     if let Held::Float(array) = &value {
-        tape.rounded[edge.index] = arithmetic.value(edge.index, array, parameters, mode)?;
+        tape.rounded[edge.index] = arithmetic.value(edge.index, array, tape, parameters, mode)?;
     }
     tape.values[edge.index] = Some(value);
     Ok(())

@@ -45,6 +45,13 @@ impl Held {
         }
     }
 
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Held::Float(_) => "f32",
+            Held::Other(value) => value.dtype().name(),
+        }
+    }
+
     /// The value as operators take it. Of images that lie channels-last, the axes as they lie.
     fn to_value(&self) -> Value {
         match self {

@@ -1,6 +1,7 @@
 //! Fake quantization of values on edges.
 
 use super::config::ActivationTraining;
+use crate::convert::CodeRange;
 use crate::error::{Error, Result};
 use crate::num::NonFinite;
 use crate::quant::observer::ObserverKind;
@@ -101,6 +102,12 @@ impl ValueQuantizer {
                 Some((scale, zero_point.round_ties_even().clamp(qmin as f32, qmax as f32) as i32))
             }
         }
+    }
+
+    /// The grid and its codes; `None` before the first batch.
+    pub fn range(&self, parameters: &[Parameter]) -> Option<CodeRange> {
+        self.grid(parameters)?;
+        self.qparams(parameters).and_then(|params| CodeRange::new(&params)).ok()
     }
 
     pub fn qparams(&self, parameters: &[Parameter]) -> Result<QParams> {

@@ -3,10 +3,13 @@
 //! [`prepare_qat`] folds batch norms with their frozen statistics, finds which layers will run in integers ([`StaticPlan`]) and puts
 //! fake quantization exactly where the integer model rounds: at the codes that go from layer to layer, at weights, and at biases,
 //! which integers add in whole units of the sums. What a ReLU or the sum of two branches is fused into is not rounded in between.
+//! Float sums of fake-quantized numbers are those of the codes but for the last bits, which decide a tie here and there; so the codes of a
+//! layer come from the integer layer itself, which runs beside the float one, whose values say where gradients pass.
 //! [`Qat::finish`] gives that integer model, by [`convert`](crate::convert::convert()), with the ranges that were learned.
 
 mod activations;
 mod config;
+mod layer;
 mod rounding;
 mod weights;
 

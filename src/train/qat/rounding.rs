@@ -4,13 +4,15 @@ use std::collections::HashMap;
 
 use super::QatConfig;
 use super::activations::ValueQuantizer;
+use super::layer::IntegerLayer;
 use super::weights::WeightQuantizer;
-use crate::convert::{Calibration, StaticPlan};
+use crate::convert::{Anchor, Calibration, StaticPlan};
 use crate::error::Result;
+use crate::kernels::Workspace;
 use crate::nn::Model;
 use crate::train::arithmetic::{Arithmetic, Mode};
 use crate::train::array::Array;
-use crate::train::graph::Graph;
+use crate::train::graph::{Graph, Tape};
 use crate::train::parameter::{Gradients, Parameter};
 
 #[derive(Debug)]
@@ -23,6 +25,9 @@ pub struct FakeQuantization {
     integer: Vec<bool>,
     only_codes: Vec<bool>,
     weights: HashMap<usize, WeightQuantizer>,
+    /// By edge where a layer's codes come out.
+    layers: HashMap<usize, IntegerLayer>,
+    workspace: Workspace,
     pub frozen: bool,
     pub threads: usize,
 }
@@ -39,16 +44,24 @@ impl FakeQuantization {
         let grids = plan.grids();
         let nodes = model.nodes();
         let integer: Vec<bool> = (0..nodes.len()).map(|index| plan.is_integer(index)).collect();
-        let (mut only_codes, mut weights) = (vec![false; model.edge_count()], HashMap::new());
+        let mut only_codes = vec![false; model.edge_count()];
+        let (mut weights, mut layers) = (HashMap::new(), HashMap::new());
         for (index, node) in nodes.iter().enumerate() {
             node.outputs().iter().for_each(|edge| only_codes[edge.index] = integer[index]);
-            if let (Some((scheme, out)), Some(read)) = (plan.anchor(index), node.reads().next()) {
-                let places = (graph.own(index)[0], grids[&plan.root(read.index)], out.is_some());
-                let quantizer = WeightQuantizer::new(node.name(), scheme, &config.weights, non_finite, places, parameters)?;
-                weights.insert(index, quantizer);
+            let (Some(anchor), Some(read)) = (plan.anchor(index), node.reads().next()) else { continue };
+            let Anchor { scheme, out, residual, activation } = anchor;
+            let grid = |edge: usize| grids[&plan.root(edge)];
+            let places = (graph.own(index)[0], grid(read.index), out.is_some());
+            weights.insert(index, WeightQuantizer::new(node.name(), scheme, &config.weights, non_finite, places, parameters)?);
+            if let Some(out) = out {
+                let bias = graph.own(index).get(1).copied();
+                let residual = residual.map(|edge| (edge, grid(edge)));
+                let input = (read.index, grid(read.index));
+                layers.insert(out, IntegerLayer { node: index, layer: node.layer().clone(), bias, input, residual, activation });
             }
         }
-        Ok(FakeQuantization { values, grids, integer, only_codes, weights, frozen: false, threads: graph.threads() })
+        let workspace = Workspace::default();
+        Ok(FakeQuantization { values, grids, integer, only_codes, weights, layers, workspace, frozen: false, threads: graph.threads() })
     }
 
     /// Whether something is learned from the gradient by what an edge's value is rounded to.
@@ -99,12 +112,20 @@ impl Arithmetic for FakeQuantization {
         Ok(())
     }
 
-    fn value(&mut self, edge: usize, value: &Array, all: &mut [Parameter], mode: Mode) -> Result<Option<Array>> {
+    fn value(&mut self, edge: usize, value: &Array, before: &Tape, all: &mut [Parameter], mode: Mode) -> Result<Option<Array>> {
         let Some(&grid) = self.grids.get(&edge) else { return Ok(None) };
         if mode == Mode::Train
             && let Some(own) = self.values.get_mut(&edge)
         {
             own.observe(value, self.frozen, all)?;
+        }
+        let range = |edge: usize| self.values[&edge].range(all);
+        if let (Some(layer), Some(range_out)) = (self.layers.get(&edge), range(grid)) {
+            let weights = self.weights[&layer.node].codes(all)?;
+            let run = (&mut self.workspace, self.threads);
+            if let Some(rounded) = layer.run(&weights, all, &|edge| before.read(edge), &range, range_out, value, run)? {
+                return Ok(Some(rounded));
+            }
         }
         self.values[&grid].round(value, all, self.threads)
     }
