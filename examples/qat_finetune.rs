@@ -102,7 +102,7 @@ fn fine_tuned(float: &Model, train: &Digits, bits: u32, seed: u64, options: &Opt
             *fastest = start.elapsed().min(*fastest);
             (epoch, start) = (batch.epoch, Instant::now());
         }
-        let (images, labels) = train.batch(batch.rows, seed.wrapping_mul(1 << 32) + batch.step as u64)?;
+        let (images, labels) = train.batch(batch.rows, Some(seed.wrapping_mul(1 << 32) + batch.step as u64))?;
         let tape = qat.forward(&images, Mode::Train)?;
         let (loss, gradient) = cross_entropy(tape.output(), &labels, 0.0)?;
         Ok((loss, qat.backward(&tape, &[("logits", &gradient)])?))

@@ -25,12 +25,12 @@ impl Digits {
         Ok(Digits { images: Tensor::new(images.dims(), pixels)?, labels: labels.as_slice().iter().map(|&digit| digit.into()).collect() })
     }
 
-    /// These images, each moved by -1, 0 or 1 pixel in either direction.
-    pub fn batch(&self, rows: &[usize], seed: u64) -> Result<(Tensor, Vec<usize>)> {
+    /// These images, each moved by -1, 0 or 1 pixel in either direction, as the seed decides; without one they stay.
+    pub fn batch(&self, rows: &[usize], seed: Option<u64>) -> Result<(Tensor, Vec<usize>)> {
         let mut pixels = vec![0.0; rows.len() * SIDE * SIDE];
         for (i, (&row, to)) in rows.iter().zip(pixels.chunks_exact_mut(SIDE * SIDE)).enumerate() {
             let from = &self.images.as_slice()[row * SIDE * SIDE..][..SIDE * SIDE];
-            let shift = |axis: u64| (3.0 * random_unit(seed, 2 * i as u64 + axis)) as usize;
+            let shift = |axis: u64| seed.map_or(1, |seed| (3.0 * random_unit(seed, 2 * i as u64 + axis)) as usize);
             let (down, right) = (shift(0), shift(1));
             let at = |to: usize, shift: usize| (to + shift).checked_sub(1).filter(|&at| at < SIDE);
             for (y, x) in (0..SIDE).flat_map(|y| (0..SIDE).map(move |x| (y, x))) {
