@@ -15,3 +15,4 @@ mod reported;
 mod saved;
 mod saved_hostile;
 mod searched;
+mod weight_only;
