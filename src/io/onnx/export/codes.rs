@@ -180,7 +180,7 @@ fn table(writer: &mut Writer<'_>, node: &Node, table: &CodeTable) -> Result<()> 
         }
     }
     let (codes, output) = (writer.name(x), writer.name(out));
-    let indices = writer.value("Cast", &[codes.clone()], &format!("{codes}/indices"), Attributes::new().with("to", DType::I32));
+    let indices = writer.value("Cast", std::slice::from_ref(&codes), &format!("{codes}/indices"), Attributes::new().with("to", DType::I32));
     let entries = writer.constant(&format!("{}.table", node.name()), Tensor::new([256], table.table().to_vec())?);
     writer.main(node.name(), "Gather", &[entries, indices], &[output], Attributes::new());
     Ok(())

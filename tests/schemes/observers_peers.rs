@@ -1,6 +1,5 @@
 //! Ranges that PyTorch's observers and ONNX Runtime's calibrators find where both define the same; and a smaller error where
 //! they search. `tests/reference/observer_fixtures.py` writes the fixtures.
-#![cfg(feature = "safetensors")]
 
 use lowprec::io::safetensors;
 use lowprec::num::{affine_qparams, dequantize, quantize};

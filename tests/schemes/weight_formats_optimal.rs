@@ -1,12 +1,10 @@
 //! Levels and scales of least error, against brute force and grids; stochastic rounding; what is kept exactly.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::Tensor;
 use lowprec::metrics::{flushed_fraction, mean_shift, relative_error_by_decile, sqnr_db};
 use lowprec::quant::{Fit, Levels, Rounding, WeightFormat, WeightQuantizer, kmeans, quantile_levels, random_unit, round_stochastic};
 use proptest::prelude::*;
-use support::Random;
 
 fn format(text: &str) -> WeightFormat {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))

@@ -1,5 +1,4 @@
 //! Codes, qparams and dynamic layers against the numbers that the ONNX rules give (`tests/reference/quant_fixtures.py`).
-#![cfg(feature = "safetensors")]
 
 use std::collections::BTreeMap;
 

@@ -1,13 +1,10 @@
 //! What observers saw, saved half way and loaded again.
-#![cfg(feature = "serde")]
 
-mod support;
-
+use crate::support::Random;
 use lowprec::quant::observer::{Entropy, FixedRange, Histogram, MinMax, MovingAverage, ObserverKind, Percentile};
 use lowprec::{Granularity, NonFinite, Observer, Scheme, Tensor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use support::Random;
 
 fn through_json<T: Serialize + DeserializeOwned>(value: &T) -> T {
     serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()

@@ -1,13 +1,11 @@
 //! The scalar quantizers' reference table: Gaussian and Laplace samples, 2 to 4 bits, within 0.1 dB of what is known to be
 //! reachable.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::Tensor;
 use lowprec::metrics::sqnr_db;
 use lowprec::quant::{Scheme, WeightFormat, least_squares};
 use lowprec::{Granularity, NonFinite, QuantizedTensor};
-use support::Random;
 
 const COLUMNS: usize = 128;
 const ROWS: usize = 1024;

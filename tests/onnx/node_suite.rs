@@ -1,13 +1,10 @@
 //! A selection of ONNX's own tests of single operators (`tests/reference/onnx_node_fixtures.py`), each read from the bytes
 //! of its file and run.
-#![cfg(all(feature = "onnx", feature = "safetensors"))]
-
-mod nodes;
 
 use std::collections::BTreeMap;
 
+use crate::nodes::suite::{Case, Suite};
 use lowprec::{Model, Value, onnx};
-use nodes::suite::{Case, Suite};
 
 /// What is wrong with an output, or nothing: type, shape, integers and truth values are exact, floats within the test's own
 /// tolerances.
@@ -20,7 +17,7 @@ fn difference(case: &Case, name: &str, got: &Value, expected: &Value) -> Option<
         return (got.bytes() != expected.bytes()).then(|| format!("output {name} is {got:?}, not {expected:?}"));
     }
     let near = |(a, b): (&f64, &f64)| a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= case.atol + case.rtol * b.abs();
-    let [got, expected] = [got, expected].map(nodes::suite::floats);
+    let [got, expected] = [got, expected].map(crate::nodes::suite::floats);
     let wrong = got.iter().zip(&expected).position(|pair| !near(pair))?;
     Some(format!("output {name}[{wrong}] is {}, not {}", got[wrong], expected[wrong]))
 }

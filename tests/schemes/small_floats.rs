@@ -1,5 +1,4 @@
 //! Small floats: every code's value, and rounding to them, as ml_dtypes and ONNX have it.
-#![cfg(feature = "safetensors")]
 
 use lowprec::io::safetensors::read_file;
 use lowprec::nn::StateDict;

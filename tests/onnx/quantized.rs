@@ -1,17 +1,11 @@
 //! Models that ONNX Runtime's tool quantized (`tests/reference/quantized_onnx_fixtures.py`) run in integers, on the codes that
 //! ONNX Runtime has between its layers.
-#![cfg(all(feature = "onnx", feature = "safetensors"))]
 
 use std::collections::BTreeMap;
 
 use lowprec::io::safetensors;
 use lowprec::nn::{Dim, Executor, Node};
 use lowprec::{Error, LayerKind, Model, Precision, Tensor, Value, metrics, onnx, quantize_dynamic};
-
-// The data are the example's own.
-#[allow(dead_code)]
-#[path = "../examples/quantize_dynamic.rs"]
-mod example;
 
 const NAMES: [&str; 6] =
     ["residual_qdq", "residual_qdq_i8", "residual_qoperator", "separable_qdq", "separable_qoperator_i8", "squeeze_qoperator"];
@@ -25,7 +19,7 @@ fn load(name: &str) -> Model {
 }
 
 fn test_set() -> (Tensor, Vec<usize>) {
-    example::test_set(&format!("{}/examples/data/digits.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    crate::example::test_set(&format!("{}/examples/data/digits.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
 fn bits(x: &Tensor) -> Vec<u32> {

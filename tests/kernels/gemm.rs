@@ -6,9 +6,7 @@ use lowprec::kernels::{
 };
 use proptest::prelude::*;
 
-#[macro_use]
-mod kernel_support;
-use kernel_support::{Code, Parameters, Random, bits};
+use crate::kernel_support::{Code, Parameters, Random, bits};
 
 /// Runs `f` on the rows of `dst`, `stride` apart in memory of their own, and looks that the gaps stay as they were.
 fn with_stride<E: Copy + PartialEq + std::fmt::Debug>(

@@ -5,8 +5,7 @@ use lowprec::kernels::{Isa, Pairwise, lookup, lookup_for, reference};
 use lowprec::num::U8Grid;
 use proptest::prelude::*;
 
-mod kernel_support;
-use kernel_support::Random;
+use crate::kernel_support::Random;
 
 fn grid() -> impl Strategy<Value = U8Grid> {
     (-12i32..12, 1.0f32..2.0, any::<u8>()).prop_map(|(exponent, mantissa, zero)| U8Grid::new(mantissa * 2f32.powi(exponent), zero).unwrap())

@@ -1,12 +1,10 @@
 //! Histograms: counts that don't depend on order or cuts, and grids never worse than the exact range's.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::num::{dequantize, quantize};
 use lowprec::quant::observer::{Entropy, Histogram, MinMax, Percentile};
 use lowprec::{Error, Granularity, Observer, QParams, Scheme, Tensor};
 use proptest::prelude::*;
-use support::Random;
 
 const TENSOR: Granularity = Granularity::PerTensor;
 

@@ -1,14 +1,10 @@
 //! The digits network from an ONNX file against the same network built layer by layer.
-#![cfg(all(feature = "onnx", feature = "safetensors"))]
 
 use lowprec::io::safetensors;
 use lowprec::nn::StateDict;
 use lowprec::{LayerKind, Model, Precision, Tensor, compare, metrics, onnx, quantize_dynamic};
 
 // The network and its data are the example's own.
-#[allow(dead_code)]
-#[path = "../examples/quantize_dynamic.rs"]
-mod example;
 
 fn data(name: &str) -> String {
     format!("{}/examples/data/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -21,11 +17,11 @@ fn fixture(name: &str) -> String {
 /// The one built here, and the one from the file.
 fn models() -> [Model; 2] {
     let weights: StateDict = safetensors::read_file(data("digits_cnn.safetensors")).unwrap();
-    [example::digits_cnn(weights).unwrap(), onnx::load(fixture("digits_cnn.onnx")).unwrap()]
+    [crate::example::digits_cnn(weights).unwrap(), onnx::load(fixture("digits_cnn.onnx")).unwrap()]
 }
 
 fn test_set() -> (Tensor, Vec<usize>) {
-    example::test_set(&data("digits.safetensors")).unwrap()
+    crate::example::test_set(&data("digits.safetensors")).unwrap()
 }
 
 fn bits(x: &Tensor) -> Vec<u32> {

@@ -10,8 +10,7 @@ use lowprec::num::{NonFinite, bf16, f16};
 use lowprec::quant::PackedCodes;
 use proptest::prelude::*;
 
-mod kernel_support;
-use kernel_support::{Random, bits};
+use crate::kernel_support::{Random, bits};
 
 /// The levels of the 4-bit normal float.
 const NF4: [f32; 16] = [

@@ -1,14 +1,12 @@
 //! Every weight format: codes that come back, bytes that are held, values that stay, edges.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::num::{F4E2M1, F6E2M3, F6E3M2, F8E4M3, F8E5M2, SmallFloat};
 use lowprec::quant::{
     Codebook, Fit, Levels, QuantizedWeights, Rounding, ScaleFormat, Scales, SparseSplit, StoredLevels, WeightFormat, WeightParts,
     WeightQuantizer, Zeros,
 };
 use lowprec::{Error, NonFinite, Shape, Tensor};
-use support::Random;
 
 /// One of each kind, with every scale format and rule among them.
 const FORMATS: &str = "int2 int3:g32 int4:g32 int4:g32:f32 int5:g24 int6:tensor int7:g16:bf16 int8 int8:range int16 int16:g64:range int4:g32:signedmax \

@@ -3,9 +3,7 @@ use lowprec::Error;
 use lowprec::kernels::{Accumulate, Conv2dGeometry, ImageLayout, ImageShape, Isa, PackedConv2d, Per, Workspace, conv2d, reference};
 use proptest::prelude::*;
 
-#[macro_use]
-mod kernel_support;
-use kernel_support::{Code, Parameters, Random, bits};
+use crate::kernel_support::{Code, Parameters, Random, bits};
 
 #[derive(Debug, Clone)]
 struct ConvCase {

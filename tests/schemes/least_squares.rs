@@ -1,13 +1,11 @@
 //! The exact scale: no other scale is better, by brute force and against every grid.
 
-mod support;
-
+use crate::support::Random;
 use lowprec::num::{affine_qparams, dequantize, quantize};
 use lowprec::quant::least_squares;
 use lowprec::quant::observer::Histogram;
 use lowprec::{Error, Granularity, NonFinite, Observer, Scheme, Tensor};
 use proptest::prelude::*;
-use support::Random;
 
 const TENSOR: Granularity = Granularity::PerTensor;
 

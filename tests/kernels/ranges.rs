@@ -9,8 +9,7 @@ use lowprec::kernels::{
 use lowprec::{Error, NonFinite};
 use proptest::prelude::*;
 
-mod kernel_support;
-use kernel_support::{Random, bits};
+use crate::kernel_support::{Random, bits};
 
 const NOTHING: Range = Range { min: 9.0, max: -9.0, finite: false };
 
