@@ -7,6 +7,8 @@
 //! - `safetensors` (with the feature of that name): tensors of all types that the format has, and weights under PyTorch's
 //!   names, into a [`StateDict`](crate::nn::StateDict) that layers take theirs from.
 //!
+//! - `compressed_tensors` (with `safetensors`): int4 and int8 weights as vLLM and llm-compressor pack them.
+//!
 //! - `onnx` (with the feature of that name): networks, as a [`Model`](crate::nn::Model).
 //!
 //! - `saved` (with both): models and calibrations in the crate's own format, whatever they were quantized by.
@@ -14,6 +16,8 @@
 //! What a number means is not this room's business: NaN and infinities are read as they are, and refused, or not, by the
 //! [`StateDict`](crate::nn::StateDict) that hands them to a layer.
 
+#[cfg(feature = "safetensors")]
+pub mod compressed_tensors;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 #[cfg(feature = "safetensors")]

@@ -9,6 +9,7 @@ mod static_support;
 mod support;
 
 mod compared;
+mod compressed;
 mod exported;
 mod networks;
 mod reported;

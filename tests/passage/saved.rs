@@ -4,6 +4,7 @@ use lowprec::io::saved;
 use lowprec::nn::operator::Operator;
 use lowprec::nn::{Dim, Layer, Linear};
 use lowprec::ptq::Calibrator;
+use lowprec::quant::{QuantizedWeights, WeightFormat};
 use lowprec::{Calibration, DType, LayerKind, Model, QConfig, QParams, QuantizedTensor, Value, quantize_dynamic, quantize_static};
 
 use crate::networks::{cases, digits, images};
@@ -122,4 +123,63 @@ fn a_calibration_comes_back() {
     // Each kind of file says which it is.
     let error = saved::read(&bytes).unwrap_err().to_string();
     assert!(error.contains("no model"), "{error}");
+}
+
+/// Every kind of levels, of scales and of groups.
+const FORMATS: [&str; 24] = [
+    "int8",
+    "int4:g32",
+    "int3:g32:f16",
+    "int2:tensor",
+    "int5:channel:mse",
+    "uint4:g32",
+    "uint3:g16:bf16",
+    "offset4:g32:f16",
+    "offset2:g32",
+    "midrise3:g32",
+    "pot4:g32",
+    "apot4",
+    "gauss3:g32",
+    "nf4:g64",
+    "nf4:g64:double",
+    "fp4:g32",
+    "fp8e4m3",
+    "fp6e2m3:g32",
+    "mxfp4",
+    "mxint8",
+    "nvfp4",
+    "kmeans3:g32:own",
+    "kmeans4:zero",
+    "int4:g32:largest=0.01",
+];
+
+#[test]
+fn weights_of_every_format_come_back() {
+    let weight = Random(8).tensor([24, 64], 0.3);
+    let all: Vec<(String, QuantizedWeights)> = FORMATS
+        .iter()
+        .chain(&["[-1,-0.25,0,0.5,1]:g32", "quantile4:g64", "int4:g32:sensitive=0.02", "int8:e8m0"])
+        .map(|text| (format!("layer {text}"), text.parse::<WeightFormat>().unwrap().quantize(&weight).unwrap()))
+        .collect();
+    let bytes = saved::write_weights(all.iter().map(|(name, weights)| (name.as_str(), weights))).unwrap();
+    let again = saved::read_weights(&bytes).unwrap();
+    assert_eq!(again.len(), all.len());
+    for (name, weights) in &all {
+        assert_eq!(&again[name], weights, "{name}");
+        assert_eq!(again[name].dequantize(), weights.dequantize(), "{name}");
+        // What is held is what is written, but for the one number of all scales of some, which the metadata have.
+        let one = saved::write_weights([(name.as_str(), weights)]).unwrap();
+        let (written, held) = (tensors(&one), weights.bytes());
+        assert!(written <= held + 8 && held <= written + 8, "{name}: {written} bytes written, {held} held");
+    }
+    // Cut and corrupted.
+    let header = bytes.len() - tensors(&bytes);
+    let mut random = Random(11);
+    for _ in 0..300 {
+        let mut other = bytes.clone();
+        let at = random.next() as usize % header;
+        other[at] = random.next() as u8;
+        let _ = saved::read_weights(&other);
+        assert!(saved::read_weights(&bytes[..random.next() as usize % bytes.len()]).is_err());
+    }
 }

@@ -46,5 +46,21 @@ pub fn histogram(title: &str, of: &Histogram, page: &mut String) -> fmt::Result 
     for &count in &of.counts {
         write!(page, "V{:.0}h1", 40.0 - 38.0 * (count as f64 / largest).sqrt())?;
     }
-    writeln!(page, "V40z\"/></svg><p class=\"axis\"><span>{title}</span><span>{lo:.3} to {hi:.3}, steps of {:.2e}</span></p>", of.step)
+    writeln!(
+        page,
+        "V40z\"/></svg><p class=\"axis\"><span>{title}</span><span>{} to {}, steps of {}</span></p>",
+        short(lo),
+        short(hi),
+        short(of.step)
+    )
+}
+
+/// A number in few digits.
+fn short(x: f32) -> String {
+    let text = if x != 0.0 && x.abs() < 0.001 {
+        format!("{x:.2e}")
+    } else {
+        format!("{x:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    text.replace('-', "−")
 }

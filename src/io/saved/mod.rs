@@ -22,7 +22,7 @@
 //! # The format, version 1
 //!
 //! **Metadata** of the safetensors header: one key, `lowprec`, whose text is a JSON object of `version` (1; a reader refuses any
-//! other) and either `model`, a graph, or `calibration`.
+//! other) and one of `model` (a graph), `calibration` and `weights`.
 //!
 //! **The graph** is one JSON object:
 //!
@@ -55,6 +55,11 @@
 //!
 //! **A calibration** is `{activations: {name: {qmin, qmax, scales, zero_points, granularity}}, shapes}`.
 //!
+//! **Weights** by themselves are `{name: {format, dims}}`, the format being the text of a
+//! [`WeightFormat`](crate::quant::WeightFormat): codes truly packed in `{name}.weight`, then, where the format has them,
+//! `.weight_scale` in its own type (two levels: codes, and steps in `.weight_scale_step`), `.weight_zero_point` (packed as the codes),
+//! `.weight_offset`, `.weight_levels`, and weights kept exactly as rows in `.kept_starts`, `.kept_columns` and `.kept_values`.
+//!
 //! What is kept is the model, not its past: [`Model::conversion`](crate::nn::Model::conversion) of a model that was read is
 //! `None`.
 //!
@@ -79,6 +84,7 @@ use crate::convert::Calibration;
 use crate::error::{Error, Result};
 use crate::io::safetensors::{self, Contents};
 use crate::nn::Model;
+use crate::quant::QuantizedWeights;
 use crate::tensor::Value;
 
 const VERSION: u64 = 1;
@@ -93,6 +99,8 @@ struct Metadata {
     model: Option<Document>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     calibration: Option<calibration::Entry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights: Option<BTreeMap<String, weights::Weights>>,
 }
 
 /// The part of the metadata that every version has.
@@ -107,7 +115,7 @@ struct Head {
 /// [`Error::Unsupported`] inside an [`Error::Layer`] for a layer that files can't hold, [`Error::Format`] for names too long for a header.
 pub fn write(model: &Model) -> Result<Vec<u8>> {
     let (document, tensors) = encode::encode(model)?;
-    assemble(Metadata { version: VERSION, model: Some(document), calibration: None }, tensors)
+    assemble(Metadata { version: VERSION, model: Some(document), ..Metadata::default() }, tensors)
 }
 
 /// Writes a file with this model.
@@ -141,7 +149,7 @@ pub fn read_file(path: impl AsRef<Path>) -> Result<Model> {
 /// [`Error::Format`] for names too long for a header.
 pub fn write_calibration(calibration: &Calibration) -> Result<Vec<u8>> {
     let calibration = Some(calibration::encode(calibration));
-    assemble(Metadata { version: VERSION, model: None, calibration }, BTreeMap::new())
+    assemble(Metadata { version: VERSION, calibration, ..Metadata::default() }, BTreeMap::new())
 }
 
 /// The calibration in the bytes of a file.
@@ -151,6 +159,37 @@ pub fn write_calibration(calibration: &Calibration) -> Result<Vec<u8>> {
 pub fn read_calibration(bytes: &[u8]) -> Result<Calibration> {
     let metadata = parse(&safetensors::read_tensors(bytes)?, "input")?;
     calibration::decode(metadata.calibration.ok_or_else(|| format_error("input", "it holds a model, and no calibration"))?)
+}
+
+/// The bytes of a file with these weights, in whatever formats, by name.
+///
+/// # Errors
+/// [`Error::Duplicate`] for two of one name, [`Error::Format`] for names too long for a header.
+pub fn write_weights<'w>(weights: impl IntoIterator<Item = (&'w str, &'w QuantizedWeights)>) -> Result<Vec<u8>> {
+    let (mut tensors, mut entries) = (tensors::Writer::default(), BTreeMap::new());
+    for (name, weights) in weights {
+        let entry = weights::put(&mut tensors, name, weights).map_err(|e| e.in_layer(name))?;
+        entries.insert(name.to_owned(), entry);
+    }
+    assemble(Metadata { version: VERSION, weights: Some(entries), ..Metadata::default() }, tensors.tensors)
+}
+
+/// The weights in the bytes of a file.
+///
+/// # Errors
+/// [`Error::Format`], [`Error::Unsupported`] and [`Error::Unused`] as [`read`], and those of
+/// [`QuantizedWeights::from_parts`], which name the weights.
+pub fn read_weights(bytes: &[u8]) -> Result<BTreeMap<String, QuantizedWeights>> {
+    let contents = safetensors::read_tensors(bytes)?;
+    let entries = parse(&contents, "input")?.weights.ok_or_else(|| format_error("input", "it holds no weights by themselves"))?;
+    let mut tensors = tensors::Reader::new(contents.tensors);
+    let mut weights = BTreeMap::new();
+    for (name, entry) in entries {
+        let taken = weights::take(&mut tensors, &name, &entry).map_err(|e| e.in_layer(&name))?;
+        weights.insert(name, taken);
+    }
+    tensors.finish()?;
+    Ok(weights)
 }
 
 fn decode_model(contents: Contents, what: &str) -> Result<Model> {
