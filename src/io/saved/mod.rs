@@ -55,10 +55,7 @@
 //!
 //! **A calibration** is `{activations: {name: {qmin, qmax, scales, zero_points, granularity}}, shapes}`.
 //!
-//! **Weights** by themselves are `{name: {format, dims}}`, the format being the text of a
-//! [`WeightFormat`](crate::quant::WeightFormat): codes truly packed in `{name}.weight`, then, where the format has them,
-//! `.weight_scale` in its own type (two levels: codes, and steps in `.weight_scale_step`), `.weight_zero_point` (packed as the codes),
-//! `.weight_offset`, `.weight_levels`, and weights kept exactly as rows in `.kept_starts`, `.kept_columns` and `.kept_values`.
+//! **Weights** by themselves are `{name: {format, dims}}`, with tensors as above.
 //!
 //! What is kept is the model, not its past: [`Model::conversion`](crate::nn::Model::conversion) of a model that was read is
 //! `None`.
