@@ -80,6 +80,7 @@ pub use progress::{Progress, Step};
 pub use ptq::{quantize_dynamic, quantize_static, quantize_weights};
 pub use quant::{Observer, Quantizer, Scheme};
 pub use tensor::{DType, Granularity, QParams, QuantizedTensor, Shape, Tensor, Value};
+pub use train::prepare_qat;
 
 /// The README's code, compiled and run as doctests.
 #[cfg(doctest)]

@@ -8,11 +8,13 @@ use lowprec::nn::{AvgPool2d, Conv2d, Dim, GlobalAvgPool2d, Layer, Linear, MaxPoo
 use lowprec::num::U8Grid;
 use lowprec::quant::Table;
 use lowprec::train::{
-    ActivationTraining, Adam, Levels, Mode, ParameterKind, Qat, QatConfig, Trainable, Training, WeightTraining, cross_entropy, prepare_qat,
+    ActivationTraining, Adam, Levels, Mode, ParameterKind, Qat, QatConfig, Trainable, Training, WeightTraining, cross_entropy, lsq_factor,
+    prepare_qat,
 };
 use lowprec::{DType, Error, Granularity, Model, Result, Scheme, Tensor, metrics, onnx};
 
 use crate::gradients::tensor;
+use crate::slices::surrogate;
 
 fn file(name: &str) -> String {
     format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -240,6 +242,54 @@ fn observers_freeze_and_checkpoints_hold_ranges() -> Result<()> {
     other.load_state(&mut safetensors::read(&bytes)?)?;
     assert_eq!(other.finish()?.forward(&x)?.as_slice(), qat.finish()?.forward(&x)?.as_slice());
     Ok(())
+}
+
+#[test]
+fn learned_ranges_have_the_slope_of_what_is_not_rounded() {
+    const ROWS: usize = 6;
+    const DECAY: f32 = 0.02;
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(8)]).unwrap();
+    let y = net.add("fc", Linear::new(tensor(&[3, 8], 2, 0.7), Some(tensor(&[3], 3, 0.2))).unwrap(), &[x]).unwrap();
+    net.output("y", y).unwrap();
+    let model = net.build().unwrap();
+    let (x, g) = (tensor(&[ROWS, 8], 4, 1.0), tensor(&[ROWS, 3], 5, 1.0));
+    for activations in [ActivationTraining::Learned, ActivationTraining::LearnedOffset, ActivationTraining::Clipped { decay: DECAY }] {
+        let config = QatConfig::bits(4).with_weights(WeightTraining::Observed).with_activations(activations);
+        let mut qat = prepare_qat(&model, &config).unwrap();
+        qat.forward(&x, Mode::Train).unwrap();
+        let place = |qat: &Qat, name: &str| qat.parameters().iter().position(|parameter| parameter.name() == name).unwrap();
+        let clipped = matches!(activations, ActivationTraining::Clipped { .. });
+        let scale = place(&qat, if clipped { "x.log_bound" } else { "x.log_scale" });
+        // Half of what it was, so that something is clipped.
+        qat.parameters_mut()[scale].value_mut().as_mut_slice()[0] -= 0.7;
+        let tape = qat.forward(&x, Mode::Train).unwrap();
+        let gradients = qat.backward(&tape, &[("y", &g)]).unwrap();
+        let calibration = qat.calibration().unwrap();
+        let weights = calibration.weights("fc").unwrap().dequantize();
+        let by_input: Vec<f32> =
+            (0..ROWS * 8).map(|at| (0..3).map(|o| g.as_slice()[at / 8 * 3 + o] * weights.as_slice()[o * 8 + at % 8]).sum()).collect();
+        let (s, zero) = calibration.get("x").unwrap().at(0);
+        let (s, z, h) = (f64::from(s), f64::from(zero), 1e-5);
+        let near = |what: &str, got: f32, expected: f64| {
+            assert!((f64::from(got) - expected).abs() < 1e-4 * expected.abs().max(0.01), "{activations:?}, {what}: {got} for {expected}");
+        };
+        if clipped {
+            let bound = 15.0 * s;
+            let above = x.as_slice().iter().zip(&by_input).filter(|(x, _)| f64::from(**x) >= bound).map(|(_, g)| f64::from(*g));
+            near("bound", gradients.get(scale)[0], bound * (above.sum::<f64>() + f64::from(DECAY) * bound));
+            continue;
+        }
+        let factor = lsq_factor(8, 15 - zero);
+        let at = |(scale, zero): (f64, f64)| surrogate(x.as_slice(), &by_input, (s, -s * z), (scale, -scale * zero), (0.0, 15.0));
+        let by_scale = (at((s * f64::exp(h), z)) - at((s * f64::exp(-h), z))) / (2.0 * h);
+        near("scale", gradients.get(scale)[0], factor * by_scale);
+        let offset = gradients.get(place(&qat, "x.zero_point"));
+        match activations {
+            ActivationTraining::LearnedOffset => near("zero point", offset[0], factor * (at((s, z + h)) - at((s, z - h))) / (2.0 * h)),
+            _ => assert!(offset.is_empty()),
+        }
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn the_mask_is_pytorchs() {
 }
 
 /// `Σ dy · y` with rounding taken out: `round(v)` becomes `v + r`, `r` being what was added at the start, where it is not clipped.
-fn surrogate(x: &[f32], dy: &[f32], start: (f64, f64), at: (f64, f64), (lo, hi): (f64, f64)) -> f64 {
+pub(crate) fn surrogate(x: &[f32], dy: &[f32], start: (f64, f64), at: (f64, f64), (lo, hi): (f64, f64)) -> f64 {
     let term = |(&x, &dy): (&f32, &f32)| {
         let (x, dy) = (f64::from(x), f64::from(dy));
         let v = |(scale, offset): (f64, f64)| (x - offset) / scale;
