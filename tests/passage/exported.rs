@@ -1,10 +1,13 @@
 //! ONNX files that were written: read again, they give the same bits. (`tests/reference/exported.py` runs them in ONNX Runtime.)
 
+use lowprec::convert::StaticScheme;
 use lowprec::onnx::{self, Export};
-use lowprec::{Error, LayerKind, Model, Value, metrics};
+use lowprec::{Error, LayerKind, Model, QConfig, Scheme, Value, metrics};
 
 use crate::networks::{Case, cases};
 use crate::nodes::suite::Suite;
+use crate::static_support::{everything, observe, samples};
+use crate::support::Random;
 
 /// The first sample alone: DynamicQuantizeLinear has one range for the whole batch.
 fn first(case: &Case) -> Vec<(String, Value)> {
@@ -85,4 +88,34 @@ fn every_operator_comes_back() {
     }
     assert!(problems.is_empty(), "{} problems: {problems:#?}", problems.len());
     println!("{unspoken:#?}");
+}
+
+#[test]
+fn four_bits_are_four_where_the_version_has_them() {
+    let config = QConfig::new(StaticScheme::default().with_weights(Scheme::INT4_WEIGHT));
+    let model = observe(&everything(6), &config, &samples(13));
+    let x = Random(14).tensor([2, 3, 14, 11], 1.0);
+    let expected = model.forward(&x).unwrap();
+    let files = [13, 20, 21].map(|opset| Export::new(&model).with_opset(opset).unwrap().to_bytes().unwrap());
+    for file in &files {
+        assert_eq!(onnx::from_bytes(file).unwrap().forward(&x).unwrap(), expected);
+    }
+    let codes: usize = model.nodes().iter().map(|node| node.layer().weight_bytes()).sum();
+    assert!(files[2].len() + codes / 4 < files[0].len(), "{} and {} bytes", files[2].len(), files[0].len());
+    assert!(Export::new(&model).with_opset(12).is_err() && Export::new(&model).with_opset(22).is_err());
+}
+
+#[test]
+fn what_a_version_does_not_have_is_named() {
+    use lowprec::nn::Dim;
+    use lowprec::nn::operator::Unary;
+    let mut net = Model::builder();
+    let x = net.input("x", lowprec::DType::F32, &[Dim::Any]).unwrap();
+    let y = net.add("gelu", Unary::Gelu, &[x]).unwrap();
+    net.output("y", y).unwrap();
+    let model = net.build().unwrap();
+    // The least version that has it, unless another one is asked for.
+    assert!(Export::new(&model).to_bytes().is_ok());
+    let error = Export::new(&model).with_opset(17).unwrap().to_bytes().unwrap_err().to_string();
+    assert!(error.contains("`gelu`") && error.contains("Gelu") && error.contains("20"), "{error}");
 }

@@ -118,7 +118,7 @@ pub fn write(model: &Model) -> Result<Vec<u8>> {
 /// Writes a file with this model.
 ///
 /// # Errors
-/// Those of [`write`], and [`Error::Write`].
+/// Those of [`write()`], and [`Error::Write`].
 pub fn write_file(path: impl AsRef<Path>, model: &Model) -> Result<()> {
     put(path.as_ref(), &write(model)?)
 }

@@ -51,6 +51,7 @@ impl Gru {
     ///
     /// # Errors
     /// Those of [`Gru::new`].
+    #[cfg(feature = "safetensors")]
     pub(crate) fn from_parts(options: RecurrentOptions, reset_after: bool, parts: Vec<GruParts>) -> Result<Self> {
         options.validate()?;
         if parts.len() != options.direction.count() {

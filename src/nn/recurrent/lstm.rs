@@ -51,6 +51,7 @@ impl Lstm {
     ///
     /// # Errors
     /// Those of [`Lstm::new`].
+    #[cfg(feature = "safetensors")]
     pub(crate) fn from_parts(options: RecurrentOptions, coupled: bool, parts: Vec<LstmParts>) -> Result<Self> {
         options.validate()?;
         if parts.len() != options.direction.count() {

@@ -263,7 +263,7 @@ pub(crate) enum Projection {
 impl Projection {
     /// # Errors
     /// [`Error::Shape`] for other weights than `[out, in]`.
-    #[cfg(feature = "onnx")]
+    #[cfg(all(feature = "onnx", feature = "safetensors"))]
     fn check(&self, out: usize, inner: usize) -> Result<()> {
         let got = match self {
             Projection::Float(linear) => [linear.out_features(), linear.in_features()],
@@ -273,7 +273,7 @@ impl Projection {
     }
 
     /// Length of an input row.
-    #[cfg(feature = "onnx")]
+    #[cfg(all(feature = "onnx", feature = "safetensors"))]
     fn in_features(&self) -> usize {
         match self {
             Projection::Float(linear) => linear.in_features(),

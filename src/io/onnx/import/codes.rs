@@ -77,6 +77,10 @@ impl WeightCodes {
     pub fn new(codes: &Value, scale: &Value, zero_point: Option<&Value>, axis: i64) -> Option<Self> {
         let codes = match (codes, zero_point) {
             (Value::I8(codes), None) => codes.clone(),
+            // In memory each has a byte of its own.
+            (Value::I4(_) | Value::I2(_), None) => {
+                Tensor::new(codes.shape().dims(), codes.bytes().iter().map(|&code| code as i8).collect()).ok()?
+            }
             (Value::I8(codes), Some(Value::I8(zero))) if zero.as_slice().iter().all(|&zero| zero == 0) => codes.clone(),
             (Value::U8(codes), Some(Value::U8(zero))) if zero.as_slice().iter().all(|&zero| zero == 128) => {
                 Tensor::new(codes.dims(), codes.as_slice().iter().map(|&code| (code ^ 0x80) as i8).collect()).ok()?
