@@ -60,7 +60,7 @@ pub enum Objective {
     /// Of few bytes: a layer left in float costs the bytes that it would have saved.
     #[default]
     Smallest,
-    /// Of little time, as profiled layer by layer: what is slower in int8 anyway is left in float first.
+    /// Of little time, as profiled layer by layer: what is slower in int8 is the first that is left in float, if that helps at all.
     Fastest,
 }
 
@@ -158,7 +158,7 @@ impl<'a> TargetSearch<'a> {
         let (mut mix, mut found) = (Mix::default(), all);
         if !holds(&all) {
             sensitivity = run.sensitivity(&layers, all)?;
-            let order = run.order(&sensitivity)?;
+            let order = run.order(&sensitivity, all)?;
             for (done, name) in order.iter().enumerate() {
                 mix.set(name, Choice::Float);
                 found = run.measure("leave in float", &mix, done, order.len())?;
@@ -262,26 +262,24 @@ impl<M: FnMut(&Tensor) -> Result<f64>> Run<'_, '_, M> {
         Ok(found)
     }
 
-    /// Names in the order in which they are left in float.
-    fn order(&mut self, sensitivity: &[Sensitivity]) -> Result<Vec<String>> {
-        let noise = |db: f64| 10f64.powf(-db / 10.0);
-        let all =
-            sensitivity.first().map_or(0.0, |_| noise(self.search.state.get(&Mix::default()).map_or(f64::INFINITY, |all| all.sqnr_db)));
-        let costs = match self.search.objective {
-            Objective::Smallest => sensitivity.iter().map(|layer| layer.saves as f64).collect::<Vec<f64>>(),
+    /// Names in the order in which they are left in float: by the noise that the whole loses without the layer in int8, for what leaving
+    /// it costs.
+    fn order(&mut self, sensitivity: &[Sensitivity], all: Measured) -> Result<Vec<String>> {
+        let noise = |measured: &Measured| 10f64.powf(-measured.sqnr_db / 10.0);
+        let costs: Vec<f64> = match self.search.objective {
+            Objective::Smallest => sensitivity.iter().map(|layer| layer.saves as f64).collect(),
             Objective::Fastest => self.builder.seconds_saved(sensitivity.iter().map(|layer| layer.name.as_str()), self.search.data)?,
         };
-        let least = costs.iter().copied().filter(|cost| *cost > 0.0).fold(f64::INFINITY, f64::min);
-        let mut order: Vec<(f64, &str)> = Vec::with_capacity(costs.len());
-        for (layer, cost) in sensitivity.iter().zip(&costs) {
-            let gain = (all - noise(layer.without.sqnr_db)).max(0.0);
-            // Nothing is lost by leaving in float what saves nothing.
-            let worth = if *cost > 0.0 { gain / cost } else { gain / least.min(1.0) + f64::from(u8::from(gain > 0.0)) };
-            order.push((worth, &layer.name));
-        }
+        let worth = |(layer, &cost): (&Sensitivity, &f64)| match (noise(&all) - noise(&layer.without)).max(0.0) {
+            0.0 => 0.0,
+            // It costs nothing.
+            _ if cost <= 0.0 => f64::INFINITY,
+            gain => gain / cost,
+        };
+        let mut order: Vec<(f64, &Sensitivity)> = sensitivity.iter().zip(&costs).map(worth).zip(sensitivity).collect();
         // Stable: of equals the one whose absence helps more comes first.
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
-        Ok(order.into_iter().map(|(_, name)| name.to_owned()).collect())
+        Ok(order.into_iter().map(|(_, layer)| layer.name.clone()).collect())
     }
 }
 

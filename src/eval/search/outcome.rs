@@ -21,7 +21,7 @@ pub struct Outcome {
     pub found: Measured,
     /// The largest drop asked for.
     pub max_drop: f64,
-    /// Whether the target holds; it doesn't when even the model in float but for what can't be left so is worse.
+    /// Whether the target holds. With every layer in float it does, unless the metric itself is not the same twice.
     pub holds: bool,
     /// Bytes of the float model.
     pub float_bytes: usize,
