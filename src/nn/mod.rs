@@ -37,6 +37,7 @@ mod conversion;
 mod embedding;
 mod executor;
 mod layer;
+mod layer_cost;
 mod linear;
 mod model;
 mod norm;

@@ -226,8 +226,11 @@ fn errors_name_the_layer() {
         gptq::quantize_weights(&model, &[batch], config, &Gptq::new(), Progress::silent())
     };
     let config = WeightConfig::new(format("int4:g4:f32"));
-    let told = run(1e30, &config).unwrap_err().to_string();
+    let told = run(1e10, &config).unwrap_err().to_string();
     assert!(told.contains("second"), "{told}");
+    // Squares that f32 can't hold.
+    let told = run(1e30, &config).unwrap_err().to_string();
+    assert!(told.contains("first"), "{told}");
     assert!(matches!(run(1.0, &config.clone().with_kind(LayerKind::Linear, None)), Err(Error::NothingToQuantize { .. })));
     assert!(matches!(gptq::quantize_weights(&model, &[], &config, &Gptq::new(), Progress::silent()), Err(Error::Empty { .. })));
     let x = Value::from(Tensor::full([4, 4], 1.0).unwrap());

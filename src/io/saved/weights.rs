@@ -30,11 +30,10 @@ pub fn put(tensors: &mut Writer, node: &str, weights: &QuantizedWeights) -> Resu
         Zeros::Points(list) | Zeros::Shifts(list) => bytes(tensors, format!("{node}.weight_zero"), list.as_bytes())?,
         Zeros::Offsets(offsets) => put_scales(tensors, &format!("{node}.weight_zero"), offsets)?,
     }
-    match (weights.format().levels(), weights.stored_levels()) {
-        // What the format's text says already.
-        (Levels::Custom(_), _) | (_, StoredLevels::None) => {}
-        (_, StoredLevels::Shared(book)) => tensors.put_list(format!("{node}.weight_levels"), book.levels())?,
-        (_, StoredLevels::Own(list)) => tensors.put(format!("{node}.weight_levels"), Tensor::new([list.len()], list.clone())?)?,
+    match weights.stored_levels() {
+        StoredLevels::None => {}
+        StoredLevels::Shared(book) => tensors.put_list(format!("{node}.weight_levels"), book.levels())?,
+        StoredLevels::Own(list) => tensors.put(format!("{node}.weight_levels"), Tensor::new([list.len()], list.clone())?)?,
     }
     if let Some(kept) = weights.kept() {
         let rows = kept.rows();
@@ -67,9 +66,10 @@ pub fn take(tensors: &mut Reader, node: &str, entry: &Weights) -> Result<Quantiz
     };
     let name = format!("{node}.weight_levels");
     let levels = match format.levels() {
-        Levels::Custom(book) => StoredLevels::Shared(book.clone()),
         Levels::Learned { own: true, .. } => StoredLevels::Own(tensors.take::<f16>(&name)?.into_vec()),
-        Levels::Learned { own: false, .. } => StoredLevels::Shared(Codebook::new(tensors.take::<f32>(&name)?.into_vec())?),
+        Levels::Learned { own: false, .. } | Levels::Custom(_) => {
+            StoredLevels::Shared(Codebook::new(tensors.take::<f32>(&name)?.into_vec())?)
+        }
         _ => StoredLevels::None,
     };
     let kept = format.keep().map(|_| take_kept(tensors, node, &shape)).transpose()?;

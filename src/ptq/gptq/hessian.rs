@@ -40,7 +40,8 @@ impl Hessian {
     /// Adds rows, one after the other.
     ///
     /// # Errors
-    /// [`Error::Length`] when the last is not whole, [`Error::NonFinite`] for NaN and infinities, before anything is added.
+    /// [`Error::Length`] when the last is not whole, [`Error::NonFinite`] for NaN and infinities, [`Error::Parameter`] for values whose
+    /// squares are beyond f32; then nothing more is added.
     pub fn add(&mut self, rows: &[f32], threads: usize) -> Result<()> {
         let d = self.width;
         if d == 0 || !rows.len().is_multiple_of(d) {
@@ -55,6 +56,10 @@ impl Hessian {
             let (lhs, rhs) = (Matrix::new(&turned, d, m)?, Matrix::new(rows, m, d)?);
             let dst = MatrixMut::new(&mut product, d, d)?;
             matmul_f32(lhs, rhs, WeightLayout::Kn, &FloatEpilogue::new(), dst, &mut workspace, threads)?;
+            if let Some(i) = (0..d).find(|i| !product[i * (d + 1)].is_finite()) {
+                let largest = rows.chunks(d).map(|row| row[i].abs()).fold(0.0, f32::max);
+                return Err(Error::parameter("input to fit weights to", largest, "its square must lie within f32"));
+            }
             // The product is symmetric but for the order of its sums: so that it is so exactly, one half counts.
             for i in 0..d {
                 for j in 0..=i {

@@ -49,7 +49,11 @@ pub fn layer(writer: &mut Writer<'_>, node: &Node, mut inputs: Vec<String>, outp
 /// The weights as floats of their own shape, made of their codes when the graph runs.
 fn floats(writer: &mut Writer<'_>, name: &str, weights: &QuantizedWeights) -> Result<String> {
     let (format, dims) = (weights.format(), weights.shape().dims());
-    if weights.kept().is_some() || matches!(weights.stored_levels(), StoredLevels::Own(_)) || matches!(weights.zeros(), Zeros::Shifts(_)) {
+    if format.bits() > 8
+        || weights.kept().is_some()
+        || matches!(weights.stored_levels(), StoredLevels::Own(_))
+        || matches!(weights.zeros(), Zeros::Shifts(_))
+    {
         return Err(unspoken(format!("weights of {format}")));
     }
     let rows = dims[0];
