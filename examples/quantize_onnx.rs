@@ -24,6 +24,7 @@ use arguments::{Arguments, Mode, Request};
 use lowprec::convert::StaticScheme;
 use lowprec::io::{safetensors, saved};
 use lowprec::nn::Executor;
+use lowprec::ptq::gptq::{self, Gptq};
 use lowprec::ptq::{Calibrator, DynamicQuantization, WeightConfig, quantize_weights_with};
 use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Value, onnx};
 use report::Report;
@@ -149,9 +150,34 @@ fn weights(arguments: &Arguments, model: &Model) -> Result<Model> {
         config = config.with_pattern(pattern, None)?;
     }
     let start = Instant::now();
-    let model = quantize_weights_with(model, &config, progress());
+    let model = match &arguments.calibration {
+        None => quantize_weights_with(model, &config, progress()),
+        Some(path) => {
+            let batches = calibration(arguments, model, path)?;
+            let batches: Vec<Vec<(&str, &Value)>> = batches.iter().map(|batch| by_name(batch)).collect();
+            let batches: Vec<&[(&str, &Value)]> = batches.iter().map(Vec::as_slice).collect();
+            let gptq = arguments.threads.map_or(Gptq::new(), |threads| Gptq::new().with_threads(threads));
+            gptq::quantize_weights(model, &batches, &config, &gptq, progress()).map(|fitted| fitted.model)
+        }
+    };
     quantized_in(start);
     model
+}
+
+/// Inputs by name.
+type Batch = Vec<(String, Value)>;
+
+/// The samples of a calibration file, in batches that the model takes.
+fn calibration(arguments: &Arguments, model: &Model, path: &Path) -> Result<Vec<Batch>> {
+    let contents = safetensors::read_tensors_file(path)?;
+    let inputs = contents.tensors.iter().filter(|(name, _)| model.inputs().iter().any(|input| input.name() == name));
+    let samples: Vec<(&str, &Value)> = inputs.map(|(name, value)| (name.as_str(), value)).collect();
+    let parts = batches::parts(model, &samples, arguments.batch)?;
+    Ok(parts.into_iter().map(|part| part.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()).collect())
+}
+
+fn by_name(batch: &Batch) -> Vec<(&str, &Value)> {
+    batch.iter().map(|(name, value)| (name.as_str(), value)).collect()
 }
 
 /// The model in integers from layer to layer, by the samples of the calibration file.
@@ -163,13 +189,8 @@ fn calibrate(arguments: &Arguments, model: &Model) -> Result<Model> {
         calibrator = calibrator.with_threads(threads);
     }
     let path = arguments.calibration.as_ref().expect("the command line has one");
-    let contents = safetensors::read_tensors_file(path)?;
-    // Labels are for other purposes.
-    let inputs = contents.tensors.iter().filter(|(name, _)| model.inputs().iter().any(|input| input.name() == name));
-    let samples: Vec<(&str, &Value)> = inputs.map(|(name, value)| (name.as_str(), value)).collect();
-    for part in batches::parts(model, &samples, arguments.batch)? {
-        let part: Vec<(&str, &Value)> = part.iter().map(|(name, value)| (*name, value)).collect();
-        calibrator.observe(&part)?;
+    for batch in calibration(arguments, model, path)? {
+        calibrator.observe(&by_name(&batch))?;
     }
     let model = calibrator.convert();
     quantized_in(start);

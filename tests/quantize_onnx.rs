@@ -64,6 +64,8 @@ fn wrong_usage() {
     for more in ["--weights int3.5", "--activations int4"] {
         assert!(arguments(&format!("m.onnx --mode weight-only --input i --output o {more}")).is_err(), "{more}");
     }
+    let fitted = "m.onnx --mode weight-only --input i --output o --calibration c";
+    assert!(arguments(fitted).is_ok() && arguments(&format!("{fitted} --target-drop 1")).is_err());
     for dynamic in ["--calibration c", "--observer minmax", "--batch 2", "--weights int4", "--activations int8"] {
         assert!(arguments(&format!("{right} {dynamic}")).is_err(), "{dynamic}");
     }

@@ -20,7 +20,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --mode float       run the model as it is
   --mode dynamic     weights in int8, activations quantized as they come
   --mode static      integers from layer to layer, by the ranges of values on calibration samples
-  --mode weight-only weights in any format, activations as they are
+  --mode weight-only weights in any format, activations as they are; with --calibration fitted to what they do to outputs
   --weights FORMAT   of --mode weight-only: int8 (default), int4:g32, uint4:g32, nf4:g64, kmeans3:g64, mxfp4, ...
   --activations KIND of --mode weight-only: what is multiplied with codes, float (default) or int8, quantized as it comes
   --calibration FILE samples under the names of the model's inputs, for --mode static, --report and --target-drop, and
@@ -153,8 +153,12 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if mode != Mode::Static && (observer.is_some() || batch.is_some()) {
         return Err("--observer and --batch belong to --mode static".into());
     }
-    if mode != Mode::Static && calibration.is_some() && report.is_none() && target_drop.is_none() {
-        return Err("--calibration belongs to --mode static, --report and --target-drop".into());
+    let calibrated = matches!(mode, Mode::Static | Mode::WeightOnly);
+    if !calibrated && calibration.is_some() && report.is_none() && target_drop.is_none() {
+        return Err("--calibration belongs to --mode static, --mode weight-only, --report and --target-drop".into());
+    }
+    if mode == Mode::WeightOnly && target_drop.is_some() {
+        return Err("--target-drop chooses among int8 layers: --mode weight-only has none".into());
     }
     if mode != Mode::WeightOnly && (weights.is_some() || activations.is_some()) {
         return Err("--weights and --activations belong to --mode weight-only".into());
