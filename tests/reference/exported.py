@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NETWORKS = ["digits_cnn", "digits_residual", "digits_separable", "digits_squeeze"]
+MODES = ["float", "static", "dynamic"] + [f"weight-only {weights}" for weights in ["int8", "int4:g32", "uint4:g16", "nf4", "offset4"]]
 
 
 def main(tool):
@@ -30,9 +31,11 @@ def main(tool):
         save_file({"image": images["train"][:100]}, folder / "calibration.safetensors")
         save_file({"image": images["test"]}, folder / "test.safetensors")
         for network in NETWORKS:
-            for mode in ["float", "static", "dynamic"]:
-                exported = folder / f"{network}_{mode}.onnx"
+            for mode in MODES:
+                exported = folder / f"{network}.onnx"
+                mode, *weights = mode.split()
                 command = [tool, ROOT / f"tests/fixtures/{network}.onnx", "--mode", mode, "--export", exported]
+                command += [part for format in weights for part in ["--weights", format]]
                 command += ["--input", folder / "test.safetensors", "--output", folder / "out.safetensors"]
                 if mode == "static":
                     command += ["--calibration", folder / "calibration.safetensors"]
@@ -46,12 +49,13 @@ def main(tool):
                 parts = images["test"][:, None] if mode == "dynamic" else [images["test"]]
                 theirs = np.concatenate([session.run(None, {name: part})[0] for part in parts])
                 batch = session.run(None, {name: images["test"]})[0] if mode == "dynamic" else None
-                step = float(ours.max() - ours.min()) / 255 if mode != "float" else 1e-5 * np.abs(ours).max()
+                floats = mode in ["float", "weight-only"]
+                step = 1e-5 * np.abs(ours).max() if floats else float(ours.max() - ours.min()) / 255
                 worst = np.abs(ours - theirs).max()
                 flips = int((ours.argmax(1) != theirs.argmax(1)).sum())
                 right = [int((outputs.argmax(1) == labels).sum()) for outputs in [ours, theirs]]
                 bits = int((ours.view(np.int32) == theirs.view(np.int32)).sum())
-                line = f"{network:17} {mode:8} worst {worst:.2e} step {step:.2e}  flips {flips}  right {right[0]} and {right[1]}"
+                line = f"{network:17} {' '.join([mode, *weights]):22} worst {worst:.2e} step {step:.2e}  flips {flips}  right {right[0]} and {right[1]}"
                 line += f"  same bits {bits} of {ours.size}"
                 if batch is not None:
                     signal = 10 * np.log10((ours**2).sum() / ((ours - batch) ** 2).sum())
