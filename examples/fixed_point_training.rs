@@ -7,6 +7,8 @@
 //! numbers of bits after the point (Gupta et al., ICML 2015, figures 1 and 2): rounded to the nearest multiple, and by chance. Test
 //! errors are those of the 647 test images, means over seeds, which decide the first weights, the order of samples and the chance.
 
+use std::num::NonZero;
+
 use lowprec::nn::{Dim, Layer, Linear, Model};
 use lowprec::quant::{Rounding, random_unit};
 use lowprec::train::{FixedPoint, FixedPointConfig, FixedPointNetwork, Mode, Network, Schedule, Sgd, Trainable, Training, cross_entropy};
@@ -43,8 +45,8 @@ fn options() -> std::result::Result<Options, lexopt::Error> {
                     .map(|bits| bits.parse().map_err(|_| format!("`{bits}` is no number of bits")))
                     .collect::<std::result::Result<_, _>>()?;
             }
-            Long("epochs") => options.epochs = parser.value()?.parse()?,
-            Long("seeds") => options.seeds = parser.value()?.parse()?,
+            Long("epochs") => options.epochs = parser.value()?.parse::<NonZero<usize>>()?.get(),
+            Long("seeds") => options.seeds = parser.value()?.parse::<NonZero<_>>()?.get(),
             Long("rate") => options.rate = parser.value()?.parse()?,
             other => return Err(other.unexpected()),
         }

@@ -6,6 +6,7 @@
 //! Weights and activations have the same width, first and last layer included. Accuracies are those of the integer models, on the 647
 //! test images; the 900 training images, moved by up to a pixel, are all that fine-tuning sees.
 
+use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use lowprec::convert::{QConfig, StaticScheme, WeightScales};
@@ -46,8 +47,8 @@ fn options() -> std::result::Result<Options, lexopt::Error> {
                     .map(|bits| bits.parse().map_err(|_| format!("`{bits}` is no number of bits")))
                     .collect::<std::result::Result<_, _>>()?;
             }
-            Long("epochs") => options.epochs = parser.value()?.parse()?,
-            Long("seeds") => options.seeds = parser.value()?.parse()?,
+            Long("epochs") => options.epochs = parser.value()?.parse::<NonZero<usize>>()?.get(),
+            Long("seeds") => options.seeds = parser.value()?.parse::<NonZero<_>>()?.get(),
             Long("threads") => options.threads = parser.value()?.parse()?,
             Long("rate") => options.rate = parser.value()?.parse()?,
             other => return Err(other.unexpected()),

@@ -63,7 +63,23 @@ impl<'a> FloatEpilogue<'a> {
         FloatEpilogue { ranges, ..self }
     }
 
-    pub(super) fn stage(&self) -> FloatStage<'a> {
+    /// The stage of a product, everything about it checked.
+    pub(super) fn checked_stage(
+        &self,
+        lhs: &Matrix<'_, f32>,
+        dst: &MatrixMut<'_, f32>,
+        [n, k]: [usize; 2],
+        threads: usize,
+    ) -> Result<FloatStage<'a>> {
+        check_threads(threads)?;
+        check_product(lhs, dst, n, k)?;
+        check_cells(self.ranges, lhs.rows())?;
+        let stage = self.stage();
+        stage.check(n)?;
+        Ok(stage)
+    }
+
+    fn stage(&self) -> FloatStage<'a> {
         let FloatEpilogue { bias, accumulate, activation, .. } = *self;
         FloatStage { bias, accumulate, activation, measure: None }
     }
@@ -84,11 +100,7 @@ pub fn sgemm(
     mut dst: MatrixMut<'_, f32>,
     threads: usize,
 ) -> Result<()> {
-    check_threads(threads)?;
-    check_product(&lhs, &dst, weights.n(), weights.k())?;
-    check_cells(epilogue.ranges, lhs.rows())?;
-    let stage = epilogue.stage();
-    stage.check(weights.n())?;
+    let stage = epilogue.checked_stage(&lhs, &dst, [weights.n(), weights.k()], threads)?;
     if !dst.is_empty() {
         weights.isa().visit(SgemmVisit { lhs, weights, stage, dst: dst.as_mut_ptr(), dst_stride: dst.stride(), threads });
     }

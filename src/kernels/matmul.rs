@@ -4,10 +4,9 @@ use super::dequantize::FloatStage;
 use super::dot::Float;
 use super::float::{FloatEpilogue, report_rows};
 use super::isa::{Isa, Visitor};
-use super::operand::{Matrix, MatrixMut, check_product, check_threads};
+use super::operand::{Matrix, MatrixMut};
 use super::pack::{PanelLayout, Panels};
 use super::product::{Product, Rows};
-use super::ranges::check_cells;
 use super::simd::Simd;
 use super::tile::{Segment, Start, Zero};
 use super::weights::WeightLayout;
@@ -31,15 +30,11 @@ pub fn matmul_f32(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    check_threads(threads)?;
     let (k, n) = match layout {
         WeightLayout::Kn => (rhs.rows(), rhs.cols()),
         WeightLayout::Nk => (rhs.cols(), rhs.rows()),
     };
-    check_product(&lhs, &dst, n, k)?;
-    check_cells(epilogue.ranges, lhs.rows())?;
-    let stage = epilogue.stage();
-    stage.check(n)?;
+    let stage = epilogue.checked_stage(&lhs, &dst, [n, k], threads)?;
     let isa = Isa::best();
     if dst.is_empty() {
         report_rows(epilogue.ranges, &dst, isa);

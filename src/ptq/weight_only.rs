@@ -2,11 +2,12 @@
 
 use super::layers::{Request, list, nothing};
 use crate::error::{Error, Result};
+use crate::nn::quantized::finite_bias;
 use crate::nn::weight_only::{Activations, Conv2d, Embedding, Linear};
 use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, SkipReason};
 use crate::num::NonFinite;
 use crate::progress::Progress;
-use crate::quant::{Rounding, WeightFormat, WeightQuantizer};
+use crate::quant::{QuantizedWeights, Rounding, WeightFormat, WeightQuantizer};
 use crate::tensor::Tensor;
 
 /// Which layers' weights get which [`WeightFormat`]: that of the last pattern that matches a name, else that of the kind, else the
@@ -73,9 +74,9 @@ impl WeightConfig {
         WeightConfig { activations, ..self }
     }
 
-    /// What products are made of.
-    pub fn activations(&self) -> Activations {
-        self.activations
+    /// How codes are rounded.
+    pub fn rounding(&self) -> Rounding {
+        self.rounding
     }
 
     /// How codes are rounded: to the nearest unless said otherwise. Of a stochastic rule each layer draws from a seed of its own.
@@ -125,32 +126,41 @@ impl WeightConfig {
         }
     }
 
-    fn twin(&self, node: &Node) -> Result<Layer> {
-        let Some(format) = self.format(node) else { return Ok(node.layer().clone()) };
+    /// The layer with its weights rounded to their format.
+    pub(super) fn twin(&self, node: &Node) -> Result<Layer> {
+        let (Some(format), Some(weight)) = (self.format(node), weight_of(node.layer())) else { return Ok(node.layer().clone()) };
         let rounding = match self.rounding {
             Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed_of(seed, node.name()) },
             other => other,
         };
         let quantizer = WeightQuantizer::new(format.clone()).with_rounding(rounding).with_non_finite(self.non_finite);
-        let bias = |bias: Option<&Tensor>| match bias {
-            Some(bias) => crate::nn::quantized::finite_bias(bias.as_slice(), self.non_finite).map(Some),
-            None => Ok(None),
-        };
+        self.layer(node, quantizer.quantize(weight)?)
+    }
+
+    /// The layer with these weights.
+    pub(super) fn layer(&self, node: &Node, weights: QuantizedWeights) -> Result<Layer> {
+        let bias = |bias: Option<&Tensor>| bias.map(|bias| finite_bias(bias.as_slice(), self.non_finite)).transpose();
         match node.layer() {
-            Layer::Linear(linear) => {
-                let bias = bias(linear.bias())?;
-                Linear::new(quantizer.quantize(linear.weight())?, bias.as_deref(), self.activations).map(Layer::from)
-            }
+            Layer::Linear(linear) => Linear::new(weights, bias(linear.bias())?.as_deref(), self.activations).map(Layer::from),
             Layer::Conv2d(conv) => {
-                let (geometry, bias) = (conv.geometry().clone(), bias(conv.bias())?);
-                Conv2d::new(geometry, quantizer.quantize(conv.weight())?, bias.as_deref(), self.activations).map(Layer::from)
+                Conv2d::new(conv.geometry().clone(), weights, bias(conv.bias())?.as_deref(), self.activations).map(Layer::from)
             }
-            Layer::Embedding(table) => Embedding::new(quantizer.quantize(table.weight())?).map(Layer::from),
+            Layer::Embedding(_) => Embedding::new(weights).map(Layer::from),
             other => Err(Error::Unsupported {
                 what: format!("quantized weights of {}", other.kind()),
                 way_out: format!("these kinds can have them: {}", list(Self::KINDS)),
             }),
         }
+    }
+}
+
+/// The float weights of a layer of [`WeightConfig::KINDS`].
+fn weight_of(layer: &Layer) -> Option<&Tensor> {
+    match layer {
+        Layer::Linear(linear) => Some(linear.weight()),
+        Layer::Conv2d(conv) => Some(conv.weight()),
+        Layer::Embedding(table) => Some(table.weight()),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use lowprec::metrics::sqnr_db;
 use lowprec::nn::{Dim, Linear, Model};
 use lowprec::ptq::WeightConfig;
 use lowprec::ptq::gptq::{self, Gptq, Hessian, Method};
-use lowprec::quant::{QuantizedWeights, WeightFormat};
+use lowprec::quant::{QuantizedWeights, Rounding, WeightFormat};
 use lowprec::{DType, Error, LayerKind, Progress, Tensor, Value, quantize_weights};
 use std::ops::ControlFlow;
 
@@ -235,6 +235,11 @@ fn errors_name_the_layer() {
     assert!(matches!(gptq::quantize_weights(&model, &[], &config, &Gptq::new(), Progress::silent()), Err(Error::Empty { .. })));
     let x = Value::from(Tensor::full([4, 4], 1.0).unwrap());
     let batch: &[(&str, &Value)] = &[("x", &x)];
+    let by_chance = config.clone().with_rounding(Rounding::Stochastic { seed: 1 });
+    assert!(matches!(
+        gptq::quantize_weights(&model, &[batch], &by_chance, &Gptq::new(), Progress::silent()),
+        Err(Error::Unsupported { .. })
+    ));
     let stop = Progress::new(|_| ControlFlow::Break(()));
     assert!(matches!(gptq::quantize_weights(&model, &[batch], &config, &Gptq::new(), stop), Err(Error::Cancelled { .. })));
     let batch: &[(&str, &Value)] = &[("z", &x)];

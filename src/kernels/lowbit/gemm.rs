@@ -8,8 +8,7 @@ use crate::kernels::dequantize::FloatStage;
 use crate::kernels::dynamic::{ActivationRule, ranges_of_rows};
 use crate::kernels::float::{FloatEpilogue, report_rows};
 use crate::kernels::isa::Visitor;
-use crate::kernels::operand::{Matrix, MatrixMut, check_product, check_threads};
-use crate::kernels::ranges::check_cells;
+use crate::kernels::operand::{Matrix, MatrixMut};
 use crate::kernels::simd::Simd;
 use crate::kernels::workspace::Workspace;
 use crate::num::NonFinite;
@@ -70,11 +69,7 @@ fn run(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    check_threads(threads)?;
-    check_product(&lhs, &dst, weights.n(), weights.k())?;
-    check_cells(epilogue.ranges, lhs.rows())?;
-    let store = epilogue.stage();
-    store.check(weights.n())?;
+    let store = epilogue.checked_stage(&lhs, &dst, [weights.n(), weights.k()], threads)?;
     // Values that are not finite are refused even where nothing comes of them.
     if lhs.rows() > 0 && (weights.n() > 0 || lhs.cols() > 0) {
         let (data, dst_stride) = (dst.as_mut_ptr(), dst.stride());

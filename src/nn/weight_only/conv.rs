@@ -1,15 +1,14 @@
 //! The convolution with quantized weights.
 
-use super::linear::{check_bias, multiply};
+use super::product::{Product, epilogue};
 use super::{Activations, StoredWeights};
 use crate::error::{Error, Result};
-use crate::kernels::{Conv2dGeometry, FloatEpilogue, ImageLayout, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
+use crate::kernels::{Conv2dGeometry, ImageLayout, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
 use crate::nn::conv::check_images;
 use crate::nn::linear::check_rows;
 use crate::nn::plan::Fused;
 use crate::nn::reorder::transpose;
 use crate::quant::QuantizedWeights;
-use crate::tensor::Tensor;
 
 /// [`nn::Conv2d`](crate::nn::Conv2d) of weights `[out, in / groups, kh, kw]` that are held quantized.
 ///
@@ -20,9 +19,7 @@ use crate::tensor::Tensor;
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     geometry: Conv2dGeometry,
-    weight: StoredWeights,
-    bias: Option<Tensor>,
-    activations: Activations,
+    product: Product,
 }
 
 impl Conv2d {
@@ -37,9 +34,8 @@ impl Conv2d {
         if weight.shape().dims() != expected {
             return Err(Error::shape("weight", format!("{expected:?} ([out, in / groups, kh, kw])"), weight.shape().dims()));
         }
-        let bias = check_bias(bias, geometry.out_channels)?;
         let weight = if is_pointwise(&geometry) { StoredWeights::for_products(weight)? } else { StoredWeights::as_stored(weight) };
-        Ok(Conv2d { geometry, weight, bias, activations })
+        Ok(Conv2d { product: Product::new(weight, bias, geometry.out_channels, activations)?, geometry })
     }
 
     /// Channels, kernel, stride, padding, dilation, groups.
@@ -49,17 +45,17 @@ impl Conv2d {
 
     /// The weights.
     pub fn weight(&self) -> &StoredWeights {
-        &self.weight
+        self.product.weight()
     }
 
     /// Bias by output channel.
     pub fn bias(&self) -> Option<&[f32]> {
-        self.bias.as_ref().map(Tensor::as_slice)
+        self.product.bias()
     }
 
     /// What is multiplied with the weights: bytes only where products run on packed codes.
     pub fn activations(&self) -> Activations {
-        if self.weight.panels().is_some() { self.activations } else { Activations::Float }
+        self.product.activations()
     }
 
     /// Runs on `shape.n` images in either layout; `output` is channels-last.
@@ -83,9 +79,8 @@ impl Conv2d {
     ) -> Result<()> {
         check_images(&self.geometry, shape)?;
         if !is_pointwise(&self.geometry) {
-            let packed = PackedFloatConv2d::pack(&self.geometry, self.weight.dequantize()?.as_slice())?;
-            let epilogue = FloatEpilogue::new().with_bias(self.bias()).with_activation(fused.activation).with_accumulate(fused.residual);
-            return conv2d_f32(input, shape, &packed, &epilogue, output, workspace, threads);
+            let packed = PackedFloatConv2d::pack(&self.geometry, self.weight().dequantize()?.as_slice())?;
+            return conv2d_f32(input, shape, &packed, &epilogue(self.bias(), fused), output, workspace, threads);
         }
         let ImageShape { n, h, w, layout } = shape;
         let [channels, outputs] = [self.geometry.in_channels, self.geometry.out_channels];
@@ -99,7 +94,7 @@ impl Conv2d {
                 &pixels
             }
         };
-        multiply(&self.weight, self.activations, input, self.bias(), fused, output, workspace, threads)
+        self.product.run(input, fused, output, workspace, threads)
     }
 }
 

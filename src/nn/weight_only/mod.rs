@@ -12,6 +12,7 @@
 mod conv;
 mod embedding;
 mod linear;
+mod product;
 mod stored;
 
 pub use conv::Conv2d;

@@ -165,7 +165,7 @@ fn pack(weights: &QuantizedWeights) -> Result<Option<PackedLowBit>> {
     let k = shape.elements().checked_div(n).unwrap_or(0);
     // One scale of the tensor is the scale of each row.
     let (group, repeat) = if row == k { (group, 1) } else { (k.max(1), n) };
-    if weights.kept().is_some() || k == 0 || (group < k && !group.is_multiple_of(4)) || group.min(k) > GROUP_MAX {
+    if weights.kept().is_some() || k == 0 || (group < k && !group.is_multiple_of(4)) || group.min(k) > PackedLowBit::GROUP_MAX {
         return Ok(None);
     }
     let table;
@@ -202,6 +202,3 @@ fn pack(weights: &QuantizedWeights) -> Result<Option<PackedLowBit>> {
     };
     PackedLowBit::pack(&LowBit { n, k, bits, group, codes: weights.packed().as_bytes(), levels, scales }).map(Some)
 }
-
-/// The longest group whose sums fit 32 bits.
-const GROUP_MAX: usize = PackedLowBit::GROUP_MAX;

@@ -3,12 +3,11 @@
 use super::patches::patches;
 use super::{Gptq, Hessian, Method};
 use crate::error::{Error, Result};
-use crate::nn::weight_only::{Conv2d, Embedding, Linear};
 use crate::nn::{Executor, Layer, Model, Node};
 use crate::progress::Progress;
 use crate::ptq::WeightConfig;
 use crate::ptq::weight_only::weights_request;
-use crate::quant::WeightFormat;
+use crate::quant::{Rounding, WeightFormat};
 use crate::tensor::{Tensor, Value};
 
 /// A model and how each of its layers was fitted.
@@ -53,8 +52,9 @@ pub struct LayerFit {
 /// ```
 ///
 /// # Errors
-/// Those of [`quantize_weights`](crate::quantize_weights) and of [`Model::run`]; [`Error::Empty`] without a batch; [`Error::NonFinite`] for NaN
-/// and infinities in a layer's inputs, inside an [`Error::Layer`] that names it; [`Error::Cancelled`].
+/// Those of [`quantize_weights`](crate::quantize_weights) and of [`Model::run`]; [`Error::Empty`] without a batch; [`Error::Unsupported`] for
+/// a configuration that rounds by chance; [`Error::NonFinite`] for NaN and infinities in a layer's inputs, and in weights that are fitted
+/// whatever the configuration says of them, inside an [`Error::Layer`] that names it; [`Error::Cancelled`].
 pub fn quantize_weights(
     model: &Model,
     batches: &[&[(&str, &Value)]],
@@ -64,6 +64,12 @@ pub fn quantize_weights(
 ) -> Result<FittedModel> {
     if batches.is_empty() {
         return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give at least one batch" });
+    }
+    if config.rounding() != Rounding::Nearest {
+        return Err(Error::Unsupported {
+            what: "rounding by chance of weights that are fitted to samples".into(),
+            way_out: "leave the configuration's rounding as it is, or quantize without samples".into(),
+        });
     }
     // Batch norms folded, everything else as it was.
     let mut model = weights_request(model, config, &|node| Ok(node.layer().clone()), &mut Progress::silent())?;
@@ -92,17 +98,19 @@ fn fit(
     config: &WeightConfig,
     gptq: &Gptq,
 ) -> Result<(Layer, Option<LayerFit>)> {
-    let (width, parts) = match node.layer() {
-        Layer::Linear(linear) => (linear.in_features(), 1),
-        Layer::Conv2d(conv) => (conv.geometry().weight_shape()[1..].iter().product(), conv.geometry().groups),
-        Layer::Embedding(table) => return Ok((Embedding::new(format.quantize(table.weight())?)?.into(), None)),
-        other => return Ok((other.clone(), None)),
+    let (weight, parts) = match node.layer() {
+        Layer::Linear(linear) => (linear.weight(), 1),
+        Layer::Conv2d(conv) => (conv.weight(), conv.geometry().groups),
+        // Rows that are picked have no inputs to be fitted to.
+        _ => return Ok((config.twin(node)?, None)),
     };
+    let width = weight.dims()[1..].iter().product();
     let mut moments = [Moments::new(width, parts)?, Moments::new(width, parts)?];
     let mut seen = 0;
     for batch in batches {
         let Some(x) = input_of(model, node, batch)? else { continue };
-        let count = x.dims().first().copied().unwrap_or(0);
+        // A single row is a single sample.
+        let count = if x.dims().len() > 1 { x.dims()[0] } else { 1 };
         for sample in 0..count {
             let moments = &mut moments[usize::from(seen % 4 == 3)];
             seen += 1;
@@ -118,22 +126,9 @@ fn fit(
     }
     let [samples, held_out] = moments.map(|moments| moments.finish(gptq.threads));
     let (samples, held_out) = (samples?, held_out?);
-    let bias = |bias: Option<&Tensor>| bias.map(|bias| bias.as_slice().to_vec());
-    let (fitted, twin): (_, Layer) = match node.layer() {
-        Layer::Conv2d(conv) => {
-            let fitted = gptq.quantize(conv.weight(), format, &samples, &held_out)?;
-            let bias = bias(conv.bias());
-            let twin = Conv2d::new(conv.geometry().clone(), fitted.weights.clone(), bias.as_deref(), config.activations())?;
-            (fitted, twin.into())
-        }
-        Layer::Linear(linear) => {
-            let fitted = gptq.quantize(linear.weight(), format, &samples, &held_out)?;
-            let twin = Linear::new(fitted.weights.clone(), bias(linear.bias()).as_deref(), config.activations())?;
-            (fitted, twin.into())
-        }
-        other => return Ok((other.clone(), None)),
-    };
-    Ok((twin, Some(LayerFit { name: node.name().to_owned(), method: fitted.method, errors: fitted.errors })))
+    let fitted = gptq.quantize(weight, format, &samples, &held_out)?;
+    let fit = LayerFit { name: node.name().to_owned(), method: fitted.method, errors: fitted.errors };
+    Ok((config.layer(node, fitted.weights)?, Some(fit)))
 }
 
 /// Hessians of the parts of a layer, and rows that are on their way there.
