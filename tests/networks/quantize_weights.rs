@@ -213,6 +213,9 @@ fn the_same_bits_on_any_number_of_threads_and_in_any_batch() {
         let run = |x: &Tensor, threads: usize| Executor::new(&small).with_threads(threads).unwrap().forward(x).unwrap();
         let all = run(&x, 1);
         assert!(run(&x, 2) == all && run(&x, 3) == all, "{text}");
+        // Of many panels and blocks each has its own weights and bias.
+        let db = sqnr_db(dequantized(&small).forward(&x).unwrap().as_slice(), all.as_slice()).unwrap();
+        assert!(db > if activations == Activations::Float { 110.0 } else { 36.0 }, "{text}: {db} dB");
         let alone = Tensor::new([1, 1024], x.as_slice()[7 * 1024..8 * 1024].to_vec()).unwrap();
         assert_eq!(run(&alone, 1).as_slice(), &all.as_slice()[7 * 1200..8 * 1200], "{text}");
     }
