@@ -76,6 +76,14 @@ impl StateDict {
         Ok(tensor)
     }
 
+    /// Takes out all tensors whose names begin with `prefix`, under what comes after it.
+    #[must_use]
+    pub fn split_off(&mut self, prefix: &str) -> StateDict {
+        let taken: Vec<String> = self.names().filter(|name| name.starts_with(prefix)).map(str::to_owned).collect();
+        let take = |name: String| self.tensors.remove(&name).map(|value| (name[prefix.len()..].to_owned(), value));
+        StateDict { tensors: taken.into_iter().filter_map(take).collect(), non_finite: self.non_finite }
+    }
+
     /// Drops the tensor of that name; says whether it was there.
     pub fn discard(&mut self, name: &str) -> bool {
         self.tensors.remove(name).is_some()

@@ -1,8 +1,8 @@
 //! What is rounded on the way through a network.
 
 use super::array::Array;
-use super::graph::Tape;
 use super::parameter::{Gradients, Parameter};
+use super::tape::Tape;
 use crate::error::Result;
 
 /// Whether a forward pass learns: batch norms take the batch's statistics, observers look.

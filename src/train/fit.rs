@@ -1,5 +1,7 @@
 //! The loop: shuffled batches, a schedule, an optimizer.
 
+use std::ops::Range;
+
 use super::network::Trainable;
 use super::optim::Optimizer;
 use super::parameter::Gradients;
@@ -92,13 +94,14 @@ pub struct Training<'p> {
     epochs: usize,
     seed: u64,
     schedule: Schedule,
+    steps: Range<usize>,
     progress: Progress<'p>,
 }
 
 impl Training<'static> {
     /// Over so many samples, in batches of so many, the last of an epoch having what is left, so many times.
     pub fn new(samples: usize, batch: usize, epochs: usize) -> Self {
-        Training { samples, batch, epochs, seed: 0, schedule: Schedule::Constant, progress: Progress::silent() }
+        Training { samples, batch, epochs, seed: 0, schedule: Schedule::Constant, steps: 0..usize::MAX, progress: Progress::silent() }
     }
 }
 
@@ -115,19 +118,63 @@ impl<'p> Training<'p> {
         Training { schedule, ..self }
     }
 
+    /// Only these of all steps, for a training that is cut into parts: order and schedule are those of the whole, so that with a
+    /// [`checkpoint`](super::checkpoint()) in between the parts give, bit for bit, what the whole gives. There are
+    /// [`Training::total_steps`].
+    ///
+    /// ```
+    /// # use lowprec::nn::{Dim, Linear, Model, StateDict};
+    /// # use lowprec::train::{Adam, Gradients, Mode, Network, Schedule, Trainable, Training, checkpoint, cross_entropy, resume};
+    /// # use lowprec::{DType, Tensor};
+    /// # let mut net = Model::builder();
+    /// # let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2)])?;
+    /// # let y = net.add("fc", Linear::new(Tensor::full([2, 2], 0.0)?, None)?, &[x])?;
+    /// # net.output("y", y)?;
+    /// # let model = net.build()?;
+    /// # let gradients = |network: &mut Network, batch: lowprec::train::Batch<'_>| {
+    /// #     let x = batch.rows.iter().flat_map(|&row| [row as f32 / 50.0 - 1.0, 0.5]).collect();
+    /// #     let labels: Vec<usize> = batch.rows.iter().map(|&row| usize::from(row >= 50)).collect();
+    /// #     let tape = network.forward(&Tensor::new([labels.len(), 2], x)?, Mode::Train)?;
+    /// #     let (loss, gradient) = cross_entropy(tape.output(), &labels, 0.0)?;
+    /// #     Ok((loss, network.backward(&tape, &[("y", &gradient)])?))
+    /// # };
+    /// let training = || Training::new(100, 10, 4).with_schedule(Schedule::Cosine);
+    /// let (mut network, mut adam) = (Network::new(&model)?, Adam::new(0.1));
+    /// training().with_steps(0..25).run(&mut network, &mut adam, gradients)?;
+    /// let saved = checkpoint(&network, &adam, 25); // for io::safetensors::write
+    ///
+    /// let (mut again, mut adam) = (Network::new(&model)?, Adam::new(0.1));
+    /// let step = resume(&mut again, &mut adam, &mut StateDict::new(saved)?)?;
+    /// training().with_steps(step..training().total_steps()).run(&mut again, &mut adam, gradients)?;
+    ///
+    /// let (mut whole, mut adam) = (Network::new(&model)?, Adam::new(0.1));
+    /// training().run(&mut whole, &mut adam, gradients)?;
+    /// assert_eq!(again.parameters(), whole.parameters());
+    /// # Ok::<(), lowprec::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_steps(self, steps: Range<usize>) -> Self {
+        Training { steps, ..self }
+    }
+
+    /// How many steps all epochs have.
+    pub fn total_steps(&self) -> usize {
+        self.epochs * self.samples.div_ceil(self.batch.max(1))
+    }
+
     /// Reports each step before it is taken, and can be cancelled there: what was learned so far is then in the network.
     #[must_use]
     pub fn with_progress<'q>(self, progress: Progress<'q>) -> Training<'q> {
-        let Training { samples, batch, epochs, seed, schedule, .. } = self;
-        Training { samples, batch, epochs, seed, schedule, progress }
+        let Training { samples, batch, epochs, seed, schedule, steps, .. } = self;
+        Training { samples, batch, epochs, seed, schedule, steps, progress }
     }
 
     /// Trains: `gradients` runs a batch through the network and gives its loss and the gradients; the optimizer does the rest. Gives
-    /// the mean loss of each epoch. The optimizer has its own learning rate back at the end.
+    /// the mean loss of each epoch that it had a step of. The optimizer has its own learning rate back at the end.
     ///
     /// # Errors
     /// [`Error::Empty`] without samples, [`Error::Parameter`] for batches of 0, [`Error::Cancelled`], and those of `gradients`.
-    pub fn run<N: Trainable + ?Sized>(
+    pub fn run<N: Trainable>(
         mut self,
         network: &mut N,
         optimizer: &mut dyn Optimizer,
@@ -139,22 +186,27 @@ impl<'p> Training<'p> {
         if self.batch == 0 {
             return Err(Error::parameter("samples of a batch", 0, "must be at least 1"));
         }
-        let steps = self.epochs * self.samples.div_ceil(self.batch);
-        let (rate, mut step, mut losses) = (optimizer.rate(), 0, Vec::with_capacity(self.epochs));
+        let (per_epoch, total, rate) = (self.samples.div_ceil(self.batch), self.total_steps(), optimizer.rate());
+        let mut losses = Vec::new();
         let mut train = || {
             for epoch in 0..self.epochs {
-                let mut sum = 0.0;
-                let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
-                for rows in shuffled(self.samples, seed).chunks(self.batch) {
-                    self.progress.step("train", &format!("epoch {epoch}"), step, steps)?;
-                    optimizer.set_rate(rate * self.schedule.factor(step as f64 / steps as f64));
-                    let (loss, gradients) = gradients(network, Batch { rows, epoch, step })?;
-                    optimizer.step(network.parameters_mut(), &gradients)?;
-                    network.settle();
-                    sum += loss * rows.len() as f64;
-                    step += 1;
+                let first = epoch * per_epoch;
+                let steps = self.steps.start.max(first)..self.steps.end.min(first + per_epoch);
+                if steps.is_empty() {
+                    continue;
                 }
-                losses.push(sum / self.samples as f64);
+                let (mut sum, mut seen) = (0.0, 0);
+                let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
+                let order = shuffled(self.samples, seed);
+                for (step, rows) in (first..).zip(order.chunks(self.batch)).filter(|(step, _)| steps.contains(step)) {
+                    self.progress.step("train", &format!("epoch {epoch}"), step, total)?;
+                    optimizer.set_rate(rate * self.schedule.factor(step as f64 / total as f64));
+                    let (loss, gradients) = gradients(network, Batch { rows, epoch, step })?;
+                    optimizer.step(network, &gradients)?;
+                    sum += loss * rows.len() as f64;
+                    seen += rows.len();
+                }
+                losses.push(sum / seen as f64);
             }
             Ok(())
         };

@@ -10,11 +10,12 @@
 
 use super::arithmetic::{Arithmetic, Mode};
 use super::array::Array;
-use super::graph::{Graph, Tape};
+use super::graph::Graph;
 use super::network::Trainable;
-use super::parameter::{Gradients, Parameter};
+use super::parameter::{Gradients, Parameter, counted, load, state, take_count};
+use super::tape::Tape;
 use crate::error::{Error, Result};
-use crate::nn::Model;
+use crate::nn::{Model, StateDict};
 use crate::quant::{Rounding, random_unit};
 use crate::tensor::{Tensor, Value};
 
@@ -111,7 +112,7 @@ impl FixedPointConfig {
         FixedPointConfig { parameters: format, values: format, gradients: format, rounding: Rounding::Nearest }
     }
 
-    /// Weights and biases, and so updates: of numbers that are multiples of the step, rounding the sum is rounding what is added.
+    /// Weights and biases, and what an optimizer adds to them.
     #[must_use]
     pub fn with_parameters(self, parameters: FixedPoint) -> Self {
         FixedPointConfig { parameters, ..self }
@@ -138,15 +139,19 @@ impl FixedPointConfig {
 
 /// A network whose parameters, values and gradients are fixed-point numbers.
 ///
-/// Convolutions and linear layers add up exactly, in f64, and round once. An optimizer's step is rounded in
-/// [`settle`](Trainable::settle), which [`Training`](super::Training) calls; what an optimizer remembers is its own affair, so plain
-/// [`Sgd`](super::Sgd) without momentum is the method of the paper. The loss itself is in float.
+/// Convolutions, linear layers and products of matrices add up exactly, in f64, and round once; other layers compute in float, and what
+/// they write is rounded. An optimizer's update is rounded before it is added ([`Trainable::update`]), and the sum, of multiples of one
+/// step, is exact. What an optimizer remembers is its own affair, so plain [`Sgd`](super::Sgd) without momentum is the method of the
+/// paper. The loss itself is in float.
 #[derive(Debug)]
 pub struct FixedPointNetwork {
     graph: Graph,
     parameters: Vec<Parameter>,
     rounder: Rounder,
 }
+
+/// In a checkpoint, how often numbers were drawn.
+const DRAWS: &str = "fixed_point.draws";
 
 /// Rounds one list of numbers after the other.
 #[derive(Debug)]
@@ -177,7 +182,9 @@ impl FixedPointNetwork {
     pub fn new(model: &Model, config: FixedPointConfig) -> Result<Self> {
         let (graph, parameters) = Graph::new(model)?;
         let mut network = FixedPointNetwork { graph, parameters, rounder: Rounder { config, rounded: 0 } };
-        network.settle();
+        for parameter in network.parameters.iter_mut().filter(|parameter| parameter.is_trained()) {
+            network.rounder.round(config.parameters, parameter.value_mut().as_mut_slice());
+        }
         Ok(network)
     }
 
@@ -251,10 +258,30 @@ impl Trainable for FixedPointNetwork {
         self.graph.model()
     }
 
-    fn settle(&mut self) {
+    fn update(&mut self, updates: Vec<Vec<f32>>) {
         let format = self.rounder.config.parameters;
-        for parameter in self.parameters.iter_mut().filter(|parameter| parameter.is_trained()) {
-            self.rounder.round(format, parameter.value_mut().as_mut_slice());
+        let (lo, hi) = format.range();
+        let updates = updates.into_iter().zip(&mut self.parameters).filter(|(update, _)| !update.is_empty());
+        for (mut update, parameter) in updates {
+            self.rounder.round(format, &mut update);
+            // Exact: of two words of 24 bits the sum has 25, the last of them in use only beyond the range.
+            let sums = parameter.value_mut().as_mut_slice().iter_mut().zip(update);
+            sums.for_each(|(value, update)| *value = (*value + update).clamp(lo, hi));
         }
+    }
+
+    fn state(&self) -> Vec<(String, Value)> {
+        let mut state = state(&self.parameters);
+        state.push((DRAWS.to_owned(), counted(self.rounder.rounded)));
+        state
+    }
+
+    fn load_state(&mut self, state: &mut StateDict) -> Result<()> {
+        let mut rest = state.clone();
+        let rounded = take_count(&mut rest, DRAWS)?;
+        load(&mut self.parameters, &mut rest)?;
+        self.rounder.rounded = rounded;
+        *state = rest;
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use super::arithmetic::{Arithmetic, Mode};
 use super::array::Array;
 use super::ops::{Backward, Differentiable, Forward, Held, Layout, Saved, evaluate_all, of};
 use super::parameter::{Gradients, Parameter, ParameterKind};
+use super::tape::{Run, Sums, Tape, hold};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::operator::{Binary, Operator};
@@ -20,8 +21,8 @@ pub(crate) struct Graph {
     functions: Vec<Option<Box<dyn Differentiable>>>,
     /// By node: the places of its parameters.
     own: Vec<Vec<usize>>,
-    /// Constants that are parameters: edge and place.
-    constants: Vec<(usize, usize)>,
+    /// Constants that are parameters.
+    constants: Vec<Constant>,
     /// By edge: whether its value depends on a parameter that is trained.
     depends: Vec<bool>,
     /// Whether batch norms keep their statistics, and use them, in training too.
@@ -30,67 +31,23 @@ pub(crate) struct Graph {
     workspace: Workspace,
 }
 
-/// What a forward pass leaves for the backward pass: all values, and what each layer saved.
+/// A constant of the model that is a parameter.
 #[derive(Debug)]
-pub struct Tape {
-    values: Vec<Option<Held>>,
-    rounded: Vec<Option<Array>>,
-    runs: Vec<Option<Run>>,
-    outputs: Vec<(String, Tensor)>,
+struct Constant {
+    edge: usize,
+    place: usize,
+    /// By gradients; else it is a statistic.
+    learned: bool,
 }
 
-#[derive(Debug)]
-struct Run {
-    inputs: Vec<Option<Held>>,
-    parameters: Option<Vec<Vec<f32>>>,
-    saved: Saved,
-}
-
-impl Tape {
-    /// The outputs by name, in the model's order.
-    pub fn outputs(&self) -> &[(String, Tensor)] {
-        &self.outputs
-    }
-
-    /// The first output: the only one of most networks.
-    pub fn output(&self) -> &Tensor {
-        &self.outputs[0].1
-    }
-
-    /// The value of an edge as its readers see it; `None` where it is not of floats, or not there yet.
-    pub(crate) fn read(&self, edge: usize) -> Option<&Array> {
-        match (&self.rounded[edge], &self.values[edge]) {
-            (Some(array), _) | (None, Some(Held::Float(array))) => Some(array),
-            _ => None,
-        }
-    }
-
-    /// The value of that name in `model`, that of the network which ran, row-major, as its readers see it: rounded, where codes are
-    /// all that is there.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] for a name that no value has, [`Error::Type`] for one that is not of floats.
-    pub fn value(&self, model: &Model, name: &str) -> Result<Tensor> {
-        let edge = (0..self.values.len()).find(|&edge| model.edge_name_of(edge) == name);
-        let edge = edge.ok_or_else(|| Error::Unknown {
-            what: "value",
-            name: name.to_owned(),
-            present: (0..self.values.len()).map(|edge| model.edge_name_of(edge)).collect(),
-        })?;
-        match (self.read(edge), &self.values[edge]) {
-            (Some(array), _) => array.to_tensor(),
-            (None, Some(other)) => Err(Error::Type { what: format!("value `{name}`"), expected: "f32", got: other.type_name() }),
-            (None, None) => Err(Error::Empty { what: format!("value `{name}`"), way_out: "ask for one that a node writes" }),
-        }
-    }
-}
-
-/// Constants that a node learns: scale and shift of a normalization, slopes.
-fn learned_inputs(layer: &Layer) -> std::ops::Range<usize> {
+/// Constants that a node learns, or keeps statistics in: which of its inputs, and what they are.
+fn learned_inputs(layer: &Layer) -> &'static [(usize, ParameterKind)] {
+    use ParameterKind::{Norm, Statistic};
     match layer {
-        Layer::Operator(Operator::LayerNormalization(_)) => 1..3,
-        Layer::Operator(Operator::Binary(Binary::PRelu)) => 1..2,
-        _ => 0..0,
+        Layer::Operator(Operator::LayerNormalization(_)) => &[(1, Norm), (2, Norm)],
+        Layer::Operator(Operator::Binary(Binary::PRelu)) => &[(1, Norm)],
+        Layer::Operator(Operator::BatchNormalization(_)) => &[(1, Norm), (2, Norm), (3, Statistic), (4, Statistic)],
+        _ => &[],
     }
 }
 
@@ -109,12 +66,13 @@ impl Graph {
         }
         let (wiring, mut constants) = (Wiring::new(model), Vec::new());
         for node in model.nodes() {
-            for edge in learned_inputs(node.layer()).filter_map(|i| node.inputs().get(i).copied().flatten()) {
+            for &(input, kind) in learned_inputs(node.layer()) {
+                let Some(edge) = node.inputs().get(input).copied().flatten() else { continue };
                 if let Some(Value::F32(value)) = wiring.constants[edge.index]
-                    && constants.iter().all(|(known, _)| *known != edge.index)
+                    && constants.iter().all(|known: &Constant| known.edge != edge.index)
                 {
-                    constants.push((edge.index, parameters.len()));
-                    parameters.push(Parameter::new(model.edge_name(edge), value.clone(), ParameterKind::Norm));
+                    constants.push(Constant { edge: edge.index, place: parameters.len(), learned: kind != ParameterKind::Statistic });
+                    parameters.push(Parameter::new(model.edge_name(edge), value.clone(), kind));
                 }
             }
         }
@@ -132,7 +90,7 @@ impl Graph {
     /// Finds the edges that depend on what is learned, `also` among it what is learned at edges themselves.
     pub fn trace(&mut self, inputs_too: bool, also: &dyn Fn(usize) -> bool) -> Result<()> {
         let mut depends: Vec<bool> = (0..self.model.edge_count()).map(also).collect();
-        self.constants.iter().for_each(|(edge, _)| depends[*edge] = true);
+        self.constants.iter().filter(|constant| constant.learned).for_each(|constant| depends[constant.edge] = true);
         let inputs = self.model.inputs().iter().map(|input| input.edge());
         inputs.filter(|&edge| inputs_too && self.model.edge_type(edge) == DType::F32).for_each(|edge| depends[edge.index] = true);
         for (index, node) in self.model.nodes().iter().enumerate() {
@@ -142,7 +100,8 @@ impl Graph {
             let floats = node.outputs().iter().filter(|&&edge| self.model.edge_type(edge) == DType::F32);
             floats.for_each(|edge| depends[edge.index] = true);
             let learns = node.outputs().iter().any(|edge| depends[edge.index]);
-            if learns && (self.functions[index].is_none() || node.outputs().len() > 1) {
+            let function = self.functions[index].as_ref();
+            if learns && function.is_none_or(|function| node.outputs().len() > 1 && !function.writes_several()) {
                 let error = Error::Unsupported {
                     what: format!("the derivative of {}", node.layer().kind()),
                     way_out: "train what comes after it, or take the layer out".into(),
@@ -216,7 +175,7 @@ impl Graph {
         for (edge, value) in self.model.constants() {
             tape.values[edge.index] = Some(Held::of(value.clone()));
         }
-        for &(edge, place) in &self.constants {
+        for &Constant { edge, place, .. } in &self.constants {
             tape.values[edge] = Some(Held::of(Value::from(parameters[place].value().clone())));
         }
         for index in 0..nodes {
@@ -247,11 +206,12 @@ impl Graph {
             node.inputs().iter().map(|edge| edge.map(|edge| self.read(tape, Some(index), edge, arithmetic))).collect();
         let function = self.functions[index].as_ref().filter(|_| self.depends[node.outputs()[0].index]);
         arrange(&mut inputs, function.map_or(Layout::RowMajor, |function| function.layout()))?;
-        let Some(function) = function else {
+        let Some(function) = function.filter(|_| node.outputs().len() == 1) else {
             let values = evaluate_all(node.layer(), &inputs)?;
             for (&edge, value) in node.outputs().iter().zip(values) {
                 hold(tape, edge, value, arithmetic, parameters, mode)?;
             }
+            tape.runs[index] = function.map(|_| Run { inputs, parameters: None, saved: Saved::default() });
             return Ok(());
         };
         let own = &self.own[index];
@@ -269,11 +229,17 @@ impl Graph {
             exact: arithmetic.adds_exactly(),
             saved: Saved::default(),
             statistics: Vec::new(),
+            input_statistics: Vec::new(),
         };
         let output = function.forward(&mut run)?;
-        let Forward { saved, statistics, .. } = run;
-        for (at, value) in statistics {
-            parameters[own[at]].value_mut().as_mut_slice().copy_from_slice(&value);
+        let Forward { saved, statistics, input_statistics, .. } = run;
+        let place_of = |input: usize| {
+            let edge = node.inputs()[input]?;
+            self.constants.iter().find(|constant| constant.edge == edge.index).map(|constant| constant.place)
+        };
+        let of_inputs = input_statistics.into_iter().filter_map(|(input, value)| Some((place_of(input)?, value)));
+        for (place, value) in statistics.into_iter().map(|(at, value)| (own[at], value)).chain(of_inputs) {
+            parameters[place].value_mut().as_mut_slice().copy_from_slice(&value);
         }
         hold(tape, node.outputs()[0], Held::Float(output), arithmetic, parameters, mode)?;
         tape.runs[index] = Some(Run { inputs, parameters: effective, saved });
@@ -311,7 +277,7 @@ impl Graph {
             let name = self.model.nodes()[index].name().to_owned();
             self.back(index, tape, &mut by, &mut sums, parameters, arithmetic).map_err(|error| error.in_layer(&name))?;
         }
-        for &(edge, place) in &self.constants {
+        for &Constant { edge, place, .. } in &self.constants {
             if let Some(gradient) = by.plain[edge].take() {
                 sums.add(place, gradient.to_tensor()?.into_vec());
             }
@@ -334,9 +300,23 @@ impl Graph {
         parameters: &[Parameter],
         arithmetic: &mut dyn Arithmetic,
     ) -> Result<()> {
+        (0..self.model.nodes()[index].outputs().len())
+            .try_for_each(|at| self.back_from((index, at), tape, by, sums, parameters, arithmetic))
+    }
+
+    /// From one output of a node.
+    fn back_from(
+        &mut self,
+        (index, at): (usize, usize),
+        tape: &Tape,
+        by: &mut Sums,
+        sums: &mut Gradients,
+        parameters: &[Parameter],
+        arithmetic: &mut dyn Arithmetic,
+    ) -> Result<()> {
         let node = &self.model.nodes()[index];
         let (Some(run), Some(function)) = (&tape.runs[index], &self.functions[index]) else { return Ok(()) };
-        let out = node.outputs()[0].index;
+        let out = node.outputs()[at].index;
         let Some(mut gradient) = by.total(tape, out, arithmetic, parameters, sums)? else { return Ok(()) };
         let Some(Held::Float(output)) = &tape.values[out] else { return Ok(()) };
         gradient = gradient.in_order(output.is_channels_last())?;
@@ -351,6 +331,7 @@ impl Graph {
             inputs: &run.inputs,
             parameters: &borrowed,
             output,
+            at,
             gradient: &gradient,
             saved: &run.saved,
             wanted: &wanted,
@@ -395,19 +376,10 @@ impl Graph {
         };
         let nodes = self.model.nodes().iter().enumerate().map(|(i, n)| node((i, n)).map_err(|e| e.in_layer(n.name())));
         let constants: HashMap<usize, Value> =
-            self.constants.iter().map(|&(edge, place)| (edge, Value::from(parameters[place].value().clone()))).collect();
+            self.constants.iter().map(|&Constant { edge, place, .. }| (edge, Value::from(parameters[place].value().clone()))).collect();
         let nodes = nodes.collect::<Result<Vec<Node>>>()?;
         Ok(self.model.with_nodes(nodes, self.model.conversion().cloned()).with_constants(&constants))
     }
-}
-
-/// Keeps a value, and what the arithmetic makes of it.
-fn hold(tape: &mut Tape, edge: Edge, value: Held, arithmetic: &mut dyn Arithmetic, parameters: &mut [Parameter], mode: Mode) -> Result<()> {
-    if let Held::Float(array) = &value {
-        tape.rounded[edge.index] = arithmetic.value(edge.index, array, tape, parameters, mode)?;
-    }
-    tape.values[edge.index] = Some(value);
-    Ok(())
 }
 
 /// Puts images in the order that a layer asks for.
@@ -432,43 +404,4 @@ fn arrange(inputs: &mut [Option<Held>], layout: Layout) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Gradients by the values of edges: as they were computed, and as they were rounded.
-struct Sums {
-    plain: Vec<Option<Array>>,
-    rounded: Vec<Option<Array>>,
-}
-
-impl Sums {
-    /// Adds a gradient by what `reader` read.
-    fn add(&mut self, tape: &Tape, arithmetic: &dyn Arithmetic, reader: Option<usize>, edge: Edge, gradient: Array) -> Result<()> {
-        let rounds = tape.rounded[edge.index].is_some() && arithmetic.reads_rounded(reader, edge.index);
-        let list = if rounds { &mut self.rounded } else { &mut self.plain };
-        match &mut list[edge.index] {
-            Some(sum) => sum.add(&gradient),
-            none => {
-                *none = Some(gradient);
-                Ok(())
-            }
-        }
-    }
-
-    /// The gradient by the value as it was computed.
-    fn total(
-        &mut self,
-        tape: &Tape,
-        edge: usize,
-        arithmetic: &mut dyn Arithmetic,
-        parameters: &[Parameter],
-        sums: &mut Gradients,
-    ) -> Result<Option<Array>> {
-        let (plain, rounded) = (self.plain[edge].take(), self.rounded[edge].take());
-        let (Some(rounded), Some(Held::Float(value))) = (rounded, &tape.values[edge]) else { return Ok(plain) };
-        let through = arithmetic.value_gradient(edge, value, rounded.in_order(value.is_channels_last())?, parameters, sums)?;
-        match plain {
-            Some(mut plain) => plain.add(&through).map(|()| Some(plain)),
-            None => Ok(Some(through)),
-        }
-    }
 }

@@ -51,6 +51,7 @@
 
 mod arithmetic;
 mod array;
+mod checkpoint;
 mod fake_quantize;
 mod fit;
 mod fixed_point;
@@ -61,16 +62,18 @@ mod ops;
 mod optim;
 mod parameter;
 mod qat;
+mod tape;
 
 pub use arithmetic::Mode;
+pub use checkpoint::{checkpoint, resume};
 pub use fake_quantize::{
     CodeBounds, fake_quantize, fake_quantize_backward, lsq_backward, lsq_factor, lsq_plus_backward, pact, pact_backward,
 };
 pub use fit::{Batch, Schedule, Training, shuffled};
 pub use fixed_point::{FixedPoint, FixedPointConfig, FixedPointNetwork};
-pub use graph::Tape;
 pub use loss::{cross_entropy, distillation, mean_squared_error};
 pub use network::{Network, Trainable};
 pub use optim::{Adam, Optimizer, Sgd};
 pub use parameter::{Gradients, Parameter, ParameterKind};
 pub use qat::{ActivationTraining, Levels, Qat, QatConfig, WeightTraining, prepare_qat};
+pub use tape::Tape;

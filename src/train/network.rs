@@ -1,8 +1,9 @@
 //! A float network that trains.
 
 use super::arithmetic::{Float, Mode};
-use super::graph::{Graph, Tape};
+use super::graph::Graph;
 use super::parameter::{Gradients, Parameter, load, state};
+use super::tape::Tape;
 use crate::error::{Error, Result};
 use crate::nn::{Model, StateDict};
 use crate::tensor::{Tensor, Value};
@@ -30,8 +31,12 @@ pub trait Trainable {
     /// The model that is trained.
     fn model(&self) -> &Model;
 
-    /// Called after an optimizer has changed the parameters: what the arithmetic asks of them is restored.
-    fn settle(&mut self) {}
+    /// Adds what an optimizer computed to each parameter, in their order; nothing where that is empty. In fixed point it is rounded first.
+    fn update(&mut self, updates: Vec<Vec<f32>>) {
+        for (parameter, update) in self.parameters_mut().iter_mut().zip(updates) {
+            parameter.value_mut().as_mut_slice().iter_mut().zip(update).for_each(|(value, update)| *value += update);
+        }
+    }
 
     /// [`Trainable::run`] of the one input.
     ///
@@ -48,22 +53,13 @@ pub trait Trainable {
         self.run(&[(&name, &Value::from(x.clone()))], mode)
     }
 
-    /// All parameters by name: what a checkpoint holds.
-    ///
-    /// ```no_run
-    /// # use lowprec::train::{Network, Trainable};
-    /// # #[cfg(feature = "safetensors")]
-    /// # fn of(network: &Network) -> lowprec::Result<Vec<u8>> {
-    /// let state = network.state();
-    /// let tensors = state.iter().map(|(name, value)| (name.as_str(), value));
-    /// let bytes = lowprec::io::safetensors::write(tensors, &Default::default())?;
-    /// # Ok(bytes) }
-    /// ```
+    /// Everything that training changes, by name: parameters, and what the arithmetic remembers. A network's part of a
+    /// [`checkpoint`](super::checkpoint()).
     fn state(&self) -> Vec<(String, Value)> {
         state(self.parameters())
     }
 
-    /// Takes all parameters out of a checkpoint; on an error nothing changes.
+    /// Takes all that out of a checkpoint; on an error nothing changes.
     ///
     /// # Errors
     /// Those of [`StateDict::take`], which name the missing or wrongly shaped tensor.
@@ -93,7 +89,7 @@ pub trait Trainable {
 ///     let tape = network.forward(&x, Mode::Train)?;
 ///     let (_, gradient) = mean_squared_error(tape.output(), &y)?;
 ///     let gradients = network.backward(&tape, &[("y", &gradient)])?;
-///     sgd.step(network.parameters_mut(), &gradients)?;
+///     sgd.step(&mut network, &gradients)?;
 /// }
 /// let line = network.parameters();
 /// assert!((line[0].value().as_slice()[0] - 2.0).abs() < 1e-3 && (line[1].value().as_slice()[0] - 1.0).abs() < 1e-3);

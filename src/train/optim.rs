@@ -2,18 +2,29 @@
 
 use std::collections::HashMap;
 
-use super::parameter::{Gradients, Parameter, ParameterKind};
+use super::network::Trainable;
+use super::parameter::{Gradients, Parameter, ParameterKind, counted, take_count};
 use crate::error::{Error, Result};
 use crate::nn::StateDict;
 use crate::tensor::{Tensor, Value};
 
 /// Changes parameters by their gradients.
 pub trait Optimizer {
-    /// One step. Parameters without a gradient stay.
+    /// What a step adds to each parameter, in their order; empty for those that stay: without a gradient, or of rate 0.
     ///
     /// # Errors
     /// [`Error::Length`] for gradients of other parameters.
-    fn step(&mut self, parameters: &mut [Parameter], gradients: &Gradients) -> Result<()>;
+    fn updates(&mut self, parameters: &[Parameter], gradients: &Gradients) -> Result<Vec<Vec<f32>>>;
+
+    /// One step of the network, which takes the updates as its arithmetic has it ([`Trainable::update`]).
+    ///
+    /// # Errors
+    /// Those of [`Optimizer::updates`].
+    fn step(&mut self, network: &mut dyn Trainable, gradients: &Gradients) -> Result<()> {
+        let updates = self.updates(network.parameters(), gradients)?;
+        network.update(updates);
+        Ok(())
+    }
 
     /// The learning rate of the next step.
     fn rate(&self) -> f64;
@@ -21,10 +32,10 @@ pub trait Optimizer {
     /// Sets the learning rate: what a schedule does before each step.
     fn set_rate(&mut self, rate: f64);
 
-    /// What it remembers, by name: for a checkpoint, beside [`Trainable::state`](super::Trainable::state).
+    /// What it remembers, by name: its part of a [`checkpoint`](super::checkpoint()).
     fn state(&self) -> Vec<(String, Value)>;
 
-    /// Takes what it remembered out of a checkpoint, for these parameters.
+    /// Takes what it remembered out of a checkpoint, for these parameters; on an error nothing changes.
     ///
     /// # Errors
     /// Those of [`StateDict::take`].
@@ -44,31 +55,49 @@ impl Rates {
         Rates { rate, decay: 0.0, factors: HashMap::new() }
     }
 
-    fn of(&self, kind: ParameterKind) -> f32 {
-        (self.rate * self.factors.get(&kind).copied().unwrap_or(1.0)) as f32
+    /// Rate and decay of parameters of a kind.
+    fn of(&self, kind: ParameterKind) -> (f32, f32) {
+        let decay = if kind == ParameterKind::Weight { self.decay } else { 0.0 };
+        ((self.rate * self.factors.get(&kind).copied().unwrap_or(1.0)) as f32, decay as f32)
     }
 
-    fn decay_of(&self, kind: ParameterKind) -> f32 {
-        if kind == ParameterKind::Weight { self.decay as f32 } else { 0.0 }
+    /// The updates of all elements. `step` gets rate and decay, the element, its gradient, and what is remembered of it.
+    fn updates<const N: usize>(
+        &self,
+        parameters: &[Parameter],
+        gradients: &Gradients,
+        memories: &mut [Memory; N],
+        step: impl Fn((f32, f32), f32, f32, [&mut f32; N]) -> f32,
+    ) -> Result<Vec<Vec<f32>>> {
+        check(parameters, gradients)?;
+        memories.iter_mut().for_each(|memory| memory.resize_with(parameters.len(), Vec::new));
+        let update = |(index, (parameter, gradient)): (usize, (&Parameter, &Vec<f32>))| {
+            let pace = self.of(parameter.kind);
+            if gradient.is_empty() || pace.0 == 0.0 {
+                return Vec::new();
+            }
+            let mut remembered = memories.each_mut().map(|memory| {
+                memory[index].resize(gradient.len(), 0.0);
+                memory[index].iter_mut()
+            });
+            let elements = parameter.value().as_slice().iter().zip(gradient);
+            let next = |(&w, &g): (&f32, &f32)| step(pace, w, g, remembered.each_mut().map(|rest| rest.next().expect("as many")));
+            elements.map(next).collect()
+        };
+        Ok(parameters.iter().zip(&gradients.by_parameter).enumerate().map(update).collect())
     }
 }
 
 /// Tensors that an optimizer keeps for each parameter, made when it first has a gradient.
 type Memory = Vec<Vec<f32>>;
 
-fn check(parameters: &[Parameter], gradients: &Gradients, memories: &mut [&mut Memory]) -> Result<()> {
+fn check(parameters: &[Parameter], gradients: &Gradients) -> Result<()> {
     if gradients.by_parameter.len() != parameters.len() {
         return Err(Error::length("list of gradients", parameters.len(), gradients.by_parameter.len()));
     }
     for (parameter, gradient) in parameters.iter().zip(&gradients.by_parameter) {
         if !gradient.is_empty() && gradient.len() != parameter.value().len() {
             return Err(Error::length(format!("gradient of `{}`", parameter.name()), parameter.value().len(), gradient.len()));
-        }
-    }
-    for memory in memories {
-        memory.resize_with(parameters.len(), Vec::new);
-        for (memory, gradient) in memory.iter_mut().zip(&gradients.by_parameter) {
-            memory.resize(memory.len().max(gradient.len()), 0.0);
         }
     }
     Ok(())
@@ -150,20 +179,13 @@ impl Sgd {
 }
 
 impl Optimizer for Sgd {
-    fn step(&mut self, parameters: &mut [Parameter], gradients: &Gradients) -> Result<()> {
-        check(parameters, gradients, &mut [&mut self.velocity])?;
-        for ((parameter, gradient), velocity) in parameters.iter_mut().zip(&gradients.by_parameter).zip(&mut self.velocity) {
-            let (rate, decay, momentum) = (self.rates.of(parameter.kind), self.rates.decay_of(parameter.kind), self.momentum);
-            if gradient.is_empty() || rate == 0.0 {
-                continue;
-            }
-            for ((w, &g), v) in parameter.value.as_mut_slice().iter_mut().zip(gradient).zip(velocity) {
-                let g = g + decay * *w;
-                *v = momentum * *v + g;
-                *w -= rate * if self.nesterov { g + momentum * *v } else { *v };
-            }
-        }
-        Ok(())
+    fn updates(&mut self, parameters: &[Parameter], gradients: &Gradients) -> Result<Vec<Vec<f32>>> {
+        let Sgd { rates, momentum, nesterov, velocity } = self;
+        rates.updates(parameters, gradients, std::array::from_mut(velocity), |(rate, decay), w, g, [v]| {
+            let g = g + decay * w;
+            *v = *momentum * *v + g;
+            -(rate * if *nesterov { g + *momentum * *v } else { *v })
+        })
     }
 
     fn rate(&self) -> f64 {
@@ -179,7 +201,9 @@ impl Optimizer for Sgd {
     }
 
     fn load_state(&mut self, state: &mut StateDict, parameters: &[Parameter]) -> Result<()> {
-        self.velocity = recalled("velocity", state, parameters)?;
+        let mut rest = state.clone();
+        self.velocity = recalled("velocity", &mut rest, parameters)?;
+        *state = rest;
         Ok(())
     }
 }
@@ -214,29 +238,19 @@ impl Adam {
 }
 
 impl Optimizer for Adam {
-    fn step(&mut self, parameters: &mut [Parameter], gradients: &Gradients) -> Result<()> {
-        let [means, squares] = &mut self.moments;
-        check(parameters, gradients, &mut [means, squares])?;
-        self.steps += 1;
+    fn updates(&mut self, parameters: &[Parameter], gradients: &Gradients) -> Result<Vec<Vec<f32>>> {
         let [b1, b2] = self.betas;
+        let (steps, epsilon) = (self.steps + 1, self.epsilon);
         // In f64: of the first steps f32 would lose half the digits.
-        let share = |beta: f32| 1.0 - f64::from(beta).powf(self.steps as f64);
-        let (first, second) = (share(b1), share(b2));
-        let memories = means.iter_mut().zip(squares);
-        for ((parameter, gradient), (mean, square)) in parameters.iter_mut().zip(&gradients.by_parameter).zip(memories) {
-            let (rate, decay) = (self.rates.of(parameter.kind), self.rates.decay_of(parameter.kind));
-            if gradient.is_empty() || rate == 0.0 {
-                continue;
-            }
-            let (step, root) = ((f64::from(rate) / first) as f32, (1.0 / second.sqrt()) as f32);
-            for (((w, &g), m), v) in parameter.value.as_mut_slice().iter_mut().zip(gradient).zip(mean).zip(square) {
-                *w -= rate * decay * *w;
-                *m += (1.0 - b1) * (g - *m);
-                *v += (1.0 - b2) * (g * g - *v);
-                *w -= step * *m / (v.sqrt() * root + self.epsilon);
-            }
-        }
-        Ok(())
+        let share = |beta: f32| 1.0 - f64::from(beta).powf(steps as f64);
+        let (first, root) = (share(b1), (1.0 / share(b2).sqrt()) as f32);
+        let updates = self.rates.updates(parameters, gradients, &mut self.moments, |(rate, decay), w, g, [m, v]| {
+            *m += (1.0 - b1) * (g - *m);
+            *v += (1.0 - b2) * (g * g - *v);
+            -(rate * decay * w + (f64::from(rate) / first) as f32 * *m / (v.sqrt() * root + epsilon))
+        })?;
+        self.steps = steps;
+        Ok(updates)
     }
 
     fn rate(&self) -> f64 {
@@ -248,20 +262,17 @@ impl Optimizer for Adam {
     }
 
     fn state(&self) -> Vec<(String, Value)> {
-        let steps = Tensor::new([1], vec![self.steps as i64]).expect("one element");
-        let mut state = vec![("steps".to_owned(), Value::from(steps))];
+        let mut state = vec![("steps".to_owned(), counted(self.steps))];
         state.extend(remembered("mean", &self.moments[0]));
         state.extend(remembered("square", &self.moments[1]));
         state
     }
 
     fn load_state(&mut self, state: &mut StateDict, parameters: &[Parameter]) -> Result<()> {
-        let steps = state.get("steps").and_then(|value| value.get::<i64>()).and_then(|steps| steps.as_slice().first().copied());
-        let steps = steps.and_then(|steps| u64::try_from(steps).ok());
-        let steps = steps.ok_or_else(|| Error::Unknown { what: "tensor", name: "steps".into(), present: state.names().collect() })?;
-        let moments = [recalled("mean", state, parameters)?, recalled("square", state, parameters)?];
-        state.discard("steps");
-        (self.steps, self.moments) = (steps, moments);
+        let mut rest = state.clone();
+        let steps = take_count(&mut rest, "steps")?;
+        let moments = [recalled("mean", &mut rest, parameters)?, recalled("square", &mut rest, parameters)?];
+        (self.steps, self.moments, *state) = (steps, moments, rest);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! What training changes.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::StateDict;
 use crate::tensor::{Tensor, Value};
 
@@ -134,4 +134,25 @@ pub(crate) fn load(parameters: &mut [Parameter], state: &mut StateDict) -> Resul
     parameters.iter_mut().zip(values).for_each(|(parameter, value)| parameter.value = value);
     *state = rest;
     Ok(())
+}
+
+/// A count as a tensor, for a checkpoint.
+pub(crate) fn counted(count: u64) -> Value {
+    Value::from(Tensor::new([1], vec![count as i64]).expect("one element"))
+}
+
+/// Takes a count out of a checkpoint.
+///
+/// # Errors
+/// [`Error::Unknown`] when it is missing, [`Error::Parameter`] for what is no count.
+pub(crate) fn take_count(state: &mut StateDict, name: &str) -> Result<u64> {
+    let value = state.get(name);
+    let value = value.ok_or_else(|| Error::Unknown { what: "tensor", name: name.to_owned(), present: state.names().collect() })?;
+    let count = match value.get::<i64>().map(Tensor::as_slice) {
+        Some(&[count]) => u64::try_from(count).ok(),
+        _ => None,
+    };
+    let count = count.ok_or_else(|| Error::parameter("count in a checkpoint", name, "must be one i64 of at least 0"))?;
+    state.discard(name);
+    Ok(count)
 }

@@ -87,17 +87,28 @@ ACTIVATIONS = {
     "sin": torch.sin,
     "cos": torch.cos,
     "atan": torch.atan,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "asinh": torch.asinh,
+    "thresholded_relu": lambda x: torch.where(x > 0.8, x, 0.0),
     "clip": lambda x: torch.clamp(x, -0.5, 2.0),
 }
 for name, function in ACTIVATIONS.items():
     case(name, lambda x, function=function: function(x), x=normal(40) * 3)
 for name, function in {"log": torch.log, "sqrt": torch.sqrt, "reciprocal": torch.reciprocal}.items():
     case(name, lambda x, function=function: function(x), x=torch.rand(20) * 3 + 0.2)
+for name, function in {"tan": torch.tan, "asin": torch.asin, "acos": torch.acos, "atanh": torch.atanh}.items():
+    case(name, lambda x, function=function: function(x), x=torch.linspace(-0.9, 0.9, 20))
+case("acosh", torch.acosh, input=torch.linspace(1.1, 6.0, 20))
 case("prelu", lambda x, slope: torch.where(x < 0, x * slope, x), x=normal(2, 3, 4), slope=normal(3, 1))
 case("max_pool", lambda x: F.max_pool2d(x, 2), x=normal(2, 3, 4, 6))
 case("max_pool_padded", lambda x: F.max_pool2d(x, 3, 2, 1), x=normal(2, 2, 5, 6))
 case("avg_pool", lambda x: F.avg_pool2d(x, 3, 2, 1), x=normal(2, 2, 5, 6))
 case("avg_pool_inside", lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), x=normal(2, 2, 5, 6))
+case("max_pool_dilated", lambda x: F.max_pool2d(x, (3, 2), (1, 2), (1, 0), dilation=2), x=normal(2, 3, 7, 8))
+case("max_pool_ceil", lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), x=normal(2, 2, 6, 8))
+case("avg_pool_ceil", lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), x=normal(2, 2, 6, 8))
+case("global_max_pool", lambda x: F.adaptive_max_pool2d(x, 1), x=normal(2, 3, 4, 5))
 case("global_avg_pool", lambda x: F.adaptive_avg_pool2d(x, 1), x=normal(2, 3, 4, 5))
 case("add", torch.add, input=normal(2, 3, 4), other=normal(2, 3, 4))
 case("add_spread", torch.add, input=normal(2, 3, 4), other=normal(3, 1))
@@ -114,6 +125,75 @@ case("softmax_inner", lambda x: torch.softmax(x, 1), x=normal(2, 5, 3) * 2)
 case("log_softmax", lambda x: torch.log_softmax(x, -1), x=normal(3, 7) * 2)
 case("matmul", torch.matmul, input=normal(2, 3, 4, 5), other=normal(2, 3, 5, 3))
 case("matmul_spread", torch.matmul, input=normal(2, 3, 4), other=normal(4, 5))
+case("matmul_row", torch.matmul, input=normal(4), other=normal(3, 4, 5))
+case("matmul_column", torch.matmul, input=normal(3, 2, 4), other=normal(4))
+case("gemm", lambda a, b, c: 0.5 * a @ b + 2.0 * c, a=normal(3, 4), b=normal(4, 5), c=normal(5))
+case("gemm_turned", lambda a, b, c: 0.5 * a.T @ b.T + 2.0 * c, a=normal(4, 3), b=normal(5, 4), c=normal(3, 1))
+case("pow", torch.pow, input=torch.rand(3, 4) * 2 + 0.3, exponent=normal(4))
+case("square", lambda x: x**2.0, x=normal(3, 4))
+three = lambda: {"a": normal(2, 3, 4), "b": normal(3, 1), "c": normal(2, 1, 4)}
+case("sum_of", lambda a, b, c: a + b + c, **three())
+case("mean_of", lambda a, b, c: (a + b + c) / 3, **three())
+case("max_of", lambda a, b, c: torch.maximum(torch.maximum(a, b), c), **three())
+case("min_of", lambda a, b, c: torch.minimum(torch.minimum(a, b), c), **three())
+case("max_of_equals", torch.maximum, input=torch.tensor([1.0, 2.0, 3.0]), other=torch.tensor([1.0, 3.0, 2.0]))
+for name, shape in (("batch_norm_rows", (5, 3)), ("batch_norm_lines", (4, 3, 6)), ("batch_norm_images", (4, 3, 2, 3))):
+    case(
+        name,
+        lambda x, weight, bias, mean, variance: F.batch_norm(x, mean.clone(), variance.clone(), weight, bias, True, 0.1, 1e-5),
+        whole=("mean", "variance"),
+        x=normal(*shape),
+        weight=torch.rand(3) + 0.5,
+        bias=normal(3),
+        **statistics,
+    )
+case(
+    "where",
+    lambda condition, a, b: torch.where(condition, a, b),
+    whole=("condition",),
+    condition=normal(3, 4) > 0,
+    a=normal(2, 1, 4),
+    b=normal(3, 1),
+)
+case("slice", lambda x: x[:, 1:5:2, -3:], x=normal(2, 6, 5))
+case("split", lambda x: 2 * x.split([2, 3], 1)[0].sum(1) - x.split([2, 3], 1)[1].sum(1), x=normal(3, 5, 2))
+case("gather", lambda x: x[:, [1, 3, 1]], x=normal(2, 4, 3))
+indices = torch.tensor([[0, 1], [2, 2], [1, 0]])
+case("gather_elements", lambda x, indices: x.gather(1, indices), whole=("indices",), x=normal(3, 4), indices=indices)
+case("expand", lambda x: x.expand(2, 3, 4), x=normal(3, 1))
+case("tile", lambda x: x.repeat(2, 3), x=normal(2, 3))
+case("pad", lambda x: F.pad(x, (1, 2, 0, 1), value=0.5), x=normal(2, 3))
+case("pad_reflected", lambda x: F.pad(x, (2, 1), mode="reflect"), x=normal(2, 4))
+case("trilu", lambda x: x.tril(), x=normal(2, 4, 4))
+case("depth_to_space", lambda x: F.pixel_shuffle(x, 2), x=normal(1, 8, 2, 3))
+case("squeeze", lambda x: x.squeeze(1), x=normal(3, 1, 2))
+case("unsqueeze", lambda x: x.unsqueeze(1), x=normal(3, 2))
+
+
+def block(x, scale, shift, qkv, out, up, up_bias, down, mask):
+    """An attention block before whose layers values are normalized: two heads of four, values read by several."""
+    n, rows, width = x.shape
+    normed = F.layer_norm(x, (width,), scale, shift, 1e-5)
+    q, k, v = (part.reshape(n, rows, 2, 4).transpose(1, 2) for part in F.linear(normed, qkv).split(width, -1))
+    attention = torch.softmax(q @ k.transpose(2, 3) * 0.5 + mask, -1)
+    x = x + F.linear((attention @ v).transpose(1, 2).reshape(n, rows, width), out)
+    return x + F.linear(F.gelu(F.linear(F.layer_norm(x, (width,), scale, shift, 1e-5), up, up_bias)), down)
+
+
+case(
+    "block",
+    block,
+    whole=("mask",),
+    x=normal(2, 5, 8),
+    scale=torch.rand(8) + 0.5,
+    shift=normal(8) * 0.1,
+    qkv=normal(24, 8) * 0.4,
+    out=normal(8, 8) * 0.4,
+    up=normal(12, 8) * 0.4,
+    up_bias=normal(12) * 0.1,
+    down=normal(8, 12) * 0.4,
+    mask=torch.full((5, 5), -1e4).triu(1),
+)
 case("reduce_mean", lambda x: x.mean((1, 2), keepdim=True), x=normal(2, 3, 4))
 case("reduce_sum", lambda x: x.sum(-1), x=normal(2, 3, 4))
 case("embedding", lambda weight, indices: F.embedding(indices, weight), whole=("indices",), weight=normal(5, 3), indices=torch.tensor([[1, 4, 1], [0, 2, 2]]))

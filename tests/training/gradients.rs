@@ -5,7 +5,7 @@ use lowprec::nn::operator::{
     Binary, Clip, Concat, GlobalPool, LayerNormalization, MatMul, Pool, Reduce, Reduction, Reshape, Softmax, Transpose, Unary,
 };
 use lowprec::nn::{AvgPool2d, BatchNorm2d, Conv2d, Dim, Embedding, GlobalAvgPool2d, Layer, Linear, MaxPool2d, Model, ModelBuilder};
-use lowprec::train::{Mode, Network, Trainable, cross_entropy, distillation, mean_squared_error};
+use lowprec::train::{Mode, Network, Tape, Trainable, cross_entropy, distillation, mean_squared_error};
 use lowprec::{DType, Error, Tensor, Value};
 
 use crate::{Fixture, close};
@@ -14,12 +14,20 @@ use crate::{Fixture, close};
 const LIMIT: f64 = 1e-4;
 
 /// Runs one layer over the case's inputs and compares its output, and the gradients by inputs and parameters.
-fn check(fixture: &Fixture, case: &str, mode: Mode, inputs: &[&str], learned: &[&str], layer: impl Into<Layer>) {
+pub(crate) fn check(fixture: &Fixture, case: &str, mode: Mode, inputs: &[&str], learned: &[&str], layer: impl Into<Layer>) {
     check_with(fixture, case, mode, inputs, &[], learned, layer.into());
 }
 
 /// As [`check`], with further inputs that are constants.
-fn check_with(fixture: &Fixture, case: &str, mode: Mode, inputs: &[&str], constants: &[(&str, Value)], learned: &[&str], layer: Layer) {
+pub(crate) fn check_with(
+    fixture: &Fixture,
+    case: &str,
+    mode: Mode,
+    inputs: &[&str],
+    constants: &[(&str, Value)],
+    learned: &[&str],
+    layer: Layer,
+) {
     let mut net = Model::builder();
     let mut edges = Vec::new();
     for name in inputs {
@@ -31,20 +39,57 @@ fn check_with(fixture: &Fixture, case: &str, mode: Mode, inputs: &[&str], consta
     }
     let y = net.add("layer", layer, &edges).unwrap();
     net.output("y", y).unwrap();
-    let mut network = Network::new(&net.build().unwrap()).unwrap().with_input_gradients().unwrap();
-    let values: Vec<_> = inputs.iter().map(|name| (*name, fixture.value(&format!("{case}/{name}")))).collect();
-    let tape = network.run(&values, mode).unwrap_or_else(|error| panic!("{case}: {error}"));
+    check_model(fixture, case, mode, inputs, learned, &net.build().unwrap());
+}
+
+/// Compares a model's output, and its gradients by inputs and parameters, with the fixture's and with the slopes of what it computes.
+pub(crate) fn check_model(fixture: &Fixture, case: &str, mode: Mode, inputs: &[&str], learned: &[&str], model: &Model) {
+    let mut network = Network::new(model).unwrap().with_input_gradients().unwrap();
+    let mut values: Vec<_> = inputs.iter().map(|name| (*name, fixture.value(&format!("{case}/{name}")).clone())).collect();
+    let run = |network: &mut Network, values: &[(&str, Value)]| {
+        let values: Vec<_> = values.iter().map(|(name, value)| (*name, value)).collect();
+        network.run(&values, mode).unwrap_or_else(|error| panic!("{case}: {error}"))
+    };
+    let start: Vec<Tensor> = network.parameters().iter().map(|parameter| parameter.value().clone()).collect();
+    let tape = run(&mut network, &values);
     close(&format!("{case}: y"), tape.output().as_slice(), fixture.floats(&format!("{case}/y")).as_slice(), LIMIT);
     let g = fixture.floats(&format!("{case}/g"));
     let gradients = network.backward(&tape, &[("y", &g)]).unwrap_or_else(|error| panic!("{case}: {error}"));
-    for name in inputs.iter().filter(|name| fixture.has(&format!("{case}/d.{name}"))) {
-        let expected = fixture.floats(&format!("{case}/d.{name}"));
-        close(&format!("{case}: d {name}"), gradients.input(name).unwrap().as_slice(), expected.as_slice(), LIMIT);
+    let loss = |tape: &Tape| tape.output().as_slice().iter().zip(g.as_slice()).map(|(&y, &g)| f64::from(y) * f64::from(g)).sum::<f64>();
+    for index in 0..inputs.len() {
+        let (name, value) = values[index].clone();
+        if fixture.has(&format!("{case}/d.{name}")) {
+            let gradient = gradients.input(name).unwrap().as_slice();
+            close(&format!("{case}: d {name}"), gradient, fixture.floats(&format!("{case}/d.{name}")).as_slice(), LIMIT);
+            has_slope(&format!("{case}: d {name}"), value.get::<f32>().unwrap(), gradient, |moved| {
+                values[index].1 = moved.into();
+                loss(&run(&mut network, &values))
+            });
+            values[index].1 = value;
+        }
     }
     for (index, name) in learned.iter().enumerate() {
         let expected = fixture.floats(&format!("{case}/d.{name}"));
         close(&format!("{case}: d {name}"), gradients.get(index), expected.as_slice(), LIMIT);
+        has_slope(&format!("{case}: d {name}"), &start[index], gradients.get(index), |moved| {
+            *network.parameters_mut()[index].value_mut() = moved;
+            loss(&run(&mut network, &values))
+        });
+        *network.parameters_mut()[index].value_mut() = start[index].clone();
     }
+}
+
+/// Along its own gradient the slope is largest, and rounding least in the way.
+fn has_slope(what: &str, start: &Tensor, gradient: &[f32], mut loss: impl FnMut(Tensor) -> f64) {
+    let length = gradient.iter().map(|&d| f64::from(d) * f64::from(d)).sum::<f64>();
+    let mut at = |step: f64| {
+        let moved = start.as_slice().iter().zip(gradient).map(|(&w, &d)| (f64::from(w) + step * f64::from(d)) as f32);
+        loss(Tensor::new(start.dims(), moved.collect()).unwrap())
+    };
+    // Where all slopes are zero nothing moves.
+    let step = 2e-3 / length.sqrt().max(1e-6);
+    let slope = (at(step) - at(-step)) / (2.0 * step);
+    assert!((slope - length).abs() <= 4e-3 * length, "{what}: {slope} along a gradient of {length}");
 }
 
 fn conv(fixture: &Fixture, case: &str, geometry: Conv2dGeometry) {

@@ -3,11 +3,13 @@
 use std::ops::ControlFlow;
 
 use lowprec::io::safetensors;
-use lowprec::nn::{BatchNorm2d, Dim, Layer, Linear, Model};
+use lowprec::nn::{BatchNorm2d, Dim, Layer, Linear, Model, StateDict};
+use lowprec::quant::Rounding;
 use lowprec::train::{
-    Adam, Mode, Network, Optimizer, ParameterKind, Schedule, Sgd, Trainable, Training, cross_entropy, mean_squared_error,
+    Adam, FixedPoint, FixedPointConfig, FixedPointNetwork, Mode, Network, Optimizer, ParameterKind, QatConfig, Schedule, Sgd, Trainable,
+    Training, checkpoint, cross_entropy, mean_squared_error, prepare_qat, resume,
 };
-use lowprec::{DType, Error, Progress, Tensor};
+use lowprec::{DType, Error, Progress, Tensor, Value};
 
 use crate::gradients::tensor;
 
@@ -28,9 +30,12 @@ fn quadrants() -> (Tensor, Vec<usize>) {
     (x, labels)
 }
 
-fn learn(network: &mut Network, optimizer: &mut dyn Optimizer, epochs: usize, progress: Progress<'_>) -> lowprec::Result<Vec<f64>> {
+fn training(epochs: usize) -> Training<'static> {
+    Training::new(200, 16, epochs).with_seed(3).with_schedule(Schedule::Cosine)
+}
+
+fn learn<N: Trainable>(network: &mut N, optimizer: &mut dyn Optimizer, training: Training<'_>) -> lowprec::Result<Vec<f64>> {
     let (x, labels) = quadrants();
-    let training = Training::new(200, 16, epochs).with_seed(3).with_schedule(Schedule::Cosine).with_progress(progress);
     training.run(network, optimizer, |network, batch| {
         let points: Vec<f32> = batch.rows.iter().flat_map(|&row| x.as_slice()[2 * row..][..2].to_vec()).collect();
         let labels: Vec<usize> = batch.rows.iter().map(|&row| labels[row]).collect();
@@ -47,7 +52,7 @@ fn what_no_line_divides_is_learned() {
     for optimizer in optimizers {
         let mut network = Network::new(&perceptron()).unwrap();
         let rate = optimizer.rate();
-        let losses = learn(&mut network, optimizer, 60, Progress::silent()).unwrap();
+        let losses = learn(&mut network, optimizer, training(60)).unwrap();
         assert!(losses[59] < 0.1 && losses[0] > 0.4, "{losses:?}");
         assert_eq!(optimizer.rate(), rate);
         let y = network.to_model().unwrap().forward(&x).unwrap();
@@ -91,7 +96,7 @@ fn steps(optimizer: &mut dyn Optimizer, count: usize) -> f32 {
         let tape = network.forward(&one, Mode::Train).unwrap();
         let (_, gradient) = mean_squared_error(tape.output(), &target).unwrap();
         let gradients = network.backward(&tape, &[("y", &gradient)]).unwrap();
-        optimizer.step(network.parameters_mut(), &gradients).unwrap();
+        optimizer.step(&mut network, &gradients).unwrap();
     }
     network.parameters()[0].value().as_slice()[0]
 }
@@ -123,35 +128,93 @@ fn steps_follow_the_formulas() {
     near(steps(&mut sgd().with_factor(ParameterKind::Weight, 0.0), 3), 1.0);
 }
 
+/// A file and back.
+fn stored(state: &[(String, Value)]) -> StateDict {
+    let bytes = safetensors::write(state.iter().map(|(name, value)| (name.as_str(), value)), &Default::default()).unwrap();
+    safetensors::read(&bytes).unwrap()
+}
+
+/// A training that is stopped in the middle of an epoch and goes on from a file, beside one that is not.
+fn stops_and_goes_on<N: Trainable>(make: impl Fn() -> N, optimizer: impl Fn() -> Box<dyn Optimizer>, at: impl Fn(&mut N, usize)) {
+    let (mut whole, mut steps) = (make(), optimizer());
+    let total = training(3).total_steps();
+    assert_eq!(total, 39);
+    let (stop, mut losses) = (17, Vec::new());
+    for part in [0..stop, stop..total] {
+        at(&mut whole, part.start);
+        losses.extend(learn(&mut whole, &mut *steps, training(3).with_steps(part)).unwrap());
+    }
+    let (mut first, mut optimizer_of_first) = (make(), optimizer());
+    at(&mut first, 0);
+    let mut own = learn(&mut first, &mut *optimizer_of_first, training(3).with_steps(0..stop)).unwrap();
+    at(&mut first, stop);
+    let mut state = stored(&checkpoint(&first, &*optimizer_of_first, stop));
+    drop((first, optimizer_of_first));
+
+    let (mut other, mut optimizer) = (make(), optimizer());
+    let step = resume(&mut other, &mut *optimizer, &mut state).unwrap();
+    state.finish().unwrap();
+    own.extend(learn(&mut other, &mut *optimizer, training(3).with_steps(step..total)).unwrap());
+    assert_eq!((own, other.parameters()), (losses, whole.parameters()));
+    assert_eq!(other.state(), whole.state());
+}
+
 #[test]
 fn checkpoints_go_on_where_they_stopped() {
-    for make in [|| Box::new(Sgd::new(0.1).with_momentum(0.9)) as Box<dyn Optimizer>, || Box::new(Adam::new(0.01)) as Box<dyn Optimizer>] {
-        let mut network = Network::new(&perceptron()).unwrap();
-        let mut optimizer = make();
-        learn(&mut network, &mut *optimizer, 2, Progress::silent()).unwrap();
-        let bytes = |state: &[(String, lowprec::Value)]| {
-            safetensors::write(state.iter().map(|(name, value)| (name.as_str(), value)), &Default::default()).unwrap()
-        };
-        let files = [bytes(&network.state()), bytes(&optimizer.state())];
-        let (mut other, mut again) = (Network::new(&perceptron()).unwrap(), make());
-        other.load_state(&mut safetensors::read(&files[0]).unwrap()).unwrap();
-        again.load_state(&mut safetensors::read(&files[1]).unwrap(), other.parameters()).unwrap();
-        assert_eq!(other.parameters(), network.parameters());
-        for (network, optimizer) in [(&mut network, &mut optimizer), (&mut other, &mut again)] {
-            learn(network, &mut **optimizer, 1, Progress::silent()).unwrap();
+    let sgd = || Box::new(Sgd::new(0.1).with_momentum(0.9)) as Box<dyn Optimizer>;
+    let adam = || Box::new(Adam::new(0.01)) as Box<dyn Optimizer>;
+    let network = || Network::new(&perceptron()).unwrap();
+    stops_and_goes_on(network, sgd, |_, _| {});
+    stops_and_goes_on(network, adam, |_, _| {});
+    // Chance is drawn on from where it was.
+    let format = FixedPointConfig::new(FixedPoint::new(6, 10).unwrap()).with_rounding(Rounding::Stochastic { seed: 4 });
+    stops_and_goes_on(|| FixedPointNetwork::new(&perceptron(), format).unwrap(), sgd, |_, _| {});
+    // So are averages of ranges, and frozen they stay.
+    let qat = |config: QatConfig| move || prepare_qat(&perceptron(), &config).unwrap();
+    stops_and_goes_on(qat(QatConfig::observed()), adam, |_, _| {});
+    stops_and_goes_on(qat(QatConfig::bits(4)), adam, |_, _| {});
+    stops_and_goes_on(qat(QatConfig::observed()), adam, |qat, step| {
+        if step > 0 {
+            qat.freeze_observers();
         }
-        assert_eq!(other.parameters(), network.parameters());
+    });
+    // The parts are those of the whole that nobody stopped.
+    let (mut whole, mut parts) = (network(), network());
+    learn(&mut whole, &mut *adam(), training(3)).unwrap();
+    let mut steps = adam();
+    [0..1, 1..20, 20..39].into_iter().for_each(|part| drop(learn(&mut parts, &mut *steps, training(3).with_steps(part)).unwrap()));
+    assert_eq!(parts.parameters(), whole.parameters());
+}
+
+#[test]
+fn a_wrong_checkpoint_changes_nothing() {
+    let make = || (Network::new(&perceptron()).unwrap(), Adam::new(0.1));
+    let (mut network, mut adam) = make();
+    learn(&mut network, &mut adam, training(1)).unwrap();
+    let good = checkpoint(&network, &adam, 13);
+    let wrong = |change: &dyn Fn(&mut Vec<(String, Value)>)| {
+        let mut tensors = good.clone();
+        change(&mut tensors);
+        let (mut fresh, mut optimizer) = make();
+        let mut state = StateDict::new(tensors).unwrap();
+        let kept = state.clone();
+        let error = resume(&mut fresh, &mut optimizer, &mut state).unwrap_err();
+        assert_eq!((fresh.parameters(), optimizer.state(), state), (make().0.parameters(), Adam::new(0.1).state(), kept), "{error}");
+        error
+    };
+    let without = |name: &'static str| move |tensors: &mut Vec<(String, Value)>| tensors.retain(|(other, _)| other != name);
+    for name in ["network.hidden.weight", "optimizer.steps", "step"] {
+        assert!(matches!(wrong(&without(name)), Error::Unknown { .. }), "{name}");
     }
-    let mut network = Network::new(&perceptron()).unwrap();
-    let before = network.parameters().to_vec();
-    let mut state = safetensors::read(
-        &safetensors::write([("hidden.weight", &Tensor::full([16, 2], 0.0).unwrap().into())], &Default::default()).unwrap(),
-    )
-    .unwrap();
-    let error = network.load_state(&mut state).unwrap_err();
-    assert!(matches!(error, Error::Unknown { .. }), "{error}");
-    assert_eq!(network.parameters(), before);
-    assert!(Adam::new(0.1).load_state(&mut Default::default(), &before).is_err());
+    let small = Value::from(Tensor::full([3], 0.0f32).unwrap());
+    let replaced = |name: &'static str, value: Value| {
+        move |tensors: &mut Vec<(String, Value)>| {
+            tensors.iter_mut().filter(|(other, _)| other == name).for_each(|(_, to)| *to = value.clone())
+        }
+    };
+    assert!(matches!(wrong(&replaced("optimizer.mean.0", small.clone())), Error::Shape { .. }));
+    assert!(matches!(wrong(&replaced("step", small.clone())), Error::Parameter { .. }));
+    assert!(matches!(wrong(&|tensors| tensors.push(("network.more".into(), small.clone()))), Error::Unused { .. }));
 }
 
 #[test]
@@ -194,7 +257,7 @@ fn progress_is_reported_and_can_be_cancelled() {
         if step.done == 15 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     let mut sgd = Sgd::new(0.1);
-    let error = learn(&mut network, &mut sgd, 3, progress).unwrap_err();
+    let error = learn(&mut network, &mut sgd, training(3).with_progress(progress)).unwrap_err();
     assert!(matches!(error, Error::Cancelled { stage: "train", done: 15, total: 39 }), "{error}");
     assert_eq!((seen.len(), seen[13].2.as_str(), sgd.rate()), (16, "epoch 1", 0.1));
     assert!(matches!(Training::new(0, 1, 1).run(&mut network, &mut sgd, |_, _| unreachable!()).unwrap_err(), Error::Empty { .. }));

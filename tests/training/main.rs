@@ -4,6 +4,7 @@
 mod fixed_point;
 mod gradients;
 mod loops;
+mod operators;
 #[cfg(feature = "onnx")]
 mod qat;
 mod slices;

@@ -26,6 +26,11 @@ impl BatchNormalization {
         BatchNormalization { epsilon: epsilon.into(), momentum: None }
     }
 
+    /// The epsilon, if mean and variance come as inputs.
+    pub(crate) fn given_epsilon(&self) -> Option<f32> {
+        self.momentum.is_none().then_some(self.epsilon as f32)
+    }
+
     /// With those of the first input itself, and two more outputs: `momentum · given + (1 - momentum) · found` of the mean and of
     /// the variance.
     #[must_use]

@@ -35,7 +35,21 @@ impl Gemm {
         Gemm { transposed: [a, b], ..self }
     }
 
-    fn sizes(&self, a: &[usize], b: &[usize]) -> Result<[usize; 3]> {
+    /// `alpha` and `beta`.
+    pub(crate) fn factors(&self) -> [f32; 2] {
+        [self.alpha, self.beta]
+    }
+
+    /// Whether `A` and `B` are transposed.
+    pub(crate) fn transposed(&self) -> [bool; 2] {
+        self.transposed
+    }
+
+    /// `[m, k, n]` of matrices of these dimensions.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub(crate) fn sizes(&self, a: &[usize], b: &[usize]) -> Result<[usize; 3]> {
         let matrix = |what: &str, dims: &[usize], transposed: bool| match *dims {
             [rows, cols] if transposed => Ok([cols, rows]),
             [rows, cols] => Ok([rows, cols]),

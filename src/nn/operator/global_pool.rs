@@ -38,6 +38,11 @@ impl GlobalPool {
         matches!(self.kind, Kind::Average)
     }
 
+    /// Whether it is the largest.
+    pub(crate) fn is_max(&self) -> bool {
+        matches!(self.kind, Kind::Max)
+    }
+
     /// The largest; NaN is larger than all numbers.
     pub fn max() -> Self {
         GlobalPool { kind: Kind::Max }

@@ -111,6 +111,11 @@ impl Pool {
         }
     }
 
+    /// Whether its windows have two axes.
+    pub(crate) fn takes_images(&self) -> bool {
+        self.kernel.len() == 2
+    }
+
     /// Whether it is the largest element of each window, and nothing more.
     pub(crate) fn is_max(&self) -> bool {
         matches!(self.kind, Kind::Max { indices: false, .. })

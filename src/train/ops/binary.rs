@@ -14,6 +14,7 @@ pub enum Form {
     Difference,
     Product,
     Quotient,
+    Power,
     PRelu,
 }
 
@@ -36,6 +37,12 @@ impl Form {
             Form::Difference => [g, -g],
             Form::Product => [g * b, g * a],
             Form::Quotient => [g / b, -g * a / (b * b)],
+            Form::Power => {
+                let y = a.powf(b);
+                // A power of 0 has no slope by an exponent above 0, though its logarithm is infinite.
+                let by_exponent = if a == 0.0 && b >= 0.0 { 0.0 } else { y * a.ln() };
+                [if b == 0.0 { 0.0 } else { g * b * a.powf(b - 1.0) }, g * by_exponent]
+            }
             Form::PRelu if a < 0.0 => [g * b, g * a],
             Form::PRelu => [g, 0.0],
         }

@@ -12,11 +12,13 @@ mod grouped;
 mod layer_norm;
 mod linear;
 mod matmul;
+mod moved;
 mod movement;
 mod pool;
 mod product;
 mod reduce;
 mod softmax;
+mod variadic;
 mod wide;
 
 use std::fmt;
@@ -89,6 +91,8 @@ pub(crate) struct Forward<'a> {
     pub saved: Saved,
     /// Parameters that the pass itself changes: place in the layer's list, and value.
     pub statistics: Vec<(usize, Vec<f32>)>,
+    /// The same where they are constants that come as inputs: which input, and value.
+    pub input_statistics: Vec<(usize, Vec<f32>)>,
 }
 
 /// What a layer computes gradients from, and where they go.
@@ -96,6 +100,8 @@ pub(crate) struct Backward<'a> {
     pub inputs: &'a [Option<Held>],
     pub parameters: &'a [&'a [f32]],
     pub output: &'a Array,
+    /// Which output that is.
+    pub at: usize,
     /// By the output, which it lies like.
     pub gradient: &'a Array,
     pub saved: &'a Saved,
@@ -127,10 +133,17 @@ pub(crate) trait Differentiable: fmt::Debug + Send + Sync {
         Layout::RowMajor
     }
 
+    /// Whether it may have several outputs, which are then those of inference; the backward pass is for one at a time.
+    fn writes_several(&self) -> bool {
+        false
+    }
+
     /// # Errors
     /// Of shapes that do not fit.
     fn forward(&self, run: &mut Forward<'_>) -> Result<Array>;
 
+    /// Adds nothing up: what `by_input` and `by_parameter` get is of this output alone.
+    ///
     /// # Errors
     /// Of shapes that do not fit.
     fn backward(&self, run: &mut Backward<'_>) -> Result<()>;
@@ -197,8 +210,28 @@ fn operators(layer: &Layer, operator: &Operator) -> Option<Box<dyn Differentiabl
         Operator::Clip(_) => Box::new(activation::Clip::new(layer)),
         Operator::Unary(function) => Box::new(activation::Function::new(layer, *function)?),
         Operator::Binary(function) => Box::new(binary::Elementwise::new(layer, binary::Form::of(*function)?)),
-        Operator::Pool(pool) if pool.is_max() || pool.averages_images().is_some() => Box::new(pool::Pooled::new(pool.clone())),
+        Operator::Pool(pool) if pool.takes_images() && (pool.is_max() || pool.averages_images().is_some()) => {
+            Box::new(pool::Pooled::new(pool.clone()))
+        }
         Operator::GlobalPool(pool) if pool.is_average() => Box::new(pool::Mean),
+        Operator::GlobalPool(pool) if pool.is_max() => Box::new(pool::Largest),
+        Operator::Gemm(gemm) => Box::new(matmul::General::new(layer, *gemm)),
+        Operator::Pow(_) => Box::new(binary::Elementwise::new(layer, binary::Form::Power)),
+        Operator::Variadic(function) => Box::new(variadic::Folded::new(layer, *function)),
+        Operator::BatchNormalization(norm) => Box::new(batch_norm::Norm::of_inputs(norm.given_epsilon()?)),
+        Operator::Where(_) => Box::new(moved::Moved::new(layer, 1..3)),
+        Operator::Slice(_)
+        | Operator::Split(_)
+        | Operator::Gather(_)
+        | Operator::GatherElements(_)
+        | Operator::GatherNd(_)
+        | Operator::Expand(_)
+        | Operator::Tile(_)
+        | Operator::Pad(_)
+        | Operator::Trilu(_)
+        | Operator::DepthToSpace(_)
+        | Operator::SpaceToDepth(_)
+        | Operator::ReverseSequence(_) => Box::new(moved::Moved::new(layer, 0..1)),
         Operator::MatMul(product) if product.is_plain() => Box::new(matmul::Products::new(layer)),
         Operator::Softmax(softmax) => {
             let (axis, log) = softmax.along_one_axis()?;

@@ -147,3 +147,36 @@ impl Differentiable for Mean {
         Ok(())
     }
 }
+
+/// The largest of each channel over all pixels, the first of equals; NaN over all.
+#[derive(Debug)]
+pub struct Largest;
+
+impl Differentiable for Largest {
+    fn layout(&self) -> Layout {
+        Layout::ChannelsLast
+    }
+
+    fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
+        let x = float(run.inputs, 0)?;
+        let dims @ [n, c, h, w] = x.image_dims()?;
+        if h * w == 0 {
+            return Err(Error::shape("input", "[n, c, h, w] with at least one pixel", &dims));
+        }
+        let largest = (0..n * c).map(|at| {
+            let first = at / c * h * w * c + at % c;
+            let rest = (1..h * w).map(|pixel| first + pixel * c);
+            rest.fold(first, |best, at| if x.data()[at] > x.data()[best] || x.data()[at].is_nan() { at } else { best }) as u32
+        });
+        run.saved.indices = largest.collect();
+        Array::images([n, c, 1, 1], run.saved.indices.iter().map(|&at| x.data()[at as usize]).collect())
+    }
+
+    fn backward(&self, run: &mut Backward<'_>) -> Result<()> {
+        let x = float(run.inputs, 0)?;
+        let mut by_input = vec![0.0f32; x.data().len()];
+        run.saved.indices.iter().zip(run.gradient.data()).for_each(|(&at, g)| by_input[at as usize] = *g);
+        run.by_input[0] = Some(Array::like(x, by_input)?);
+        Ok(())
+    }
+}

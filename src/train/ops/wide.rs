@@ -18,7 +18,7 @@ fn narrow(x: f64) -> f32 {
     if f64::from(near) < x { near.next_up() } else { near.next_down() }
 }
 
-fn narrowed(sums: &[f64]) -> Vec<f32> {
+pub fn narrowed(sums: &[f64]) -> Vec<f32> {
     sums.iter().map(|&sum| narrow(sum)).collect()
 }
 
@@ -69,6 +69,14 @@ fn add_scaled(sums: &mut [f64], factor: f64, x: &[f64]) {
         #[inline(always)]
         || sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x),
     );
+}
+
+/// `sums[m][n] += Σ lhs[m][k] · rhs[k][n]`.
+pub fn add_product(lhs: &[f32], rhs: &[f32], [m, k, n]: [usize; 3], sums: &mut [f64]) {
+    let rhs: Vec<f64> = rhs.iter().map(|&x| x.into()).collect();
+    for (row, step) in (0..m).flat_map(|row| (0..k).map(move |step| (row, step))) {
+        add_scaled(&mut sums[row * n..][..n], f64::from(lhs[row * k + step]), &rhs[step * n..][..n]);
+    }
 }
 
 /// Gradients by weights, bias, and the input where it is wanted.

@@ -4,7 +4,7 @@ use super::config::ActivationTraining;
 use crate::convert::CodeRange;
 use crate::error::{Error, Result};
 use crate::num::NonFinite;
-use crate::quant::observer::ObserverKind;
+use crate::quant::observer::{MovingAverage, ObserverKind};
 use crate::quant::{Observer, Scheme};
 use crate::tensor::{QParams, Tensor};
 use crate::train::array::Array;
@@ -39,21 +39,26 @@ pub fn unknown_scales(name: &str, what: &str, count: usize, learned: bool) -> Re
     })
 }
 
+/// How the range of a value is found.
+#[derive(Debug)]
+enum Ranging {
+    /// In the first batch.
+    Once(ObserverKind),
+    /// As a moving average over batches, which is at this place among the parameters: so that a checkpoint has it.
+    Average { rate: f32, place: usize },
+}
+
 /// What rounds the value of one edge, and those that get its grid.
+#[derive(Debug)]
 pub struct ValueQuantizer {
     name: String,
     scheme: Scheme,
+    non_finite: NonFinite,
     training: ActivationTraining,
-    observer: Box<dyn Observer + Send>,
+    ranging: Ranging,
     /// Places of the scale (of PACT, the bound) and of the zero point.
     scale: usize,
     zero_point: usize,
-}
-
-impl std::fmt::Debug for ValueQuantizer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ValueQuantizer").field("name", &self.name).field("scheme", &self.scheme).finish_non_exhaustive()
-    }
 }
 
 impl ValueQuantizer {
@@ -66,10 +71,6 @@ impl ValueQuantizer {
         non_finite: NonFinite,
         parameters: &mut Vec<Parameter>,
     ) -> Result<Self> {
-        let observer = match training {
-            ActivationTraining::Observed { rate } => ObserverKind::MovingAverage { rate },
-            _ => observer,
-        };
         let what = if matches!(training, ActivationTraining::Clipped { .. }) { "bound" } else { "scale" };
         parameters.push(unknown_scales(name, what, 1, !matches!(training, ActivationTraining::Observed { .. }))?);
         let kind = match training {
@@ -78,8 +79,48 @@ impl ValueQuantizer {
         };
         parameters.push(Parameter::new(format!("{name}.zero_point"), Tensor::full([1], 0.0)?, kind));
         let (scale, zero_point) = (parameters.len() - 2, parameters.len() - 1);
-        let observer = observer.build(scheme.granularity(), non_finite)?;
-        Ok(ValueQuantizer { name: name.to_owned(), scheme, training, observer, scale, zero_point })
+        let ranging = match training {
+            ActivationTraining::Observed { rate } => {
+                parameters.push(Parameter::new(format!("{name}.range"), Tensor::full([2], 0.0)?, ParameterKind::Statistic));
+                Ranging::Average { rate, place: parameters.len() - 1 }
+            }
+            _ => Ranging::Once(observer),
+        };
+        let value = ValueQuantizer { name: name.to_owned(), scheme, non_finite, training, ranging, scale, zero_point };
+        // What is wrong with an observer is said here, before anything is trained.
+        match value.ranging {
+            Ranging::Once(kind) => kind.build(scheme.granularity(), non_finite).map(drop)?,
+            Ranging::Average { rate, .. } => value.average(rate).map(drop)?,
+        }
+        Ok(value)
+    }
+
+    fn average(&self, rate: f32) -> Result<MovingAverage> {
+        Ok(MovingAverage::new(self.scheme.granularity()).with_rate(rate)?.with_non_finite(self.non_finite))
+    }
+
+    /// The grid after one more batch.
+    fn look(&self, value: &Array, found: bool, parameters: &mut [Parameter]) -> Result<(f32, i32)> {
+        let params = match self.ranging {
+            Ranging::Once(kind) => {
+                let mut observer = kind.build(self.scheme.granularity(), self.non_finite)?;
+                observer.observe(value.held())?;
+                observer.qparams(&self.scheme)?
+            }
+            Ranging::Average { rate, place } => {
+                let mut average = self.average(rate)?;
+                if found {
+                    // An average that has seen its own ends alone goes on from them.
+                    average.observe(parameters[place].value())?;
+                }
+                average.observe(value.held())?;
+                if let &[Some((lo, hi))] = average.ranges().as_slice() {
+                    parameters[place].value_mut().as_mut_slice().copy_from_slice(&[lo, hi]);
+                }
+                average.qparams(&self.scheme)?
+            }
+        };
+        Ok(params.at(0))
     }
 
     pub fn name(&self) -> &str {
@@ -118,16 +159,15 @@ impl ValueQuantizer {
     }
 
     /// Looks at a batch, where that still decides something.
-    pub fn observe(&mut self, value: &Array, frozen: bool, parameters: &mut [Parameter]) -> Result<()> {
+    pub fn observe(&self, value: &Array, frozen: bool, parameters: &mut [Parameter]) -> Result<()> {
         let found = scale_of(&parameters[self.scale], 0) != 0.0;
         if found && (frozen || self.learns()) {
             return Ok(());
         }
-        self.observer.observe(value.held()).map_err(|error| match error {
+        let (scale, zero_point) = self.look(value, found, parameters).map_err(|error| match error {
             Error::NonFinite { index, value, .. } => Error::NonFinite { what: format!("value `{}`", self.name), index, value },
             error => error,
         })?;
-        let (scale, zero_point) = self.observer.qparams(&self.scheme)?.at(0);
         // What lies below zero is clipped by PACT: all codes are for what is above.
         let above = (self.scheme.qmax() - zero_point).max(1) as f32;
         let clipped = matches!(self.training, ActivationTraining::Clipped { .. });

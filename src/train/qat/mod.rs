@@ -18,13 +18,14 @@ pub use config::{ActivationTraining, Levels, QatConfig, WeightTraining};
 use rounding::FakeQuantization;
 
 use super::arithmetic::Mode;
-use super::graph::{Graph, Tape};
+use super::graph::Graph;
 use super::network::Trainable;
-use super::parameter::{Gradients, Parameter};
+use super::parameter::{Gradients, Parameter, counted, load, state, take_count};
+use super::tape::Tape;
 use crate::convert::{Calibration, StaticPlan};
 use crate::error::Result;
 use crate::kernels::Isa;
-use crate::nn::{Dim, Model};
+use crate::nn::{Dim, Model, StateDict};
 use crate::tensor::{Tensor, Value};
 
 /// A model prepared for quantization-aware training. The first batch in training finds the ranges of activations.
@@ -53,7 +54,7 @@ use crate::tensor::{Tensor, Value};
 ///     let tape = qat.forward(&x, Mode::Train)?;
 ///     let (_, gradient) = mean_squared_error(tape.output(), &y)?;
 ///     let gradients = qat.backward(&tape, &[("y", &gradient)])?;
-///     sgd.step(qat.parameters_mut(), &gradients)?;
+///     sgd.step(&mut qat, &gradients)?;
 /// }
 /// let integers = qat.finish()?;
 /// let difference = integers.forward(&x)?.as_slice()[0] - qat.forward(&x, Mode::Evaluate)?.output().as_slice()[0];
@@ -72,6 +73,9 @@ pub fn prepare_qat(model: &Model, config: &QatConfig) -> Result<Qat> {
     let shapes = model.inputs().iter().map(|input| input.dims().iter().enumerate().map(fixed).collect::<Option<Vec<usize>>>());
     Qat::for_shapes(model, config, &shapes.collect::<Option<Vec<_>>>().unwrap_or_default())
 }
+
+/// In a checkpoint, whether observers are frozen.
+const FROZEN: &str = "qat.frozen_observers";
 
 /// See [`prepare_qat`].
 #[derive(Debug)]
@@ -158,5 +162,20 @@ impl Trainable for Qat {
 
     fn model(&self) -> &Model {
         self.graph.model()
+    }
+
+    fn state(&self) -> Vec<(String, Value)> {
+        let mut state = state(&self.parameters);
+        state.push((FROZEN.to_owned(), counted(self.rounding.frozen.into())));
+        state
+    }
+
+    fn load_state(&mut self, state: &mut StateDict) -> Result<()> {
+        let mut rest = state.clone();
+        let frozen = take_count(&mut rest, FROZEN)?;
+        load(&mut self.parameters, &mut rest)?;
+        self.rounding.frozen = frozen != 0;
+        *state = rest;
+        Ok(())
     }
 }

@@ -12,8 +12,9 @@ use crate::kernels::Workspace;
 use crate::nn::Model;
 use crate::train::arithmetic::{Arithmetic, Mode};
 use crate::train::array::Array;
-use crate::train::graph::{Graph, Tape};
+use crate::train::graph::Graph;
 use crate::train::parameter::{Gradients, Parameter};
+use crate::train::tape::Tape;
 
 #[derive(Debug)]
 pub struct FakeQuantization {
@@ -115,7 +116,7 @@ impl Arithmetic for FakeQuantization {
     fn value(&mut self, edge: usize, value: &Array, before: &Tape, all: &mut [Parameter], mode: Mode) -> Result<Option<Array>> {
         let Some(&grid) = self.grids.get(&edge) else { return Ok(None) };
         if mode == Mode::Train
-            && let Some(own) = self.values.get_mut(&edge)
+            && let Some(own) = self.values.get(&edge)
         {
             own.observe(value, self.frozen, all)?;
         }

@@ -55,6 +55,11 @@ impl Pad {
     pub fn with_value(self, value: impl Into<Value>) -> Self {
         Pad { value: Some(value.into()), ..self }
     }
+
+    /// With zeros, of whatever type the input has.
+    pub(crate) fn without_value(&self) -> Self {
+        Pad { value: None, ..self.clone() }
+    }
 }
 
 /// Padding along one axis: which element of the input stands at each place of the output.
