@@ -86,6 +86,14 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         nearest.push((format!("FL {fraction}"), near));
         stochastic.push((format!("FL {fraction}"), chance));
     }
+    let last = |curves: &[(String, Vec<f64>)]| curves.iter().map(|(_, errors)| errors[options.epochs - 1]).collect::<Vec<_>>();
+    let by_fraction = [
+        ("to the nearest".to_owned(), last(&nearest)),
+        ("by chance".to_owned(), last(&stochastic)),
+        ("float".to_owned(), vec![float[options.epochs - 1]; options.fractions.len()]),
+    ];
+    let axis = options.fractions.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    println!("\n{}", plot::lines(&format!("test error in percent by bits after the point: {axis}"), &by_fraction));
     for (title, mut curves) in [("to the nearest", nearest), ("by chance", stochastic)] {
         curves.push(("float".into(), float.clone()));
         println!("\n{}", plot::lines(&format!("test error in percent by epoch, rounded {title}"), &curves));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lowprec::convert::{QConfig, StaticScheme, WeightScales};
 use lowprec::io::safetensors;
 use lowprec::quant::observer::ObserverKind;
-use lowprec::train::{Adam, Mode, ParameterKind, QatConfig, Schedule, Trainable, Training, cross_entropy, prepare_qat};
+use lowprec::train::{Adam, Mode, ParameterKind, Qat, QatConfig, Schedule, Trainable, Training, cross_entropy, prepare_qat};
 use lowprec::{Model, Result, Scheme, quantize_static};
 
 #[allow(dead_code, reason = "its `main`")]
@@ -65,19 +65,22 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let accuracy = |model: &Model| test.right(&model.forward(&test.images)?);
     let whole = accuracy(&float)?;
     println!("float: {whole:.2} %\n\nbits  after training  fine-tuned, mean of {} seeds  (each)", options.seeds);
-    let mut curves = Vec::new();
+    let (mut curves, mut compared, mut apart, mut most) = (Vec::new(), 0, 0, 0);
     for &bits in &options.bits {
         let after = accuracy(&quantize_static(&float, [&train.images], &post_training(bits))?)?;
         let (mut tuned, mut losses, mut fastest) = (Vec::new(), vec![0.0; options.epochs], Duration::MAX);
         for seed in 0..options.seeds {
-            let (model, curve) = fine_tuned(&float, &train, bits, seed, &options, &mut fastest)?;
-            tuned.push(accuracy(&model)?);
+            let (mut qat, curve) = fine_tuned(&float, &train, bits, seed, &options, &mut fastest)?;
+            tuned.push(accuracy(&qat.finish()?)?);
+            let agreement = qat.agreement(&test.images)?;
+            (compared, apart, most) = (compared + agreement.codes, apart + agreement.apart, agreement.most.max(most));
             losses.iter_mut().zip(curve).for_each(|(sum, loss)| *sum += loss / options.seeds as f64);
         }
         let mean = tuned.iter().sum::<f64>() / tuned.len() as f64;
         println!("{bits:4}  {after:14.2}  {mean:12.2}  {tuned:.2?}; the fastest epoch took {:.0} ms", 1e3 * fastest.as_secs_f64());
         curves.push((format!("{bits} bits"), losses));
     }
+    println!("\nof {compared} codes of test images, {apart} differ between training and integers, by {most} at most");
     println!("\n{}", plot::lines("loss of the training images by epoch", &curves));
     Ok(())
 }
@@ -92,8 +95,8 @@ fn post_training(bits: u32) -> QConfig {
     QConfig::new(scheme)
 }
 
-/// The integer model after training with its rounding, and the mean loss of each epoch; `fastest` is the time of an epoch.
-fn fine_tuned(float: &Model, train: &Digits, bits: u32, seed: u64, options: &Options, fastest: &mut Duration) -> Result<(Model, Vec<f64>)> {
+/// The network after training with its rounding, and the mean loss of each epoch; `fastest` is the time of an epoch.
+fn fine_tuned(float: &Model, train: &Digits, bits: u32, seed: u64, options: &Options, fastest: &mut Duration) -> Result<(Qat, Vec<f64>)> {
     let mut qat = prepare_qat(float, &QatConfig::bits(bits))?.with_threads(options.threads)?;
     let mut adam = Adam::new(options.rate).with_factor(ParameterKind::Quantization, 0.5);
     let training = Training::new(train.labels.len(), BATCH, options.epochs).with_seed(seed).with_schedule(Schedule::Cosine);
@@ -109,5 +112,5 @@ fn fine_tuned(float: &Model, train: &Digits, bits: u32, seed: u64, options: &Opt
         Ok((loss, qat.backward(&tape, &[("logits", &gradient)])?))
     })?;
     *fastest = start.elapsed().min(*fastest);
-    Ok((qat.finish()?, losses))
+    Ok((qat, losses))
 }

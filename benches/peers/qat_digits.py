@@ -1,6 +1,6 @@
 """What PyTorch's quantization-aware training makes of the digits CNN: accuracy by bits, and the time of an epoch.
 
-Run from the repository root: python benches/peers/qat_digits.py [--bits 8 4 3 2] [--epochs 30] [--seeds 5] [--time]
+Run from the repository root: python benches/peers/qat_digits.py [--bits 8 4 3 2] [--epochs 30] [--seeds 5] [--scale-rate 0.5] [--time]
 
 The recipe is that of examples/qat_finetune.rs: from the trained float network, batches of 30, images moved by up to a pixel, Adam from
 the same rate down a cosine, weights and activations at the same width, first and last layer included.
@@ -72,6 +72,15 @@ def learnables(model):
     return [module for module in model.modules() if isinstance(module, _LearnableFakeQuantize)]
 
 
+def parameter_groups(model, rate, factor):
+    """Scales and zero points that are learned have a rate of their own."""
+    learned = {id(value) for module in learnables(model) for value in module.parameters()}
+    groups = {True: [], False: []}
+    for value in model.parameters():
+        groups[id(value) in learned].append(value)
+    return [{"params": groups[False], "lr": rate}, {"params": groups[True], "lr": factor * rate}]
+
+
 def prepared(mode, bits):
     model = torch_network("cnn").train()
     example = (torch.zeros(1, 1, 8, 8),)
@@ -92,12 +101,12 @@ def epoch(model, optimizer, schedule, images, labels, generator):
         schedule.step()
 
 
-def tuned(mode, bits, seed, epochs, rate, train, test):
+def tuned(mode, bits, seed, epochs, rate, factor, train, test):
     """Percent of the test images that are right."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = prepared(mode, bits)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(parameter_groups(model, rate, factor))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(train[0]) // BATCH)
     for number in range(epochs):
         if number == max(2 * epochs // 3, 1):
@@ -132,6 +141,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--scale-rate", type=float, default=0.5, help="of learned scales, as a factor; the example's is 0.5")
     parser.add_argument("--modes", nargs="*", default=["fx", "learnable"])
     parser.add_argument("--time", action="store_true")
     arguments = parser.parse_args()
@@ -145,7 +155,7 @@ def main():
         return
     for bits in arguments.bits:
         for mode in arguments.modes:
-            seeds = [tuned(mode, bits, seed, arguments.epochs, arguments.rate, train, test) for seed in range(arguments.seeds)]
+            seeds = [tuned(mode, bits, seed, arguments.epochs, arguments.rate, arguments.scale_rate, train, test) for seed in range(arguments.seeds)]
             each = ", ".join(f"{accuracy:.2f}" for accuracy in seeds)
             print(f"{bits} bits, {mode}: mean {sum(seeds) / len(seeds):.2f} ({each})", flush=True)
 

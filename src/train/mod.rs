@@ -10,10 +10,11 @@
 //! backward:  d[input] += (∂f/∂input)ᵀ d[edge],  d[parameter] likewise   in reverse
 //! ```
 //!
-//! These layers have derivatives: Conv2d (groups, strides, dilation), Linear, Embedding, BatchNorm2d, LayerNormalization, all
-//! smooth functions of one element and the piecewise linear ones, Add, Sub, Mul, Div and PRelu with broadcasting, MaxPool,
-//! AveragePool and their global mean, Softmax and its logarithm, MatMul, Concat, Transpose, sums and means over axes, and what only
-//! gives another shape. Others may stand where nothing is learned before them.
+//! These layers have derivatives: Conv2d (groups, strides, dilation), Linear, Embedding, batch norms (of any rank), LayerNormalization,
+//! all smooth functions of one element and the piecewise linear ones, arithmetic and powers with broadcasting, least and greatest,
+//! MaxPool and AveragePool over images and both over all pixels, Softmax and its logarithm, MatMul, Gemm, sums and means over axes, and
+//! what copies, moves or chooses elements: Concat, Split, Slice, Gather, Expand, Tile, Pad, Where, Transpose, new shapes. Others may
+//! stand where nothing is learned before them; where something is, the error names the layer before anything runs.
 //!
 //! # With the low precision in the loop
 //!
@@ -75,5 +76,5 @@ pub use loss::{cross_entropy, distillation, mean_squared_error};
 pub use network::{Network, Trainable};
 pub use optim::{Adam, Optimizer, Sgd};
 pub use parameter::{Gradients, Parameter, ParameterKind};
-pub use qat::{ActivationTraining, Levels, Qat, QatConfig, WeightTraining, prepare_qat};
+pub use qat::{ActivationTraining, Agreement, Levels, Qat, QatConfig, WeightTraining, prepare_qat};
 pub use tape::Tape;

@@ -8,11 +8,13 @@
 //! [`Qat::finish`] gives that integer model, by [`convert`](crate::convert::convert()), with the ranges that were learned.
 
 mod activations;
+mod agreement;
 mod config;
 mod layer;
 mod rounding;
 mod weights;
 
+pub use agreement::Agreement;
 pub use config::{ActivationTraining, Levels, QatConfig, WeightTraining};
 
 use rounding::FakeQuantization;
@@ -133,7 +135,7 @@ impl Qat {
         rounding.calibration(graph.model(), parameters).map(|calibration| calibration.with_shapes(shapes.clone()))
     }
 
-    /// The integer model, on the fastest instruction set.
+    /// The integer model, on the fastest instruction set. [`Qat::agreement`] says how near it is to what was trained.
     ///
     /// # Errors
     /// Those of [`Qat::calibration`] and [`StaticPlan::convert`].
