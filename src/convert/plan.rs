@@ -230,6 +230,31 @@ impl StaticPlan {
         Some(Anchor { scheme, out: self.roles.wanted[out].then_some(out), residual, activation: group.activation })
     }
 
+    /// The names of the layers with weights in codes, in the order in which they run.
+    pub(crate) fn anchors(&self) -> Vec<String> {
+        let nodes = self.model.nodes().iter().zip(&self.roles.roles);
+        nodes.filter(|(_, role)| matches!(role, Role::Anchor(_))).map(|(node, _)| node.name().to_owned()).collect()
+    }
+
+    /// The codes that the configuration's rule gives a layer's weights when its input has this grid, and the least scale of each channel
+    /// with which its bias fits.
+    ///
+    /// # Errors
+    /// As [`StaticPlan::convert`]; [`Error::Unknown`] for a layer that is not static.
+    pub(crate) fn weight_codes(&self, layer: &str, input: U8Grid) -> Result<(QuantizedTensor<i8>, Vec<f64>)> {
+        let index = self.model.nodes().iter().position(|node| node.name() == layer);
+        match index.map(|index| (&self.configs[index], self.model.nodes()[index].layer())) {
+            Some((LayerConfig::Static(scheme), layer)) => {
+                Ok((weight_codes(layer, scheme, self.non_finite, input)?, least_scales(layer, input)?))
+            }
+            _ => Err(Error::Unknown {
+                what: "static layer",
+                name: layer.to_owned(),
+                present: self.anchors().iter().map(String::as_str).collect(),
+            }),
+        }
+    }
+
     /// The edge whose grid the codes of an edge have.
     pub(crate) fn root(&self, edge: usize) -> usize {
         self.roles.root[edge]
@@ -283,18 +308,26 @@ fn observed(model: &Model, roles: &Roles, configs: &[LayerConfig]) -> Vec<(usize
     edges.map(|edge| (edge, scheme_of.get(&edge).copied().cloned().unwrap_or_default())).collect()
 }
 
-/// Codes of a layer's weights. A channel whose bias would not fit i32 in units of its scale and the input's gets a larger scale.
+/// Weights and bias.
+fn parameters(layer: &Layer) -> Result<(&Tensor, Option<&Tensor>)> {
+    match layer {
+        Layer::Conv2d(conv) => Ok((conv.weight(), conv.bias())),
+        Layer::Linear(linear) => Ok((linear.weight(), linear.bias())),
+        other => Err(Error::Unsupported { what: format!("static quantization of {}", other.kind()), way_out: "leave it in float".into() }),
+    }
+}
+
+/// By channel with a bias, the scale of weights with which it fits i32 in units of that scale and the input's.
+fn least_scales(layer: &Layer, input: U8Grid) -> Result<Vec<f64>> {
+    let (weight, bias) = parameters(layer)?;
+    let limit = largest_bias(weight.len() / weight.dims()[0].max(1), matches!(layer, Layer::Linear(_)));
+    let least = |&bias: &f32| f64::from(bias.abs()) / (f64::from(input.scale()) * limit.max(1.0));
+    Ok(bias.map(Tensor::as_slice).unwrap_or_default().iter().map(least).map(|least| if least.is_finite() { least } else { 0.0 }).collect())
+}
+
+/// Codes of a layer's weights. A channel whose bias would not fit gets a larger scale.
 fn weight_codes(layer: &Layer, scheme: &StaticScheme, non_finite: NonFinite, input: U8Grid) -> Result<QuantizedTensor<i8>> {
-    let (weight, bias) = match layer {
-        Layer::Conv2d(conv) => (conv.weight(), conv.bias()),
-        Layer::Linear(linear) => (linear.weight(), linear.bias()),
-        other => {
-            return Err(Error::Unsupported {
-                what: format!("static quantization of {}", other.kind()),
-                way_out: "leave it in float".into(),
-            });
-        }
-    };
+    let (weight, _) = parameters(layer)?;
     let params = match scheme.weight_scales {
         WeightScales::Observed(kind) => {
             let mut observer = kind.build(scheme.weights.granularity(), non_finite)?;
@@ -303,13 +336,10 @@ fn weight_codes(layer: &Layer, scheme: &StaticScheme, non_finite: NonFinite, inp
         WeightScales::LeastSquares => least_squares(weight, &scheme.weights, non_finite),
     };
     let params = params.map_err(|error| named("weight", error))?;
-    let channels = weight.dims()[0].max(1);
-    let limit = largest_bias(weight.len() / channels, matches!(layer, Layer::Linear(_)));
     let mut scales = params.scales().to_vec();
-    for (channel, &bias) in bias.map(Tensor::as_slice).unwrap_or_default().iter().enumerate() {
+    for (channel, least) in least_scales(layer, input)?.into_iter().enumerate() {
         let scale = if scales.len() == 1 { &mut scales[0] } else { &mut scales[channel] };
-        let least = f64::from(bias.abs()) / (f64::from(input.scale()) * limit.max(1.0));
-        if least.is_finite() && f64::from(*scale) < least {
+        if f64::from(*scale) < least {
             *scale = (least as f32).next_up();
         }
     }

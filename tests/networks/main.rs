@@ -13,6 +13,7 @@ mod executor;
 mod float_layers;
 mod fusion;
 mod gptq;
+mod gptq_int8;
 mod quantize_dynamic;
 mod quantize_static;
 mod quantize_weights;

@@ -18,20 +18,24 @@
 //! Both overfit where samples are few. So a share of them is held out, and of plain rounding, feedback and descent that is taken whose
 //! error on those is least: with samples like those to come, never worse than rounding.
 
+mod codes;
 mod descent;
 mod factor;
 mod feedback;
 mod hessian;
+mod int8;
 mod levels;
 mod model;
+mod moments;
 mod patches;
 
 pub use hessian::Hessian;
+pub use int8::{quantize_dynamic, quantize_static};
 pub use model::{FittedModel, LayerFit, quantize_weights};
 
 use crate::error::{Error, Result};
 use crate::quant::{QuantizedWeights, WeightFormat, WeightQuantizer};
-use crate::tensor::Tensor;
+use crate::tensor::{QuantizedTensor, Tensor};
 use factor::Factor;
 use hessian::Products;
 use levels::Grid;
@@ -61,6 +65,18 @@ pub struct Fitted {
     pub method: Method,
     /// Squared error of the outputs on those samples, a mean over samples and a sum over outputs: of rounding to the nearest, and of
     /// what was taken.
+    pub errors: [f64; 2],
+}
+
+/// What a layer's int8 weights became: as [`Fitted`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct FittedCodes {
+    /// The weights.
+    pub weights: QuantizedTensor<i8>,
+    /// See [`Fitted::method`].
+    pub method: Method,
+    /// See [`Fitted::errors`].
     pub errors: [f64; 2],
 }
 
@@ -123,16 +139,7 @@ impl Gptq {
     /// [`Error::Shape`] when the parts do not divide the rows, or a row has not as many weights as samples have values; those of
     /// [`WeightQuantizer::quantize`]; [`Error::Unsupported`] for 16 bits, whose codes are too many to be searched.
     pub fn quantize(&self, weight: &Tensor, format: &WeightFormat, samples: &[Hessian], held_out: &[Hessian]) -> Result<Fitted> {
-        let rows = weight.dims().first().copied().unwrap_or(0);
-        let columns = weight.len().checked_div(rows).unwrap_or(0);
-        let fit = |hessians: &[Hessian]| {
-            hessians.len() == samples.len() && hessians.iter().all(|h| h.width() == columns) && rows.is_multiple_of(hessians.len().max(1))
-        };
-        if weight.is_empty() || samples.is_empty() || !fit(samples) || !fit(held_out) {
-            let width = samples.first().map_or(0, Hessian::width);
-            let expected = format!("[out, ..], out a multiple of {}, with {width} values for each output", samples.len());
-            return Err(Error::shape("weight", expected, weight.dims()));
-        }
+        check_shapes(weight, samples, held_out)?;
         if format.bits() > 8 {
             return Err(Error::Unsupported {
                 what: format!("fitting weights of {format} to samples"),
@@ -140,6 +147,44 @@ impl Gptq {
             });
         }
         let nearest = WeightQuantizer::new(format.clone()).quantize(weight)?;
+        // Scales for the inputs at hand: errors count as their columns do.
+        let per = weight.dims()[0] / samples.len();
+        let sensitivities: Vec<f32> = samples.iter().flat_map(|h| (0..per).flat_map(move |_| h.diagonal().map(|x| x as f32))).collect();
+        let weighted = || WeightQuantizer::new(format.clone()).with_sensitivities(&sensitivities).quantize(weight);
+        self.fit(weight, nearest, &weighted, samples, held_out)
+    }
+
+    /// The same of int8 weights whose rule has rounded them already: one scale for all, or one for each output, which is fitted too. Codes
+    /// go from `-qmax - 1` to `qmax`.
+    ///
+    /// # Errors
+    /// As [`Gptq::quantize`]; [`Error::Unsupported`] for scales along another axis than the first, and zero points.
+    pub fn quantize_codes(
+        &self,
+        weight: &Tensor,
+        rounded: &QuantizedTensor<i8>,
+        samples: &[Hessian],
+        held_out: &[Hessian],
+    ) -> Result<FittedCodes> {
+        check_shapes(weight, samples, held_out)?;
+        if rounded.shape() != weight.shape() {
+            return Err(Error::shape("codes", format!("{:?}, as the weights have it", weight.dims()), rounded.shape().dims()));
+        }
+        let nearest = codes::from_int8(rounded)?;
+        let start = nearest.clone();
+        let Fitted { weights, method, errors } = self.fit(weight, nearest, &|| Ok(start.clone()), samples, held_out)?;
+        Ok(FittedCodes { weights: codes::to_int8(&weights, rounded)?, method, errors })
+    }
+
+    /// The best of `nearest` and of what comes of a start, which is asked for only where there are samples.
+    fn fit(
+        &self,
+        weight: &Tensor,
+        nearest: QuantizedWeights,
+        start: &dyn Fn() -> Result<QuantizedWeights>,
+        samples: &[Hessian],
+        held_out: &[Hessian],
+    ) -> Result<Fitted> {
         let seen = |hessians: &[Hessian]| hessians.iter().any(|h| h.samples() > 0);
         let judges = if seen(held_out) { held_out } else { samples };
         let part = weight.len() / judges.len();
@@ -152,10 +197,7 @@ impl Gptq {
         if !seen(samples) {
             return Ok(best);
         }
-        // Scales for the inputs at hand: errors count as their columns do.
-        let per = rows / samples.len();
-        let sensitivities: Vec<f32> = samples.iter().flat_map(|h| (0..per).flat_map(move |_| h.diagonal().map(|x| x as f32))).collect();
-        let start = WeightQuantizer::new(format.clone()).with_sensitivities(&sensitivities).quantize(weight)?;
+        let start = start()?;
         let mut consider = |grid: &Grid, method: Method| -> Result<()> {
             let weights = grid.quantized()?;
             let error = of(&weights)?;
@@ -179,6 +221,21 @@ impl Gptq {
         }
         Ok(best)
     }
+}
+
+/// That there are inputs of as many values as a row of weights has, and as many parts of rows as Hessians.
+fn check_shapes(weight: &Tensor, samples: &[Hessian], held_out: &[Hessian]) -> Result<()> {
+    let rows = weight.dims().first().copied().unwrap_or(0);
+    let columns = weight.len().checked_div(rows).unwrap_or(0);
+    let fit = |hessians: &[Hessian]| {
+        hessians.len() == samples.len() && hessians.iter().all(|h| h.width() == columns) && rows.is_multiple_of(hessians.len().max(1))
+    };
+    if weight.is_empty() || samples.is_empty() || !fit(samples) || !fit(held_out) {
+        let width = samples.first().map_or(0, Hessian::width);
+        let expected = format!("[out, ..], out a multiple of {}, with {width} values for each output", samples.len());
+        return Err(Error::shape("weight", expected, weight.dims()));
+    }
+    Ok(())
 }
 
 /// `q - w`, row by row.

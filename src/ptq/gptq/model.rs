@@ -1,14 +1,14 @@
 //! A model's weights fitted to its samples, layer by layer.
 
-use super::patches::patches;
-use super::{Gptq, Hessian, Method};
+use super::moments::{input_of, moments, weight_of};
+use super::{Gptq, Method};
 use crate::error::{Error, Result};
-use crate::nn::{Executor, Layer, Model, Node};
+use crate::nn::{Layer, Model, Node};
 use crate::progress::Progress;
 use crate::ptq::WeightConfig;
 use crate::ptq::weight_only::weights_request;
 use crate::quant::{Rounding, WeightFormat};
-use crate::tensor::{Tensor, Value};
+use crate::tensor::Value;
 
 /// A model and how each of its layers was fitted.
 #[derive(Debug, Clone)]
@@ -98,84 +98,10 @@ fn fit(
     config: &WeightConfig,
     gptq: &Gptq,
 ) -> Result<(Layer, Option<LayerFit>)> {
-    let (weight, parts) = match node.layer() {
-        Layer::Linear(linear) => (linear.weight(), 1),
-        Layer::Conv2d(conv) => (conv.weight(), conv.geometry().groups),
-        // Rows that are picked have no inputs to be fitted to.
-        _ => return Ok((config.twin(node)?, None)),
-    };
-    let width = weight.dims()[1..].iter().product();
-    let mut moments = [Moments::new(width, parts)?, Moments::new(width, parts)?];
-    let mut seen = 0;
-    for batch in batches {
-        let Some(x) = input_of(model, node, batch)? else { continue };
-        // A single row is a single sample.
-        let count = if x.dims().len() > 1 { x.dims()[0] } else { 1 };
-        for sample in 0..count {
-            let moments = &mut moments[usize::from(seen % 4 == 3)];
-            seen += 1;
-            for part in 0..parts {
-                let rows = &mut moments.rows[part];
-                match node.layer() {
-                    Layer::Conv2d(conv) => patches(&x, sample, conv.geometry(), part, rows),
-                    _ => rows.extend_from_slice(&x.as_slice()[x.len() / count * sample..x.len() / count * (sample + 1)]),
-                }
-                moments.add(part, gptq.threads, false)?;
-            }
-        }
-    }
-    let [samples, held_out] = moments.map(|moments| moments.finish(gptq.threads));
-    let (samples, held_out) = (samples?, held_out?);
+    // Rows that are picked have no inputs to be fitted to.
+    let Some(weight) = weight_of(node.layer()) else { return Ok((config.twin(node)?, None)) };
+    let [samples, held_out] = moments(node.layer(), gptq.threads, batches.iter().map(|batch| input_of(model, node, batch)))?;
     let fitted = gptq.quantize(weight, format, &samples, &held_out)?;
     let fit = LayerFit { name: node.name().to_owned(), method: fitted.method, errors: fitted.errors };
     Ok((config.layer(node, fitted.weights)?, Some(fit)))
-}
-
-/// Hessians of the parts of a layer, and rows that are on their way there.
-struct Moments {
-    hessians: Vec<Hessian>,
-    rows: Vec<Vec<f32>>,
-}
-
-impl Moments {
-    /// Numbers that are gathered before they are added: a square of the width is written each time.
-    const GATHERED: usize = 1 << 20;
-
-    fn new(width: usize, parts: usize) -> Result<Self> {
-        let hessians = (0..parts).map(|_| Hessian::new(width)).collect::<Result<_>>()?;
-        Ok(Moments { hessians, rows: vec![Vec::new(); parts] })
-    }
-
-    fn add(&mut self, part: usize, threads: usize, all: bool) -> Result<()> {
-        let rows = &mut self.rows[part];
-        if !rows.is_empty() && (all || rows.len() * self.hessians.len() >= Self::GATHERED) {
-            self.hessians[part].add(rows, threads)?;
-            rows.clear();
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, threads: usize) -> Result<Vec<Hessian>> {
-        (0..self.hessians.len()).try_for_each(|part| self.add(part, threads, true))?;
-        Ok(self.hessians)
-    }
-}
-
-/// What the node reads when the model runs on this batch; nothing after it runs.
-fn input_of(model: &Model, node: &Node, batch: &[(&str, &Value)]) -> Result<Option<Tensor>> {
-    let Some(edge) = node.reads().next() else { return Ok(None) };
-    let wanted = model.edge_name(edge);
-    let mut found = None;
-    let run = Executor::new(model).run_with(batch, |tap| {
-        if tap.edge != wanted {
-            return Ok(());
-        }
-        found = tap.value.get::<f32>().cloned();
-        Err(Error::Cancelled { stage: "fit weights", done: 1, total: 1 })
-    });
-    match (found, run) {
-        (Some(x), _) => Ok(Some(x)),
-        (None, Err(error)) => Err(error),
-        (None, Ok(_)) => Ok(None),
-    }
 }
