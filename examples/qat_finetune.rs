@@ -13,7 +13,7 @@ use lowprec::convert::{QConfig, StaticScheme, WeightScales};
 use lowprec::io::safetensors;
 use lowprec::quant::observer::ObserverKind;
 use lowprec::train::{Adam, Mode, ParameterKind, Qat, QatConfig, Schedule, Trainable, Training, cross_entropy, prepare_qat};
-use lowprec::{Model, Result, Scheme, quantize_static};
+use lowprec::{Model, Result, Scheme, Value, quantize_static};
 
 #[allow(dead_code, reason = "its `main`")]
 #[path = "quantize_dynamic.rs"]
@@ -65,22 +65,26 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let accuracy = |model: &Model| test.right(&model.forward(&test.images)?);
     let whole = accuracy(&float)?;
     println!("float: {whole:.2} %\n\nbits  after training  fine-tuned, mean of {} seeds  (each)", options.seeds);
-    let (mut curves, mut compared, mut apart, mut most) = (Vec::new(), 0, 0, 0);
+    let (mut curves, mut compared, mut apart) = (Vec::new(), 0, 0);
+    let images = Value::from(test.images.clone());
     for &bits in &options.bits {
         let after = accuracy(&quantize_static(&float, [&train.images], &post_training(bits))?)?;
         let (mut tuned, mut losses, mut fastest) = (Vec::new(), vec![0.0; options.epochs], Duration::MAX);
         for seed in 0..options.seeds {
             let (mut qat, curve) = fine_tuned(&float, &train, bits, seed, &options, &mut fastest)?;
             tuned.push(accuracy(&qat.finish()?)?);
-            let agreement = qat.agreement(&test.images)?;
-            (compared, apart, most) = (compared + agreement.codes, apart + agreement.apart, agreement.most.max(most));
+            let agreement = qat.agreement(&[("image", &images)])?;
+            if agreement.largest > 1 || !agreement.unmatched.is_empty() {
+                return Err(format!("{bits} bits, seed {seed}: training and integers disagree: {agreement:?}").into());
+            }
+            (compared, apart) = (compared + agreement.codes, apart + agreement.apart);
             losses.iter_mut().zip(curve).for_each(|(sum, loss)| *sum += loss / options.seeds as f64);
         }
         let mean = tuned.iter().sum::<f64>() / tuned.len() as f64;
         println!("{bits:4}  {after:14.2}  {mean:12.2}  {tuned:.2?}; the fastest epoch took {:.0} ms", 1e3 * fastest.as_secs_f64());
         curves.push((format!("{bits} bits"), losses));
     }
-    println!("\nof {compared} codes of test images, {apart} differ between training and integers, by {most} at most");
+    println!("\nof {compared} codes of test images, {apart} are one apart between training and integers, none more");
     println!("\n{}", plot::lines("loss of the training images by epoch", &curves));
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Float values between the layers of a network that trains.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
 use crate::nn::reorder;
 use crate::tensor::{Shape, Tensor};
@@ -78,6 +80,27 @@ impl Array {
         Ok(Array { held: Tensor::new(to, data)?, channels_last })
     }
 
+    /// The elements pixel by pixel, the channels of each side by side: as they lie, of images that are channels-last and of rows; turned,
+    /// of `[n, c, ..]` otherwise.
+    pub fn by_pixel(&self) -> Cow<'_, [f32]> {
+        match *self.held.dims() {
+            [n, c, ref rest @ ..] if !self.channels_last && !rest.is_empty() => {
+                Cow::Owned(swapped(self.data(), [n, c, rest.iter().product()]))
+            }
+            _ => Cow::Borrowed(self.data()),
+        }
+    }
+
+    /// What was computed pixel by pixel, as `like` lies, which has the same dimensions.
+    pub fn of_pixels(like: &Array, data: Vec<f32>) -> Result<Array> {
+        match *like.held.dims() {
+            [n, c, ref rest @ ..] if !like.channels_last && !rest.is_empty() => {
+                Array::like(like, swapped(&data, [n, rest.iter().product(), c]))
+            }
+            _ => Array::like(like, data),
+        }
+    }
+
     /// The value row-major.
     pub fn to_tensor(&self) -> Result<Tensor> {
         Ok(self.in_order(false)?.held)
@@ -97,4 +120,11 @@ impl Array {
         self.data_mut().iter_mut().zip(other.data()).for_each(|(sum, x)| *sum += x);
         Ok(())
     }
+}
+
+/// `[n, rows, columns]` as `[n, columns, rows]`.
+fn swapped(x: &[f32], [n, rows, columns]: [usize; 3]) -> Vec<f32> {
+    let mut y = vec![0.0f32; x.len()];
+    reorder::transpose(bytemuck::cast_slice(x), size_of::<f32>(), [n, rows, columns], bytemuck::cast_slice_mut(&mut y));
+    y
 }

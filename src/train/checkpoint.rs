@@ -5,6 +5,7 @@ use super::optim::Optimizer;
 use super::parameter::{counted, take_count};
 use crate::error::Result;
 use crate::nn::StateDict;
+use crate::num::NonFinite;
 use crate::tensor::Value;
 
 const NETWORK: &str = "network.";
@@ -41,12 +42,18 @@ pub fn checkpoint(network: &dyn Trainable, optimizer: &dyn Optimizer, step: usiz
 pub fn resume(network: &mut dyn Trainable, optimizer: &mut dyn Optimizer, state: &mut StateDict) -> Result<usize> {
     let mut rest = state.clone();
     let step = take_count(&mut rest, STEP)?;
-    let (mut own, mut its) = (rest.split_off(NETWORK), rest.split_off(OPTIMIZER));
-    let before = network.state();
-    network.load_state(&mut own)?;
-    let loaded = own.finish().and_then(|()| optimizer.load_state(&mut its, network.parameters()));
-    if let Err(error) = loaded {
-        network.load_state(&mut StateDict::new(before)?)?;
+    let (mut of_network, mut of_optimizer) = (rest.split_off(NETWORK), rest.split_off(OPTIMIZER));
+    let (before, optimizer_before) = (network.state(), optimizer.state());
+    let load = || {
+        network.load_state(&mut of_network)?;
+        optimizer.load_state(&mut of_optimizer, network.parameters())?;
+        of_network.finish().and(of_optimizer.finish())
+    };
+    if let Err(error) = load() {
+        // As it was, be it NaN.
+        let state = |tensors| StateDict::new(tensors).map(|state| state.with_non_finite(NonFinite::Saturate));
+        network.load_state(&mut state(before)?)?;
+        optimizer.load_state(&mut state(optimizer_before)?, network.parameters())?;
         return Err(error);
     }
     *state = rest;

@@ -159,7 +159,7 @@ impl<'p> Training<'p> {
 
     /// How many steps all epochs have.
     pub fn total_steps(&self) -> usize {
-        self.epochs * self.samples.div_ceil(self.batch.max(1))
+        self.epochs.saturating_mul(self.samples.div_ceil(self.batch.max(1)))
     }
 
     /// Reports each step before it is taken, and can be cancelled there: what was learned so far is then in the network.
@@ -174,7 +174,7 @@ impl<'p> Training<'p> {
     ///
     /// # Errors
     /// [`Error::Empty`] without samples, [`Error::Parameter`] for batches of 0, [`Error::Cancelled`], and those of `gradients`.
-    pub fn run<N: Trainable>(
+    pub fn run<N: Trainable + ?Sized>(
         mut self,
         network: &mut N,
         optimizer: &mut dyn Optimizer,
@@ -202,7 +202,8 @@ impl<'p> Training<'p> {
                     self.progress.step("train", &format!("epoch {epoch}"), step, total)?;
                     optimizer.set_rate(rate * self.schedule.factor(step as f64 / total as f64));
                     let (loss, gradients) = gradients(network, Batch { rows, epoch, step })?;
-                    optimizer.step(network, &gradients)?;
+                    let updates = optimizer.updates(network.parameters(), &gradients)?;
+                    network.update(updates);
                     sum += loss * rows.len() as f64;
                     seen += rows.len();
                 }

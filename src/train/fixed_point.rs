@@ -139,7 +139,8 @@ impl FixedPointConfig {
 
 /// A network whose parameters, values and gradients are fixed-point numbers.
 ///
-/// Convolutions, linear layers and products of matrices add up exactly, in f64, and round once; other layers compute in float, and what
+/// Values and learned parameters are rounded, constants that nothing learns (a mask, a factor) are not. Convolutions, linear layers and
+/// products of matrices add up exactly, in f64, and round once; other layers compute in float, and what
 /// they write is rounded. An optimizer's update is rounded before it is added ([`Trainable::update`]), and the sum, of multiples of one
 /// step, is exact. What an optimizer remembers is its own affair, so plain [`Sgd`](super::Sgd) without momentum is the method of the
 /// paper. The loss itself is in float.
@@ -163,14 +164,16 @@ struct Rounder {
 
 impl Rounder {
     fn round(&mut self, format: FixedPoint, x: &mut [f32]) {
-        let rounding = match self.config.rounding {
-            Rounding::Stochastic { seed } => {
-                self.rounded += 1;
-                Rounding::Stochastic { seed: seed.wrapping_add(self.rounded.wrapping_mul(0x9e37_79b9_7f4a_7c15)) }
-            }
+        self.rounded += 1;
+        format.round(x, self.drawn(self.rounded));
+    }
+
+    /// The rule, with the seed of a list of numbers.
+    fn drawn(&self, list: u64) -> Rounding {
+        match self.config.rounding {
+            Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed.wrapping_add(list.wrapping_mul(0x9e37_79b9_7f4a_7c15)) },
             nearest => nearest,
-        };
-        format.round(x, rounding);
+        }
     }
 }
 
@@ -222,9 +225,13 @@ impl Arithmetic for Rounder {
         Ok(())
     }
 
-    fn value(&mut self, _: usize, value: &Array, _: &Tape, _: &mut [Parameter], _: Mode) -> Result<Option<Array>> {
+    fn value(&mut self, edge: usize, value: &Array, _: &Tape, _: &mut [Parameter], mode: Mode) -> Result<Option<Array>> {
         let mut rounded = value.clone();
-        self.round(self.config.values, rounded.data_mut());
+        match mode {
+            Mode::Train => self.round(self.config.values, rounded.data_mut()),
+            // The same each time, and training does not see that it was done.
+            Mode::Evaluate => self.config.values.round(rounded.data_mut(), self.drawn(edge as u64)),
+        }
         Ok(Some(rounded))
     }
 
@@ -264,7 +271,7 @@ impl Trainable for FixedPointNetwork {
         let updates = updates.into_iter().zip(&mut self.parameters).filter(|(update, _)| !update.is_empty());
         for (mut update, parameter) in updates {
             self.rounder.round(format, &mut update);
-            // Exact: of two words of 24 bits the sum has 25, the last of them in use only beyond the range.
+            // Exact: at most 2^24 steps from zero, which f32 holds.
             let sums = parameter.value_mut().as_mut_slice().iter_mut().zip(update);
             sums.for_each(|(value, update)| *value = (*value + update).clamp(lo, hi));
         }

@@ -68,6 +68,14 @@ impl Graph {
         for node in model.nodes() {
             for &(input, kind) in learned_inputs(node.layer()) {
                 let Some(edge) = node.inputs().get(input).copied().flatten() else { continue };
+                let readers = model.nodes().iter().flat_map(Node::reads).filter(|other| other.index == edge.index).count();
+                if kind == ParameterKind::Statistic && readers > 1 && wiring.constants[edge.index].is_some() {
+                    let error = Error::Unsupported {
+                        what: format!("training with `{}` as a statistic of this layer and something else besides", model.edge_name(edge)),
+                        way_out: "give each its own constant".into(),
+                    };
+                    return Err(error.in_layer(node.name()));
+                }
                 if let Some(Value::F32(value)) = wiring.constants[edge.index]
                     && constants.iter().all(|known: &Constant| known.edge != edge.index)
                 {
@@ -101,7 +109,12 @@ impl Graph {
             floats.for_each(|edge| depends[edge.index] = true);
             let learns = node.outputs().iter().any(|edge| depends[edge.index]);
             let function = self.functions[index].as_ref();
-            if learns && function.is_none_or(|function| node.outputs().len() > 1 && !function.writes_several()) {
+            let from = |function: &dyn Differentiable| {
+                let learned = (0..).zip(node.inputs()).filter(|(_, edge)| edge.is_some_and(|edge| depends[edge.index]));
+                learned.into_iter().all(|(input, _)| function.has_derivative(input))
+            };
+            let goes_through = |function: &dyn Differentiable| from(function) && (node.outputs().len() == 1 || function.writes_several());
+            if learns && !function.is_some_and(|function| goes_through(&**function)) {
                 let error = Error::Unsupported {
                     what: format!("the derivative of {}", node.layer().kind()),
                     way_out: "train what comes after it, or take the layer out".into(),
@@ -278,7 +291,8 @@ impl Graph {
             self.back(index, tape, &mut by, &mut sums, parameters, arithmetic).map_err(|error| error.in_layer(&name))?;
         }
         for &Constant { edge, place, .. } in &self.constants {
-            if let Some(gradient) = by.plain[edge].take() {
+            if let Some(mut gradient) = by.plain[edge].take() {
+                arithmetic.gradient(edge, &mut gradient);
                 sums.add(place, gradient.to_tensor()?.into_vec());
             }
         }

@@ -13,7 +13,8 @@
 //! These layers have derivatives: Conv2d (groups, strides, dilation), Linear, Embedding, batch norms (of any rank), LayerNormalization,
 //! all smooth functions of one element and the piecewise linear ones, arithmetic and powers with broadcasting, least and greatest,
 //! MaxPool and AveragePool over images and both over all pixels, Softmax and its logarithm, MatMul, Gemm, sums and means over axes, and
-//! what copies, moves or chooses elements: Concat, Split, Slice, Gather, Expand, Tile, Pad, Where, Transpose, new shapes. Others may
+//! what copies, moves or chooses elements: Concat, Split, Slice, Gather (by elements too), Expand, Tile, Pad, Where, Trilu, Transpose,
+//! DepthToSpace and back, new shapes. Batch norms keep 0.9 of their running statistics in each step. Others may
 //! stand where nothing is learned before them; where something is, the error names the layer before anything runs.
 //!
 //! # With the low precision in the loop
@@ -47,7 +48,8 @@
 //!
 //! # What is trained
 //!
-//! Weights of layers are trained, and scale and shift of normalizations; other constants stay. Every sum runs in an order that
+//! Weights of layers are trained, scale and shift of normalizations, and slopes of PRelu; other constants stay. Batch norms are folded
+//! before quantization-aware training, which has their statistics frozen from its first step. Every sum runs in an order that
 //! neither threads nor batches of other samples decide, so a seed decides a training bit for bit.
 
 mod arithmetic;

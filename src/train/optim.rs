@@ -235,6 +235,12 @@ impl Adam {
     pub fn with_betas(self, betas: [f32; 2]) -> Self {
         Adam { betas, ..self }
     }
+
+    /// With another ε.
+    #[must_use]
+    pub fn with_epsilon(self, epsilon: f32) -> Self {
+        Adam { epsilon, ..self }
+    }
 }
 
 impl Optimizer for Adam {

@@ -12,7 +12,7 @@ pub enum ParameterKind {
     Weight,
     /// What is added to sums.
     Bias,
-    /// Scale or shift of a normalization.
+    /// Scale or shift of a normalization; the slope of a PRelu.
     Norm,
     /// A scale, offset or clipping bound that quantization-aware training learns.
     Quantization,

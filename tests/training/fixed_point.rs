@@ -1,7 +1,7 @@
 //! Training in fixed point.
 
 use lowprec::kernels::Conv2dGeometry;
-use lowprec::nn::operator::Binary;
+use lowprec::nn::operator::{Binary, Gemm, MatMul};
 use lowprec::nn::{Conv2d, Dim, GlobalAvgPool2d, Layer, Linear, Model};
 use lowprec::quant::Rounding;
 use lowprec::train::{FixedPoint, FixedPointConfig, FixedPointNetwork, Mode, Optimizer, Sgd, Trainable, Training, cross_entropy};
@@ -120,8 +120,8 @@ fn everything_is_rounded_and_a_seed_decides_how() {
 
 #[test]
 fn threads_draw_the_same_chance() {
-    // Functions of more than 2^15 numbers are shared out among threads.
-    let (x, g) = (tensor(&[600, 1, 4, 4], 5, 1.0), tensor(&[600, 2], 8, 1.0));
+    // A function is shared out among threads when each has 2^15 numbers.
+    let (x, g) = (tensor(&[2000, 1, 4, 4], 5, 1.0), tensor(&[2000, 2], 8, 1.0));
     let run = |threads: usize| {
         let config = FixedPointConfig::new(FixedPoint::new(4, 10).unwrap()).with_rounding(Rounding::Stochastic { seed: 1 });
         let mut network = FixedPointNetwork::new(&network(11), config).unwrap().with_threads(threads).unwrap();
@@ -163,6 +163,19 @@ fn updates_far_below_a_weight_are_kept_by_chance() {
     assert!((steps - 2.0).abs() < 4.0 * (8.0f64 * 0.1875 / 2000.0).sqrt(), "{steps}");
 }
 
+/// Rounded once, from sums in f64.
+fn rounded(format: FixedPoint, sums: &[f64]) -> Vec<f32> {
+    let (step, (lo, hi)) = (f64::from(format.step()), format.range());
+    sums.iter().map(|sum| ((sum / step).round_ties_even() * step).clamp(lo.into(), hi.into()) as f32).collect()
+}
+
+/// Numbers of the format.
+fn fixed(format: FixedPoint, dims: &[usize], seed: u64) -> Tensor {
+    let mut x = tensor(dims, seed, 1.0);
+    format.round(x.as_mut_slice(), Rounding::Nearest);
+    x
+}
+
 /// `Σ x · w`, and its gradients, for all groups, strides and windows, by loops in f64.
 #[test]
 fn wide_sums_are_those_of_plain_loops() {
@@ -172,21 +185,21 @@ fn wide_sums_are_those_of_plain_loops() {
     let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(4), Dim::Fixed(h), Dim::Fixed(w)]).unwrap();
     let slope = net.constant("slope", Tensor::full([1], 0.5f32).unwrap()).unwrap();
     let learned = net.add("learned", Binary::PRelu, &[x, slope]).unwrap();
-    let conv = Conv2d::new(geometry.clone(), tensor(&[6, 2, 3, 2], 1, 0.9), Some(tensor(&[6], 2, 0.9))).unwrap();
+    let conv = Conv2d::new(geometry, tensor(&[6, 2, 3, 2], 1, 0.9), Some(tensor(&[6], 2, 0.9))).unwrap();
     let y = net.add("conv", conv, &[learned]).unwrap();
     net.output("y", y).unwrap();
     let format = FixedPoint::new(6, 12).unwrap();
     let mut network = FixedPointNetwork::new(&net.build().unwrap(), FixedPointConfig::new(format)).unwrap();
-    let x = tensor(&[n, 4, h, w], 3, 1.0);
+    let x = fixed(format, &[n, 4, h, w], 3);
     let tape = network.forward(&x, Mode::Train).unwrap();
     let model = network.model().clone();
     let read = tape.value(&model, "learned").unwrap();
     let [_, _, oh, ow] = <[usize; 4]>::try_from(tape.output().dims()).unwrap();
-    let mut g = tensor(&[n, 6, oh, ow], 4, 1.0);
-    format.round(g.as_mut_slice(), Rounding::Nearest);
+    let g = fixed(format, &[n, 6, oh, ow], 4);
     let gradients = network.backward(&tape, &[("y", &g)]).unwrap();
     let (weight, bias) = (network.parameters()[0].value().as_slice(), network.parameters()[1].value().as_slice());
     let (mut y, mut by_weight, mut by_bias) = (vec![0.0f64; g.len()], vec![0.0f64; weight.len()], vec![0.0f64; 6]);
+    let mut by_read = vec![0.0f64; read.len()];
     let at = |out: usize, tap: usize, [stride, dilation, pad, size]: [usize; 4]| {
         (out * stride + tap * dilation).checked_sub(pad).filter(|&at| at < size)
     };
@@ -196,19 +209,82 @@ fn wide_sums_are_those_of_plain_loops() {
         by_bias[o] += f64::from(g.as_slice()[out]);
         for (k, dy, dx) in (0..2).flat_map(|k| (0..3).flat_map(move |dy| (0..2).map(move |dx| (k, dy, dx)))) {
             let (Some(row), Some(column)) = (at(r, dy, [2, 1, 1, h]), at(c, dx, [1, 2, 2, w])) else { continue };
-            let x = f64::from(read.as_slice()[((i * 4 + o / 3 * 2 + k) * h + row) * w + column]);
+            let place = ((i * 4 + o / 3 * 2 + k) * h + row) * w + column;
+            let x = f64::from(read.as_slice()[place]);
             let filter = ((o * 2 + k) * 3 + dy) * 2 + dx;
             y[out] += x * f64::from(weight[filter]);
             by_weight[filter] += x * f64::from(g.as_slice()[out]);
+            by_read[place] += f64::from(weight[filter]) * f64::from(g.as_slice()[out]);
         }
     }
-    let rounded = |sums: &[f64]| {
-        let (step, (lo, hi)) = (f64::from(format.step()), format.range());
-        sums.iter().map(|sum| ((sum / step).round_ties_even() * step).clamp(lo.into(), hi.into()) as f32).collect::<Vec<_>>()
+    assert_eq!(tape.output().as_slice(), rounded(format, &y));
+    assert_eq!(gradients.get(0), rounded(format, &by_weight));
+    assert_eq!(gradients.get(1), rounded(format, &by_bias));
+    // The slope sees the gradient by what was read, where that is below zero; and its own is a number of the format too.
+    let by_read = rounded(format, &by_read);
+    let by_slope: f64 = x.as_slice().iter().zip(&by_read).filter(|(x, _)| **x < 0.0).map(|(&x, &g)| f64::from(x) * f64::from(g)).sum();
+    let step = format.step();
+    assert!((gradients.get(2)[0] - by_slope as f32).abs() <= step && (gradients.get(2)[0] / step).fract() == 0.0);
+}
+
+#[test]
+fn wide_products_are_those_of_plain_loops() {
+    let format = FixedPoint::new(8, 12).unwrap();
+    let (m, k, n) = (3, 300, 4);
+    let side = |dims: &[usize], seed| fixed(format, dims, seed);
+    // A repeated left side; a transposed right one with a row that is added; a fully connected layer.
+    let (a, b, c) = (side(&[m, k], 1), side(&[2, k, n], 2), side(&[n], 3));
+    let product = |a: &[f32], b: &[f32], at: &dyn Fn(usize, usize) -> usize| -> Vec<f64> {
+        let one = |(i, j): (usize, usize)| (0..k).map(|s| f64::from(a[i * k + s]) * f64::from(b[at(s, j)])).sum::<f64>();
+        (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(one).collect()
     };
-    assert_eq!(tape.output().as_slice(), rounded(&y));
-    assert_eq!(gradients.get(0), rounded(&by_weight));
-    assert_eq!(gradients.get(1), rounded(&by_bias));
+    let run = |layer: Layer, operands: &[(&str, &Tensor)], g: &Tensor| {
+        let mut net = Model::builder();
+        let edges: Vec<_> =
+            operands.iter().map(|(name, value)| net.input(name, DType::F32, &vec![Dim::Any; value.dims().len()]).unwrap()).collect();
+        // So that something is learned, and gradients are wanted.
+        let slope = net.constant("slope", Tensor::full([1], 1.0f32).unwrap()).unwrap();
+        let edges: Vec<_> =
+            edges.iter().enumerate().map(|(i, &edge)| net.add(&format!("same{i}"), Binary::PRelu, &[edge, slope]).unwrap()).collect();
+        let y = net.add("layer", layer, &edges).unwrap();
+        net.output("y", y).unwrap();
+        let mut network = FixedPointNetwork::new(&net.build().unwrap(), FixedPointConfig::new(format)).unwrap();
+        let values: Vec<_> = operands.iter().map(|(name, value)| (*name, lowprec::Value::from((*value).clone()))).collect();
+        let tape = network.run(&values.iter().map(|(name, value)| (*name, value)).collect::<Vec<_>>(), Mode::Train).unwrap();
+        let gradients = network.backward(&tape, &[("y", g)]).unwrap();
+        (tape.output().as_slice().to_vec(), gradients)
+    };
+    let g = side(&[2, m, n], 4);
+    let (y, _) = run(MatMul::new().into(), &[("a", &a), ("b", &b)], &g);
+    let halves = b.as_slice().chunks(k * n).flat_map(|b| product(a.as_slice(), b, &|s, j| s * n + j));
+    assert_eq!(y, rounded(format, &halves.collect::<Vec<_>>()));
+
+    let (b, g) = (side(&[n, k], 5), side(&[m, n], 6));
+    let (y, _) = run(Gemm::new(0.5, 2.0).with_transposed(false, true).into(), &[("a", &a), ("b", &b), ("c", &c)], &g);
+    let sums = product(a.as_slice(), b.as_slice(), &|s, j| j * k + s);
+    let sums: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| 0.5 * sum + 2.0 * f64::from(c.as_slice()[i % n])).collect();
+    assert_eq!(y, rounded(format, &sums));
+
+    let (y, gradients) = run(Linear::new(b.clone(), Some(c.clone())).unwrap().into(), &[("a", &a)], &g);
+    let sums = product(a.as_slice(), b.as_slice(), &|s, j| j * k + s);
+    let sums: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + f64::from(c.as_slice()[i % n])).collect();
+    assert_eq!(y, rounded(format, &sums));
+    let of = |j: usize, s: usize| (0..m).map(|i| f64::from(g.as_slice()[i * n + j]) * f64::from(a.as_slice()[i * k + s])).sum::<f64>();
+    let by_weight: Vec<f64> = (0..n).flat_map(|j| (0..k).map(move |s| (j, s))).map(|(j, s)| of(j, s)).collect();
+    assert_eq!(gradients.get(0), rounded(format, &by_weight));
+}
+
+#[test]
+fn evaluation_draws_nothing_from_training() {
+    let config = FixedPointConfig::new(FixedPoint::new(4, 6).unwrap()).with_rounding(Rounding::Stochastic { seed: 1 });
+    let x = tensor(&[20, 1, 4, 4], 5, 1.0);
+    let run = |evaluations: usize| {
+        let mut network = FixedPointNetwork::new(&network(11), config).unwrap();
+        let seen: Vec<Tensor> = (0..evaluations).map(|_| network.forward(&x, Mode::Evaluate).unwrap().output().clone()).collect();
+        assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+        network.forward(&x, Mode::Train).unwrap().output().clone()
+    };
+    assert_eq!(run(0), run(3));
 }
 
 #[test]

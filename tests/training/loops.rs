@@ -214,7 +214,18 @@ fn a_wrong_checkpoint_changes_nothing() {
     };
     assert!(matches!(wrong(&replaced("optimizer.mean.0", small.clone())), Error::Shape { .. }));
     assert!(matches!(wrong(&replaced("step", small.clone())), Error::Parameter { .. }));
-    assert!(matches!(wrong(&|tensors| tensors.push(("network.more".into(), small.clone()))), Error::Unused { .. }));
+    for name in ["network.more", "optimizer.more"] {
+        assert!(matches!(wrong(&|tensors| tensors.push((name.into(), small.clone()))), Error::Unused { .. }));
+    }
+    // The memory of another optimizer is not lost without a word.
+    let (mut fresh, mut sgd) = (make().0, Sgd::new(0.1).with_momentum(0.9));
+    let error = resume(&mut fresh, &mut sgd, &mut StateDict::new(good.clone()).unwrap()).unwrap_err();
+    assert!(matches!(error, Error::Unused { .. }) && sgd.state().is_empty(), "{error}");
+    // Nor is a network that has gone wrong left half loaded.
+    fresh.parameters_mut()[0].value_mut().as_mut_slice()[0] = f32::NAN;
+    let before: Vec<u32> = fresh.parameters()[0].value().as_slice().iter().map(|x| x.to_bits()).collect();
+    assert!(matches!(resume(&mut fresh, &mut sgd, &mut StateDict::new(good.clone()).unwrap()).unwrap_err(), Error::Unused { .. }));
+    assert!(fresh.parameters()[0].value().as_slice().iter().map(|x| x.to_bits()).eq(before));
 }
 
 #[test]

@@ -93,6 +93,10 @@ impl Clip {
 }
 
 impl Differentiable for Clip {
+    fn has_derivative(&self, input: usize) -> bool {
+        input == 0
+    }
+
     fn layout(&self) -> Layout {
         Layout::Alike
     }

@@ -10,11 +10,8 @@
 //! Sums run in f64, pixel by pixel. Running statistics move by [`MOMENTUM`] of the way to the batch's, the variance there being
 //! `Σ (x - μ)² / (n - 1)`, as in PyTorch.
 
-use std::borrow::Cow;
-
 use super::{Backward, Differentiable, Forward, Held, Layout, float};
 use crate::error::{Error, Result};
-use crate::nn::reorder;
 use crate::tensor::Tensor;
 use crate::train::arithmetic::Mode;
 use crate::train::array::Array;
@@ -38,55 +35,36 @@ impl Norm {
         Norm { epsilon, of_inputs: true }
     }
 
-    /// Scale, bias, mean and variance.
+    /// Scale, bias, mean and variance, all of one length.
     fn parameters<'a>(&self, inputs: &'a [Option<Held>], own: &'a [&[f32]]) -> Result<[&'a [f32]; 4]> {
-        match *own {
-            [weight, bias, mean, variance] => Ok([weight, bias, mean, variance]),
+        let parameters = match *own {
+            [weight, bias, mean, variance] => [weight, bias, mean, variance],
             _ => {
                 let parameter = |index| float(inputs, index).map(Array::data);
-                Ok([parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?])
+                [parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?]
             }
+        };
+        match parameters.iter().find(|other| other.len() != parameters[0].len()) {
+            Some(other) => Err(Error::length("list of a batch norm's channels", parameters[0].len(), other.len())),
+            None => Ok(parameters),
         }
     }
-}
-
-/// The elements pixel by pixel: as they lie, of images and of rows; turned, of what has other axes.
-fn by_pixel(x: &Array) -> Cow<'_, [f32]> {
-    match *x.dims() {
-        [n, c, ref rest @ ..] if !x.is_channels_last() && !rest.is_empty() => {
-            Cow::Owned(reordered(x.data(), [n, c, rest.iter().product()]))
-        }
-        _ => Cow::Borrowed(x.data()),
-    }
-}
-
-/// What was computed pixel by pixel, as `like` lies.
-fn lying_like(like: &Array, data: Vec<f32>) -> Result<Array> {
-    match *like.dims() {
-        [n, c, ref rest @ ..] if !like.is_channels_last() && !rest.is_empty() => {
-            Array::like(like, reordered(&data, [n, rest.iter().product(), c]))
-        }
-        _ => Array::like(like, data),
-    }
-}
-
-/// `[n, rows, columns]` as `[n, columns, rows]`.
-fn reordered(x: &[f32], [n, rows, columns]: [usize; 3]) -> Vec<f32> {
-    let mut y = vec![0.0f32; x.len()];
-    reorder::transpose(bytemuck::cast_slice(x), size_of::<f32>(), [n, rows, columns], bytemuck::cast_slice_mut(&mut y));
-    y
 }
 
 /// Sums over all pixels, by channel.
 fn sums(x: &[f32], channels: usize, f: impl Fn(usize, f64) -> f64) -> Vec<f64> {
     let mut sums = vec![0.0; channels];
-    for pixel in x.chunks_exact(channels) {
+    for pixel in x.chunks_exact(channels.max(1)) {
         sums.iter_mut().zip(pixel).enumerate().for_each(|(c, (sum, &x))| *sum += f(c, f64::from(x)));
     }
     sums
 }
 
 impl Differentiable for Norm {
+    fn has_derivative(&self, input: usize) -> bool {
+        input < 3
+    }
+
     fn layout(&self) -> Layout {
         Layout::ChannelsLast
     }
@@ -94,7 +72,7 @@ impl Differentiable for Norm {
     fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
         let x = float(run.inputs, 0)?;
         let [weight, bias, running_mean, running_variance] = self.parameters(run.inputs, run.parameters)?;
-        let (channels, dims, values) = (weight.len(), x.dims(), by_pixel(x));
+        let (channels, dims, values) = (weight.len(), x.dims(), x.by_pixel());
         if dims.get(1) != Some(&channels) || !self.of_inputs && dims.len() != 4 {
             return Err(Error::shape("input", format!("[n, {channels}, {}]", if self.of_inputs { ".." } else { "h, w" }), &dims));
         }
@@ -133,12 +111,12 @@ impl Differentiable for Norm {
         // Mean, 1 / deviation, and whether they are the batch's.
         run.saved.numbers = mean.iter().chain(&inverse).map(|&x| x as f32).collect();
         run.saved.indices = vec![u32::from(run.mode == Mode::Train)];
-        lying_like(x, y)
+        Array::of_pixels(x, y)
     }
 
     fn backward(&self, run: &mut Backward<'_>) -> Result<()> {
         let (x, [weight, ..]) = (float(run.inputs, 0)?, self.parameters(run.inputs, run.parameters)?);
-        let (channels, values, gradient) = (weight.len(), by_pixel(x), by_pixel(run.gradient));
+        let (channels, values, gradient) = (weight.len(), x.by_pixel(), run.gradient.by_pixel());
         let (mean, inverse) = run.saved.numbers.split_at(channels);
         let by_bias = sums(&gradient, channels, |_, g| g);
         let mut by_weight = vec![0.0f64; channels];
@@ -169,7 +147,7 @@ impl Differentiable for Norm {
                     y[c] = scale[c] * (g[c] - less[c] - (x[c] - mean[c]) * inverse[c] * along[c]);
                 }
             }
-            run.by_input[0] = Some(lying_like(x, by_input)?);
+            run.by_input[0] = Some(Array::of_pixels(x, by_input)?);
         }
         Ok(())
     }

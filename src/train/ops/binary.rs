@@ -1,10 +1,12 @@
 //! Functions of two elements, with numpy's broadcasting.
 
-use super::{Backward, Differentiable, Forward, Layout, evaluate, float};
+use std::borrow::Cow;
+
+use super::{Backward, Differentiable, Forward, Held, Layout, evaluate, float};
 use crate::error::Result;
 use crate::nn::Layer;
 use crate::nn::operator::Binary;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, Value};
 use crate::train::array::Array;
 
 /// The functions that have derivatives.
@@ -87,13 +89,23 @@ pub fn each_repeated(dims: &[usize], operand: &[usize], mut f: impl FnMut(usize,
     }
 }
 
+/// The float value of an input; of a power's exponent, also one of integers.
+fn operand<'a>(inputs: &'a [Option<Held>], index: usize) -> Result<Cow<'a, Array>> {
+    let floats = |dims: &[usize], values: Vec<f32>| Ok(Cow::Owned(Array::row_major(Tensor::new(dims, values)?)));
+    match inputs.get(index) {
+        Some(Some(Held::Other(Value::I64(x)))) => floats(x.dims(), x.as_slice().iter().map(|&x| x as f32).collect()),
+        Some(Some(Held::Other(Value::I32(x)))) => floats(x.dims(), x.as_slice().iter().map(|&x| x as f32).collect()),
+        _ => float(inputs, index).map(Cow::Borrowed),
+    }
+}
+
 impl Differentiable for Elementwise {
     fn layout(&self) -> Layout {
         Layout::Alike
     }
 
     fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
-        let (a, b) = (float(run.inputs, 0)?, float(run.inputs, 1)?);
+        let (a, b) = (float(run.inputs, 0)?, &*operand(run.inputs, 1)?);
         if self.form == Form::Sum && a.dims() == b.dims() {
             return Array::like(a, a.data().iter().zip(b.data()).map(|(a, b)| a + b).collect());
         }
@@ -102,7 +114,7 @@ impl Differentiable for Elementwise {
     }
 
     fn backward(&self, run: &mut Backward<'_>) -> Result<()> {
-        let (a, b, gradient) = (float(run.inputs, 0)?, float(run.inputs, 1)?, run.gradient.data());
+        let (a, b, gradient) = (float(run.inputs, 0)?, &*operand(run.inputs, 1)?, run.gradient.data());
         if a.dims() == b.dims() {
             for (side, x) in [a, b].into_iter().enumerate().filter(|(side, _)| run.wanted[*side]) {
                 let by_side = match self.form {

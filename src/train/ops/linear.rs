@@ -9,14 +9,14 @@ use crate::tensor::Tensor;
 use crate::train::array::Array;
 
 #[derive(Debug)]
-pub struct Product {
+pub struct FullyConnected {
     inputs: usize,
     outputs: usize,
 }
 
-impl Product {
+impl FullyConnected {
     pub fn new(linear: &Linear) -> Self {
-        Product { inputs: linear.in_features(), outputs: linear.out_features() }
+        FullyConnected { inputs: linear.in_features(), outputs: linear.out_features() }
     }
 
     /// As a convolution over images of one pixel.
@@ -25,7 +25,7 @@ impl Product {
     }
 }
 
-impl Differentiable for Product {
+impl Differentiable for FullyConnected {
     fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
         let x = float(run.inputs, 0)?;
         let mut dims = x.dims();

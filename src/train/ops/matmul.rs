@@ -1,18 +1,20 @@
 //! Products of matrices that are both values, as attention has them: `dA = dY Bᵀ`, `dB = Aᵀ dY`, summed where a side was repeated.
 
+use std::borrow::Cow;
+
 use super::binary::each_repeated;
 use super::product::{multiply, transposed};
 use super::{Backward, Differentiable, Forward, evaluate, float, wide};
 use crate::error::Result;
 use crate::kernels::WeightLayout;
 use crate::nn::Layer;
-use crate::nn::operator::Gemm;
+use crate::nn::operator;
 use crate::tensor::Tensor;
 use crate::train::array::Array;
 
 /// Over batches, by numpy's rule.
 #[derive(Debug)]
-pub struct Products {
+pub struct MatMul {
     layer: Layer,
 }
 
@@ -48,13 +50,13 @@ impl Batches {
     }
 }
 
-impl Products {
+impl MatMul {
     pub fn new(layer: &Layer) -> Self {
-        Products { layer: layer.clone() }
+        MatMul { layer: layer.clone() }
     }
 }
 
-impl Differentiable for Products {
+impl Differentiable for MatMul {
     fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
         let y = evaluate(&self.layer, run.inputs)?;
         if !run.exact {
@@ -108,43 +110,84 @@ impl Differentiable for Products {
 
 /// `alpha · A B + beta · C`, of matrices that may be transposed first: `dA = alpha · dY Bᵀ`, `dB = alpha · Aᵀ dY`, `dC = beta · dY`.
 #[derive(Debug)]
-pub struct General {
+pub struct Gemm {
     layer: Layer,
-    gemm: Gemm,
+    gemm: operator::Gemm,
 }
 
-impl General {
-    pub fn new(layer: &Layer, gemm: Gemm) -> Self {
-        General { layer: layer.clone(), gemm }
+impl Gemm {
+    pub fn new(layer: &Layer, gemm: operator::Gemm) -> Self {
+        Gemm { layer: layer.clone(), gemm }
     }
 }
 
-impl Differentiable for General {
+/// `alpha · lhs rhs`, in f64 where sums are to be exact.
+fn scaled(alpha: f32, lhs: &[f32], rhs: &[f32], sizes: [usize; 3], run: &mut Backward<'_>) -> Result<Vec<f32>> {
+    let [m, _, n] = sizes;
+    if run.exact {
+        let mut sums = vec![0.0f64; m * n];
+        wide::add_product(lhs, rhs, sizes, &mut sums);
+        sums.iter_mut().for_each(|sum| *sum *= f64::from(alpha));
+        return Ok(wide::narrowed(&sums));
+    }
+    let mut product = vec![0.0f32; m * n];
+    multiply(lhs, rhs, WeightLayout::Kn, sizes, &mut product, (&mut *run.workspace, run.threads))?;
+    product.iter_mut().for_each(|x| *x *= alpha);
+    Ok(product)
+}
+
+impl Differentiable for Gemm {
     fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
-        evaluate(&self.layer, run.inputs)
+        let y = evaluate(&self.layer, run.inputs)?;
+        if !run.exact {
+            return Ok(y);
+        }
+        let ([alpha, beta], [a, b]) = (self.gemm.factors(), [float(run.inputs, 0)?, float(run.inputs, 1)?]);
+        let sizes @ [m, k, n] = self.gemm.sizes(&a.dims(), &b.dims())?;
+        let (a, b) = (self.side(0, a.data(), [k, m]), self.side(1, b.data(), [n, k]));
+        let mut sums = vec![0.0f64; m * n];
+        wide::add_product(&a, &b, sizes, &mut sums);
+        sums.iter_mut().for_each(|sum| *sum *= f64::from(alpha));
+        if let Some(Some(_)) = run.inputs.get(2) {
+            let c = float(run.inputs, 2)?;
+            each_repeated(&[m, n], &c.dims(), |index, from| sums[index] += f64::from(beta) * f64::from(c.data()[from]));
+        }
+        Array::like(&y, wide::narrowed(&sums))
     }
 
     fn backward(&self, run: &mut Backward<'_>) -> Result<()> {
-        let ([alpha, beta], [turned_a, turned_b]) = (self.gemm.factors(), self.gemm.transposed());
-        let (a, b) = (float(run.inputs, 0)?, float(run.inputs, 1)?);
+        let [alpha, beta] = self.gemm.factors();
+        let (a, b, gradient) = (float(run.inputs, 0)?, float(run.inputs, 1)?, run.gradient.data());
         let [m, k, n] = self.gemm.sizes(&a.dims(), &b.dims())?;
-        let gradient: Vec<f32> = run.gradient.data().iter().map(|g| alpha * g).collect();
-        // Both sides so that the products find them: `Bᵀ` by its own layout, `Aᵀ` as a matrix in memory.
-        let layout = if turned_b { WeightLayout::Kn } else { WeightLayout::Nk };
-        let a_turned = if turned_a { a.data().to_vec() } else { transposed(a.data(), m, k) };
-        let (mut by_a, mut by_b) = (vec![0.0f32; m * k], vec![0.0f32; k * n]);
-        multiply(&gradient, b.data(), layout, [m, n, k], &mut by_a, (&mut *run.workspace, run.threads))?;
-        multiply(&a_turned, &gradient, WeightLayout::Kn, [k, m, n], &mut by_b, (&mut *run.workspace, run.threads))?;
-        let by_a = if turned_a { transposed(&by_a, m, k) } else { by_a };
-        let by_b = if turned_b { transposed(&by_b, k, n) } else { by_b };
-        run.by_input[0] = Some(Array::row_major(Tensor::new(a.dims(), by_a)?));
-        run.by_input[1] = Some(Array::row_major(Tensor::new(b.dims(), by_b)?));
-        if let Some(Some(_)) = run.inputs.get(2) {
+        let [transposed_a, transposed_b] = self.gemm.transposed();
+        if run.wanted[0] {
+            let b = self.side(1, b.data(), [n, k]);
+            let by_a = scaled(alpha, gradient, &transposed(&b, k, n), [m, n, k], run)?;
+            let by_a = if transposed_a { transposed(&by_a, m, k) } else { by_a };
+            run.by_input[0] = Some(Array::row_major(Tensor::new(a.dims(), by_a)?));
+        }
+        if run.wanted[1] {
+            let a = self.side(0, a.data(), [k, m]);
+            let by_b = scaled(alpha, &transposed(&a, m, k), gradient, [k, m, n], run)?;
+            let by_b = if transposed_b { transposed(&by_b, k, n) } else { by_b };
+            run.by_input[1] = Some(Array::row_major(Tensor::new(b.dims(), by_b)?));
+        }
+        if run.wanted.get(2) == Some(&true) {
             let dims = float(run.inputs, 2)?.dims();
-            let mut by_c = vec![0.0f32; dims.iter().product()];
-            each_repeated(&[m, n], &dims, |index, from| by_c[from] += beta * run.gradient.data()[index]);
-            run.by_input[2] = Some(Array::row_major(Tensor::new(dims, by_c)?));
+            let mut by_c = vec![0.0f64; dims.iter().product()];
+            each_repeated(&[m, n], &dims, |index, from| by_c[from] += f64::from(beta) * f64::from(gradient[index]));
+            run.by_input[2] = Some(Array::row_major(Tensor::new(dims, wide::narrowed(&by_c))?));
         }
         Ok(())
+    }
+}
+
+impl Gemm {
+    /// A side as the product has it; `stored` are the dimensions of one that is transposed.
+    fn side<'a>(&self, side: usize, x: &'a [f32], [rows, columns]: [usize; 2]) -> Cow<'a, [f32]> {
+        match self.gemm.transposed()[side] {
+            true => Cow::Owned(transposed(x, rows, columns)),
+            false => Cow::Borrowed(x),
+        }
     }
 }

@@ -133,6 +133,11 @@ pub(crate) trait Differentiable: fmt::Debug + Send + Sync {
         Layout::RowMajor
     }
 
+    /// Whether it has a derivative by this input, if that is of floats.
+    fn has_derivative(&self, _input: usize) -> bool {
+        true
+    }
+
     /// Whether it may have several outputs, which are then those of inference; the backward pass is for one at a time.
     fn writes_several(&self) -> bool {
         false
@@ -175,7 +180,7 @@ pub(crate) fn of(name: &str, layer: &Layer) -> Option<(Box<dyn Differentiable>, 
     };
     Some(match layer {
         Layer::Conv2d(conv) => (Box::new(conv::Conv::new(conv.geometry())), weighted(conv.weight(), conv.bias())),
-        Layer::Linear(linear) => (Box::new(linear::Product::new(linear)), weighted(linear.weight(), linear.bias())),
+        Layer::Linear(linear) => (Box::new(linear::FullyConnected::new(linear)), weighted(linear.weight(), linear.bias())),
         Layer::Embedding(table) => (Box::new(embedding::LookUp::new(table)), weighted(table.weight(), None)),
         Layer::BatchNorm2d(norm) => {
             let [weight, bias, mean, variance] = norm.parameters();
@@ -215,7 +220,7 @@ fn operators(layer: &Layer, operator: &Operator) -> Option<Box<dyn Differentiabl
         }
         Operator::GlobalPool(pool) if pool.is_average() => Box::new(pool::Mean),
         Operator::GlobalPool(pool) if pool.is_max() => Box::new(pool::Largest),
-        Operator::Gemm(gemm) => Box::new(matmul::General::new(layer, *gemm)),
+        Operator::Gemm(gemm) => Box::new(matmul::Gemm::new(layer, *gemm)),
         Operator::Pow(_) => Box::new(binary::Elementwise::new(layer, binary::Form::Power)),
         Operator::Variadic(function) => Box::new(variadic::Folded::new(layer, *function)),
         Operator::BatchNormalization(norm) => Box::new(batch_norm::Norm::of_inputs(norm.given_epsilon()?)),
@@ -232,7 +237,7 @@ fn operators(layer: &Layer, operator: &Operator) -> Option<Box<dyn Differentiabl
         | Operator::DepthToSpace(_)
         | Operator::SpaceToDepth(_)
         | Operator::ReverseSequence(_) => Box::new(moved::Moved::new(layer, 0..1)),
-        Operator::MatMul(product) if product.is_plain() => Box::new(matmul::Products::new(layer)),
+        Operator::MatMul(product) if product.is_plain() => Box::new(matmul::MatMul::new(layer)),
         Operator::Softmax(softmax) => {
             let (axis, log) = softmax.along_one_axis()?;
             Box::new(softmax::Normalized::new(layer, axis, log))

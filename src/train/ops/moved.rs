@@ -1,5 +1,5 @@
-//! What only copies elements: Slice, Split, Gather and its kin, Expand, Tile, Pad, Where, and those that reorder. Which element went where is
-//! found by moving the numbers of the elements themselves; a gradient goes back to where its element came from.
+//! What only copies elements: Slice, Split, Gather and its kin, Expand, Tile, Pad, Where, and those that reorder. Which element went
+//! where is found by moving the numbers of the elements themselves; a gradient goes back to where its element came from.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ impl Moved {
         Moved { layer: layer.clone(), of_numbers, data }
     }
 
-    /// Of each element of an output, the number of the element that it is, counted from 1 over all float inputs; 0 for constants.
+    /// Of each element of an output, the number of the element that it is, counted from 1 over all inputs that are copied; 0 for constants.
     fn origins(&self, inputs: &[Option<Held>], output: usize) -> Result<Tensor<i64>> {
         let mut first = 1;
         let numbered = |(index, input): (usize, &Option<Held>)| -> Result<Option<Value>> {
@@ -52,6 +52,10 @@ impl Moved {
 }
 
 impl Differentiable for Moved {
+    fn has_derivative(&self, input: usize) -> bool {
+        self.data.contains(&input)
+    }
+
     fn writes_several(&self) -> bool {
         true
     }
@@ -65,14 +69,17 @@ impl Differentiable for Moved {
         let mut first = 1;
         for side in self.data.clone() {
             let x = float(run.inputs, side)?;
+            first += x.data().len();
+            if !run.wanted[side] {
+                continue;
+            }
             let mut by_input = vec![0.0; x.data().len()];
             for (&origin, g) in origins.as_slice().iter().zip(run.gradient.data()) {
                 // What lies before wraps around to beyond the end, too.
-                if let Some(sum) = by_input.get_mut((origin as usize).wrapping_sub(first)) {
+                if let Some(sum) = by_input.get_mut((origin as usize).wrapping_sub(first - x.data().len())) {
                     *sum += g;
                 }
             }
-            first += x.data().len();
             run.by_input[side] = Some(Array::row_major(Tensor::new(x.dims(), by_input)?));
         }
         Ok(())

@@ -4,6 +4,7 @@ use super::{Backward, Differentiable, Forward, Layout, float};
 use crate::error::{Error, Result};
 use crate::kernels::{Taps, mean_pixels};
 use crate::nn::operator::Pool;
+use crate::tensor::Tensor;
 use crate::train::array::Array;
 
 /// The windows of a pooling over some images.
@@ -28,6 +29,17 @@ impl Windows {
                 window += 1;
             }
         }
+    }
+}
+
+/// Places of elements are kept in 32 bits.
+fn check_places(x: &Array) -> Result<()> {
+    match u32::try_from(x.data().len()) {
+        Ok(places) if places < u32::MAX => Ok(()),
+        _ => Err(Error::Unsupported {
+            what: format!("a gradient of the largest of {} elements", x.data().len()),
+            way_out: "train with smaller batches".into(),
+        }),
     }
 }
 
@@ -67,6 +79,7 @@ impl Differentiable for Pooled {
         let mut y = vec![0.0f32; out.iter().product()];
         let data = x.data();
         if self.pool.is_max() {
+            check_places(x)?;
             let mut largest = vec![u32::MAX; y.len()];
             y.fill(f32::NEG_INFINITY);
             windows.each(dims, |window, _, _, pixels| {
@@ -115,6 +128,25 @@ impl Differentiable for Pooled {
     }
 }
 
+/// `[n, c, ..]` with at least one pixel: images, channels and pixels, and the dimensions of one value a channel.
+fn whole(x: &Array) -> Result<([usize; 3], Vec<usize>)> {
+    let dims = x.dims();
+    match *dims {
+        [n, c, ref rest @ ..] if !rest.contains(&0) => {
+            Ok(([n, c, rest.iter().product()], dims[..2].iter().copied().chain(rest.iter().map(|_| 1)).collect()))
+        }
+        _ => Err(Error::shape("input", "[n, c, ..] with at least one pixel", &dims)),
+    }
+}
+
+/// One value for each channel.
+fn of_channels(dims: Vec<usize>, y: Vec<f32>) -> Result<Array> {
+    match *dims {
+        [n, c, h, w] => Array::images([n, c, h, w], y),
+        _ => Ok(Array::row_major(Tensor::new(dims, y)?)),
+    }
+}
+
 /// The mean of each channel over all pixels.
 #[derive(Debug)]
 pub struct Mean;
@@ -126,24 +158,21 @@ impl Differentiable for Mean {
 
     fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
         let x = float(run.inputs, 0)?;
-        let dims @ [n, c, h, w] = x.image_dims()?;
-        if h * w == 0 {
-            return Err(Error::shape("input", "[n, c, h, w] with at least one pixel", &dims));
-        }
+        let ([n, c, pixels], dims) = whole(x)?;
         let mut y = vec![0.0; n * c];
-        for (image, y) in x.data().chunks_exact((h * w * c).max(1)).zip(y.chunks_exact_mut(c.max(1))) {
+        for (image, y) in x.by_pixel().chunks_exact((pixels * c).max(1)).zip(y.chunks_exact_mut(c.max(1))) {
             mean_pixels(image, y);
         }
-        Array::images([n, c, 1, 1], y)
+        of_channels(dims, y)
     }
 
     fn backward(&self, run: &mut Backward<'_>) -> Result<()> {
         let x = float(run.inputs, 0)?;
-        let [_, c, h, w] = x.image_dims()?;
-        let share = 1.0 / (h * w) as f32;
+        let ([_, c, pixels], _) = whole(x)?;
+        let share = 1.0 / pixels as f32;
         let images = run.gradient.data().chunks_exact(c.max(1));
-        let by_input = images.flat_map(|g| (0..h * w).flat_map(move |_| g.iter().map(move |g| g * share))).collect();
-        run.by_input[0] = Some(Array::like(x, by_input)?);
+        let by_input = images.flat_map(|g| (0..pixels).flat_map(move |_| g.iter().map(move |g| g * share))).collect();
+        run.by_input[0] = Some(Array::of_pixels(x, by_input)?);
         Ok(())
     }
 }
@@ -159,24 +188,23 @@ impl Differentiable for Largest {
 
     fn forward(&self, run: &mut Forward<'_>) -> Result<Array> {
         let x = float(run.inputs, 0)?;
-        let dims @ [n, c, h, w] = x.image_dims()?;
-        if h * w == 0 {
-            return Err(Error::shape("input", "[n, c, h, w] with at least one pixel", &dims));
-        }
+        let ([n, c, pixels], dims) = whole(x)?;
+        check_places(x)?;
+        let values = x.by_pixel();
         let largest = (0..n * c).map(|at| {
-            let first = at / c * h * w * c + at % c;
-            let rest = (1..h * w).map(|pixel| first + pixel * c);
-            rest.fold(first, |best, at| if x.data()[at] > x.data()[best] || x.data()[at].is_nan() { at } else { best }) as u32
+            let first = at / c * pixels * c + at % c;
+            let rest = (1..pixels).map(|pixel| first + pixel * c);
+            rest.fold(first, |best, at| if values[at] > values[best] || values[at].is_nan() { at } else { best }) as u32
         });
         run.saved.indices = largest.collect();
-        Array::images([n, c, 1, 1], run.saved.indices.iter().map(|&at| x.data()[at as usize]).collect())
+        of_channels(dims, run.saved.indices.iter().map(|&at| values[at as usize]).collect())
     }
 
     fn backward(&self, run: &mut Backward<'_>) -> Result<()> {
         let x = float(run.inputs, 0)?;
         let mut by_input = vec![0.0f32; x.data().len()];
         run.saved.indices.iter().zip(run.gradient.data()).for_each(|(&at, g)| by_input[at as usize] = *g);
-        run.by_input[0] = Some(Array::like(x, by_input)?);
+        run.by_input[0] = Some(Array::of_pixels(x, by_input)?);
         Ok(())
     }
 }
