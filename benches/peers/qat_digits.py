@@ -1,6 +1,6 @@
 """What PyTorch's quantization-aware training makes of the digits CNN: accuracy by bits, and the time of an epoch.
 
-Run from the repository root: python benches/peers/qat_digits.py [--bits 8 4 3 2] [--epochs 30] [--seeds 5] [--scale-rate 0.5] [--time]
+Run from the repository root: python benches/peers/qat_digits.py [--bits 8 4 3 2] [--epochs 30] [--seeds 5] [--scale-rate 1] [--time]
 
 The recipe is that of examples/qat_finetune.rs: from the trained float network, batches of 30, images moved by up to a pixel, Adam from
 the same rate down a cosine, weights and activations at the same width, first and last layer included.
@@ -141,7 +141,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--scale-rate", type=float, default=0.5, help="of learned scales, as a factor; the example's is 0.5")
+    parser.add_argument("--scale-rate", type=float, default=1.0, help="of learned scales, as a factor")
     parser.add_argument("--modes", nargs="*", default=["fx", "learnable"])
     parser.add_argument("--time", action="store_true")
     arguments = parser.parse_args()
