@@ -215,8 +215,12 @@ impl Building<'_> {
             let table = self.table(node, at, from, range)?;
             return self.add_codes(node, table.into(), &[Some(x)], &[out], range.grid);
         }
-        let mut inputs = node.reads().map(|edge| self.codes(edge)).collect::<Result<Vec<_>>>()?;
         let grid = range.grid;
+        if let Form::Bound(at) = form {
+            let inputs = self.bounded(node, at, range)?;
+            return self.add_codes(node, node.layer().clone(), &inputs, &[out], grid);
+        }
+        let mut inputs = node.reads().map(|edge| self.codes(edge)).collect::<Result<Vec<_>>>()?;
         let layer: Layer = match (form, node.layer(), inputs.as_slice()) {
             (Form::Sum, _, &[(_, a), (_, b)]) => {
                 QuantizedAdd::new(a, b, grid)?.with_range(range.lo, range.hi)?.with_isa(self.lowering.isa)?.into()
@@ -225,10 +229,8 @@ impl Building<'_> {
                 QuantizedMul::new(a, b, grid)?.with_range(range.lo, range.hi)?.with_isa(self.lowering.isa)?.into()
             }
             (Form::Concat, layer, _) => {
-                for (i, (edge, from)) in inputs.iter_mut().enumerate().filter(|(_, (_, from))| *from != grid) {
-                    let name = self.free(&format!("{}/input {i}", node.name()));
-                    let table = std::array::from_fn(|code| range.quantize(from.dequantize(code as u8)));
-                    *edge = self.net.add(&name, CodeTable::new("Requantize", table), &[*edge])?;
+                for (i, (edge, from)) in inputs.iter_mut().enumerate() {
+                    *edge = self.requantized(&format!("{}/input {i}", node.name()), (*edge, *from), range)?;
                 }
                 layer.clone()
             }
@@ -249,6 +251,36 @@ impl Building<'_> {
             self.hold(out, clamped, grid)?;
         }
         Ok(())
+    }
+
+    /// The codes on another grid.
+    fn requantized(&mut self, name: &str, (codes, from): (Edge, U8Grid), to: CodeRange) -> Result<Edge> {
+        if from == to.grid {
+            return Ok(codes);
+        }
+        let table = std::array::from_fn(|code| to.quantize(from.dequantize(code as u8)));
+        self.net.add(&self.free(name), CodeTable::new("Requantize", table), &[codes])
+    }
+
+    /// The codes of both operands on one grid. Rounding never swaps the order of two values, so the lesser of two codes is the code of
+    /// the lesser value.
+    fn bounded(&mut self, node: &Node, at: usize, range: CodeRange) -> Result<Vec<Option<Edge>>> {
+        let mut inputs = Vec::with_capacity(2);
+        for (i, edge) in node.reads().enumerate() {
+            let name = format!("{}/input {i}", node.name());
+            inputs.push(Some(if i == at {
+                let codes = self.codes(edge)?;
+                self.requantized(&name, codes, range)?
+            } else {
+                let bound = self.constants.get(&edge.index).and_then(|value| value.get::<f32>()).expect("found by the roles");
+                let codes = bound.as_slice().iter().map(|&bound| range.quantize(bound)).collect();
+                let codes = Tensor::new(bound.dims(), codes)?;
+                let codes = self.net.constant(&self.free(&name), codes)?;
+                self.net.grid(codes, range.grid)?;
+                codes
+            }));
+        }
+        Ok(inputs)
     }
 
     /// The function's value for each code of its input, by the layer itself.

@@ -51,6 +51,8 @@
 //! - **Functions of one element** (Sigmoid, Tanh, HardSwish, Swish, GELU, LeakyReLU, a sum or product with a number, …) become
 //!   tables of 256 codes under the same condition. A table rounds its input to 8 bits as well, which costs a little accuracy and
 //!   saves two conversions and the function; configure the node as [`LayerConfig::Float`] where that little counts.
+//! - **Bounds of each channel** (Min and Max with a constant, as [equalization](crate::ptq::equalize) leaves of a ReLU6) hold codes below, or
+//!   above, the codes of the constant.
 //! - **What moves elements** (MaxPool, Flatten, Reshape, Transpose, Slice, …) moves codes, on its input's grid.
 //! - **Softmax, normalizations and products of two values** stay in float: a masked score of -10000 would stretch
 //!   a grid of 256 codes until nothing is left of the others.
@@ -79,3 +81,4 @@ pub use plan::{StaticPlan, convert};
 pub use qconfig::{LayerConfig, QConfig, StaticScheme, WeightScales};
 #[cfg(feature = "onnx")]
 pub(crate) use roles::MOVERS;
+pub(crate) use roles::clamp;

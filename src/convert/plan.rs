@@ -10,7 +10,7 @@ use super::roles::{Form, Role, Roles, Wishes};
 use crate::error::{Error, Result};
 use crate::kernels::{Activation, Isa};
 use crate::nn::quantized::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin, largest_bias, named};
-use crate::nn::{Conversion, Layer, LayerKind, Model, Node, SkipReason, Skipped, Wiring, buffer_bytes, rewrite, shapes};
+use crate::nn::{Conversion, Edge, Layer, LayerKind, Model, Node, SkipReason, Skipped, Wiring, buffer_bytes, rewrite, shapes};
 use crate::num::{NonFinite, U8Grid};
 use crate::quant::least_squares;
 use crate::tensor::{QParams, QuantizedTensor, Shape, Tensor};
@@ -187,16 +187,19 @@ impl StaticPlan {
         Ok(lowered.with_conversion(self.conversion.clone()))
     }
 
-    /// Edges that get the grid of what they are concatenated to, each with that edge, in the order in which to go: what is written
-    /// for a whole alone is then only copied.
+    /// Edges that get the grid of what they are concatenated to, or of what is left of them within bounds, each with that edge, in the order
+    /// in which to go: what is written for a whole alone is then only copied, and what a bound cuts off costs no codes.
     fn joined(&self) -> Vec<(usize, usize)> {
         let (wiring, mut joined) = (Wiring::new(&self.model), Vec::new());
         // Backwards: what is concatenated twice gets the grid of the last whole.
         for (index, node) in self.model.nodes().iter().enumerate().rev() {
-            if self.roles.roles[index] == Role::Follower(Form::Concat) {
-                let parts = node.reads().filter(|&edge| self.roles.root[edge.index] == edge.index && wiring.is_private(edge, index));
-                joined.extend(parts.map(|edge| (edge.index, node.outputs()[0].index)));
-            }
+            let parts: Vec<Edge> = match self.roles.roles[index] {
+                Role::Follower(Form::Concat) => node.reads().collect(),
+                Role::Follower(Form::Bound(at)) => node.inputs()[at].into_iter().collect(),
+                _ => continue,
+            };
+            let own = |edge: &&Edge| self.roles.root[edge.index] == edge.index && wiring.is_private(**edge, index);
+            joined.extend(parts.iter().filter(own).map(|edge| (edge.index, node.outputs()[0].index)));
         }
         joined
     }

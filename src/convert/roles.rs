@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use crate::kernels::Activation;
-use crate::nn::operator::{Binary, Operator, Unary};
+use crate::nn::operator::{Binary, Operator, Unary, Variadic};
 use crate::nn::{Edge, Layer, Model, Node, Wiring};
 use crate::tensor::{Shape, Value};
 
@@ -38,6 +38,8 @@ pub(crate) enum Form {
     Concat,
     /// Means of windows, or of whole images.
     Mean,
+    /// The less, or the greater, of each element of the input of this index and a constant.
+    Bound(usize),
     /// A function of each element of the input of this index.
     Function(usize),
 }
@@ -132,7 +134,9 @@ impl Roles {
             let is_wanted = node.outputs().iter().any(|edge| wanted[edge.index]);
             match &roles[index] {
                 Role::Follower(_) | Role::Mover if !is_wanted => roles[index] = Role::Float,
-                Role::Follower(Form::Function(at)) => node.inputs()[*at].iter().for_each(|edge| wanted[edge.index] = true),
+                Role::Follower(Form::Function(at) | Form::Bound(at)) => {
+                    node.inputs()[*at].iter().for_each(|edge| wanted[edge.index] = true)
+                }
                 Role::Follower(_) => node.reads().for_each(|edge| wanted[edge.index] = true),
                 Role::Mover => node.reads().take(1).for_each(|edge| wanted[edge.index] = true),
                 Role::Anchor(_) | Role::Fused | Role::Float => {}
@@ -218,7 +222,7 @@ impl Forward<'_> {
 
     fn all_able(&self, node: &Node, form: Form) -> bool {
         match form {
-            Form::Function(at) => node.inputs()[at].is_some_and(|edge| self.able[edge.index]),
+            Form::Function(at) | Form::Bound(at) => node.inputs()[at].is_some_and(|edge| self.able[edge.index]),
             _ => node.reads().all(|edge| self.able[edge.index]),
         }
     }
@@ -226,6 +230,9 @@ impl Forward<'_> {
     fn form(&self, node: &Node) -> Option<Form> {
         if let Some(at) = function_of(node, self.wiring) {
             return Some(Form::Function(at));
+        }
+        if let Some(at) = bounded(node, self.wiring) {
+            return Some(Form::Bound(at));
         }
         match node.layer() {
             layer if is_sum(layer) => Some(Form::Sum),
@@ -244,7 +251,7 @@ fn is_sum(layer: &Layer) -> bool {
 }
 
 /// The clamp that the node is.
-pub(super) fn clamp(node: &Node, wiring: &Wiring<'_>) -> Option<Activation> {
+pub(crate) fn clamp(node: &Node, wiring: &Wiring<'_>) -> Option<Activation> {
     match node.layer() {
         Layer::Relu | Layer::Operator(Operator::Unary(Unary::Relu)) => Some(Activation::Relu),
         Layer::Relu6 => Some(Activation::Clamp { lo: 0.0, hi: 6.0 }),
@@ -279,6 +286,20 @@ fn function_of(node: &Node, wiring: &Wiring<'_>) -> Option<usize> {
     let mut others = node.inputs().iter().enumerate().filter_map(|(i, edge)| edge.filter(|&edge| !single(edge)).map(|edge| (i, edge)));
     match (others.next(), others.next()) {
         (Some((at, edge)), None) if wiring.constants[edge.index].is_none() => Some(at),
+        _ => None,
+    }
+}
+
+/// The position of the one input that the node holds below, or above, a constant of numbers.
+fn bounded(node: &Node, wiring: &Wiring<'_>) -> Option<usize> {
+    let (Layer::Operator(Operator::Variadic(Variadic::Min | Variadic::Max)), &[Some(a), Some(b)]) = (node.layer(), node.inputs()) else {
+        return None;
+    };
+    let is_number =
+        |edge: Edge| matches!(wiring.constants[edge.index], Some(Value::F32(bound)) if bound.as_slice().iter().all(|x| !x.is_nan()));
+    match (is_number(a), is_number(b)) {
+        (false, true) => Some(0),
+        (true, false) => Some(1),
         _ => None,
     }
 }

@@ -30,6 +30,7 @@
 //! ```
 
 pub mod activation;
+mod bias;
 mod builder;
 mod conv;
 mod conv_transpose;

@@ -29,6 +29,14 @@
 //! y   = Σ_g s_g · (Σ x · level(w_q)) + bias
 //! ```
 //!
+//! What makes the error smaller, each a verb of its own that takes a model and gives another:
+//!
+//! - before quantizing, [`equalize`](equalize::equalize): channels of like ranges, the same function;
+//!   [`smooth_quant`](smooth_quant::smooth_quant): outliers of activations in the weights that read them, the same function too;
+//!   [`reestimate_norms`], where batch norms no longer fit what they read;
+//! - while quantizing weights alone, [`gptq`]: codes chosen by what they do to outputs on samples;
+//! - after quantizing, [`correct_biases`](bias_correction::correct_biases): means of outputs back where they were.
+//!
 //! ```
 //! use lowprec::nn::{Dim, Linear, Model, SkipReason};
 //! use lowprec::ptq::DynamicQuantization;
@@ -49,12 +57,18 @@
 //! # Ok::<(), lowprec::Error>(())
 //! ```
 
+pub mod bias_correction;
 mod calibrate;
 mod dynamic;
+pub mod equalize;
 pub mod gptq;
 mod layers;
+mod norm_statistics;
+pub mod smooth_quant;
+mod statistics;
 mod weight_only;
 
 pub use calibrate::{Calibrator, quantize_static};
 pub use dynamic::{DynamicQuantization, quantize_dynamic};
+pub use norm_statistics::{NormShift, Reestimated, reestimate_norms};
 pub use weight_only::{WeightConfig, quantize_weights, quantize_weights_with};

@@ -5,9 +5,11 @@ mod static_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bias_correction;
 mod compare;
 #[cfg(feature = "safetensors")]
 mod digits;
+mod equalize;
 mod executor;
 #[cfg(feature = "safetensors")]
 mod float_layers;
@@ -18,6 +20,7 @@ mod quantize_dynamic;
 mod quantize_static;
 mod quantize_weights;
 mod rewriting;
+mod smooth_quant;
 #[cfg(all(feature = "onnx", feature = "safetensors"))]
 mod static_digits;
 mod static_graphs;

@@ -8,7 +8,7 @@ fn file(name: &str) -> String {
 }
 
 /// Images as the networks take them, and the digits that they show.
-fn images(part: &str) -> (Tensor, Vec<usize>) {
+pub fn images(part: &str) -> (Tensor, Vec<usize>) {
     let digits = safetensors::read_tensors_file(file("examples/data/digits.safetensors")).unwrap();
     let find = |name: String| digits.tensors.iter().find(|(other, _)| *other == name).unwrap().1.get::<u8>().unwrap().clone();
     let (images, labels) = (find(format!("{part}.images")), find(format!("{part}.labels")));
@@ -16,7 +16,7 @@ fn images(part: &str) -> (Tensor, Vec<usize>) {
     (Tensor::new(images.dims().to_vec(), scaled).unwrap(), labels.as_slice().iter().map(|&label| label.into()).collect())
 }
 
-fn network(name: &str) -> Model {
+pub fn network(name: &str) -> Model {
     onnx::load(file(&format!("tests/fixtures/{name}.onnx"))).unwrap()
 }
 

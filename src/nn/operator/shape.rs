@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::arguments::{check_ints, distinct_axes, ints};
 use super::attributes::{Attributes, CURRENT};
-use super::{Facts, Operation, check_arity};
+use super::{Facts, Operation, Operator, check_arity};
 use crate::error::{Error, Result};
 use crate::kernels::Workspace;
 use crate::nn::view::{Inputs, Outputs};
@@ -102,6 +102,24 @@ impl Operation for Reshape {
 
     fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, _: &mut Workspace, _: usize) -> Result<()> {
         copy(inputs, outputs)
+    }
+}
+
+impl Operator {
+    /// Whether of an image `[n, c, h, w]` it makes `[n, c · h · w]`, or of one of single pixels `[n, c]`, whatever the lengths are; `given` is
+    /// its second input.
+    pub(crate) fn merges_pixels(&self, given: Option<&Value>) -> bool {
+        let given = || given.and_then(|value| value.get::<i64>()).map(|list| list.as_slice().to_vec());
+        match self {
+            Operator::Flatten(flatten) => flatten.axis == 1,
+            Operator::Reshape(reshape) => !reshape.allow_zero && reshape.shape.clone().or_else(given).is_some_and(|shape| shape == [0, -1]),
+            Operator::Squeeze(squeeze) => squeeze.axes.clone().or_else(given).is_some_and(|mut axes| {
+                axes.iter_mut().for_each(|axis| *axis = axis.rem_euclid(4));
+                axes.sort_unstable();
+                axes == [2, 3]
+            }),
+            _ => false,
+        }
     }
 }
 

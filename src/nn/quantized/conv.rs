@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{DynamicScheme, Parameters};
+use super::{DynamicScheme, Parameters, check_bias};
 use crate::error::{Error, Result};
 use crate::kernels::{ActivationRule, Conv2dGeometry, Epilogue, ImageShape, InputRule, Isa, PackedConv2d, Workspace, conv2d_dynamic};
 use crate::nn::conv::check_images;
@@ -118,6 +118,15 @@ impl Conv2d {
     /// Bias by output channel.
     pub fn bias(&self) -> Option<&[f32]> {
         self.parameters.bias()
+    }
+
+    /// The same layer with another bias.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when it has not one number for each output channel, [`Error::NonFinite`] for NaN or infinities in it.
+    pub fn with_bias(&self, bias: &[f32]) -> Result<Self> {
+        check_bias(bias, self.geometry().out_channels)?;
+        Ok(Conv2d { packed: self.packed.clone(), parameters: self.parameters.with_bias(bias)? })
     }
 
     /// How the input becomes codes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{DynamicScheme, Parameters, named};
+use super::{DynamicScheme, Parameters, check_bias, named};
 use crate::error::{Error, Result};
 use crate::kernels::{ActivationRule, Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
 use crate::nn::linear::check_rows;
@@ -110,6 +110,15 @@ impl Linear {
     /// Bias by output feature.
     pub fn bias(&self) -> Option<&[f32]> {
         self.parameters.bias()
+    }
+
+    /// The same layer with another bias.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when it has not one number for each output feature, [`Error::NonFinite`] for NaN or infinities in it.
+    pub fn with_bias(&self, bias: &[f32]) -> Result<Self> {
+        check_bias(bias, self.out_features())?;
+        Ok(Linear { packed: self.packed.clone(), parameters: self.parameters.with_bias(bias)? })
     }
 
     /// How the input becomes codes.

@@ -108,6 +108,14 @@ pub(crate) fn finite_bias(bias: &[f32], policy: NonFinite) -> Result<Vec<f32>> {
     Ok(bias.iter().map(|&b| if b.is_nan() { 0.0 } else { b.clamp(f32::MIN, f32::MAX) }).collect())
 }
 
+/// Whether a bias has a number for each of so many outputs.
+fn check_bias(bias: &[f32], outputs: usize) -> Result<()> {
+    match bias.len() == outputs {
+        true => Ok(()),
+        false => Err(Error::length("bias", outputs, bias.len())),
+    }
+}
+
 /// Calls the tensor that is not finite what the layer calls it.
 pub(crate) fn named(what: &str, error: Error) -> Error {
     match error {
@@ -164,5 +172,11 @@ impl Parameters {
 
     fn bias(&self) -> Option<&[f32]> {
         self.bias.as_ref().map(Tensor::as_slice)
+    }
+
+    /// The same with another bias, one number a channel.
+    fn with_bias(&self, bias: &[f32]) -> Result<Self> {
+        NonFinite::Error.check("bias", bias)?;
+        Ok(Parameters { bias: Some(Tensor::new([bias.len()], bias.to_vec())?), ..self.clone() })
     }
 }

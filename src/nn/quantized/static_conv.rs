@@ -75,6 +75,11 @@ impl StaticConv2d {
         self.packed.geometry()
     }
 
+    /// Outputs, products in each sum, and whether it is linear.
+    fn sums_of(&self) -> (usize, usize, bool) {
+        (self.geometry().out_channels, self.geometry().k(), false)
+    }
+
     /// The weights as a tensor of codes, read back from the panels.
     ///
     /// # Errors

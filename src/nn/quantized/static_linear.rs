@@ -47,6 +47,11 @@ impl StaticLinear {
         self.packed.n()
     }
 
+    /// Outputs, products in each sum, and whether it is linear.
+    fn sums_of(&self) -> (usize, usize, bool) {
+        (self.out_features(), self.in_features(), true)
+    }
+
     /// The weights as a tensor of codes, read back from the panels.
     ///
     /// # Errors

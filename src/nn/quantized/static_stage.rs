@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Parameters;
+use super::{Parameters, check_bias};
 use crate::error::{Error, Result};
 use crate::kernels::{Activation, Dequantize, MULTIPLIER_MAX, Matrix, Per, Requantize, Residual};
 use crate::num::U8Grid;
@@ -87,6 +87,20 @@ macro_rules! accessors {
                 self.numbers.weights.bias()
             }
 
+            /// The same layer with another bias.
+            ///
+            /// # Errors
+            /// [`Error::Length`] when it has not one number for each output, [`Error::NonFinite`] for NaN or infinities in it,
+            /// [`Error::Unsupported`] for one too large for the sums' unit.
+            pub fn with_bias(&self, bias: &[f32]) -> Result<Self> {
+                Ok($layer { packed: self.packed.clone(), numbers: self.numbers.with_bias(bias, self.sums_of())? })
+            }
+
+            /// The layer up to its sums: they and the bias as floats, without what is added or applied after.
+            pub(crate) fn sums(&self) -> Self {
+                $layer { packed: self.packed.clone(), numbers: self.numbers.sums() }
+            }
+
             /// Bytes of the bias, in both units where codes are written, and of the multipliers.
             pub(crate) fn bias_bytes(&self) -> usize {
                 self.numbers.bias_bytes()
@@ -165,6 +179,21 @@ impl StaticParameters {
                 way_out: "let the layer write codes, or add what it writes in float".into(),
             }),
         }
+    }
+
+    /// With another bias, for sums of `k` products.
+    pub fn with_bias(&self, bias: &[f32], (outputs, k, is_linear): (usize, usize, bool)) -> Result<Self> {
+        check_bias(bias, outputs)?;
+        let mut parameters = StaticParameters { weights: self.weights.with_bias(bias)?, ..self.clone() };
+        if parameters.output.grid().is_some() {
+            parameters.bias = parameters.bias_codes(k, is_linear)?.into();
+        }
+        Ok(parameters)
+    }
+
+    /// With the sums and their bias as floats.
+    pub fn sums(&self) -> Self {
+        StaticParameters { output: StaticOutput::Float(Activation::None), residual: None, ..self.clone() }
     }
 
     /// The bias in units of the sums, rounded half to even.

@@ -53,6 +53,14 @@ impl Conv2d {
         self.product.bias()
     }
 
+    /// The same layer with another bias.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when it has not one number for each output channel, [`Error::NonFinite`] for NaN or infinities in it.
+    pub fn with_bias(&self, bias: &[f32]) -> Result<Self> {
+        Ok(Conv2d { geometry: self.geometry.clone(), product: self.product.with_bias(bias)? })
+    }
+
     /// What is multiplied with the weights: bytes only where products run on packed codes.
     pub fn activations(&self) -> Activations {
         self.product.activations()

@@ -61,6 +61,14 @@ impl Linear {
         self.product.bias()
     }
 
+    /// The same layer with another bias.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when it has not one number for each output feature, [`Error::NonFinite`] for NaN or infinities in it.
+    pub fn with_bias(&self, bias: &[f32]) -> Result<Self> {
+        Ok(Linear { product: self.product.with_bias(bias)? })
+    }
+
     /// What is multiplied with the weights: bytes only where products run on packed codes.
     pub fn activations(&self) -> Activations {
         self.product.activations()

@@ -39,6 +39,14 @@ impl Product {
         self.bias.as_ref().map(Tensor::as_slice)
     }
 
+    /// The same with another bias.
+    ///
+    /// # Errors
+    /// Those of [`Product::new`].
+    pub fn with_bias(&self, bias: &[f32]) -> Result<Self> {
+        Product::new(self.weight.clone(), Some(bias), self.weight.shape().dims()[0], self.activations)
+    }
+
     /// What is multiplied with the weights: bytes only where products run on packed codes.
     pub fn activations(&self) -> Activations {
         if self.weight.panels().is_some() { self.activations } else { Activations::Float }

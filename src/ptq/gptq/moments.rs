@@ -2,8 +2,9 @@
 
 use super::Hessian;
 use super::patches::patches;
-use crate::error::{Error, Result};
-use crate::nn::{Executor, Layer, Model, Node};
+use crate::error::Result;
+use crate::nn::{Layer, Model, Node};
+use crate::ptq::statistics;
 use crate::tensor::{Tensor, Value};
 
 /// The weights of a layer of products; `None` for another.
@@ -75,27 +76,14 @@ impl Moments {
     }
 }
 
-/// What the node reads when the model runs on this batch, codes as the values that they stand for; nothing after it runs.
+/// What the node reads when the model runs on this batch, codes as the values that they stand for.
 pub(super) fn input_of(model: &Model, node: &Node, batch: &[(&str, &Value)]) -> Result<Option<Tensor>> {
-    let Some(edge) = node.reads().next() else { return Ok(None) };
-    let (wanted, grid) = (model.edge_name(edge), model.grid(edge));
-    let mut found = None;
-    let run = Executor::new(model).run_with(batch, |tap| {
-        if tap.edge != wanted {
-            return Ok(());
+    let grid = node.reads().next().and_then(|edge| model.grid(edge));
+    match (statistics::input_of(model, node, batch)?, grid) {
+        (Some(Value::U8(codes)), Some(grid)) => {
+            let values = codes.as_slice().iter().map(|&code| grid.dequantize(code)).collect();
+            Tensor::from_shape(codes.shape().clone(), values).map(Some)
         }
-        found = match (tap.value, grid) {
-            (Value::U8(codes), Some(grid)) => {
-                let values = codes.as_slice().iter().map(|&code| grid.dequantize(code)).collect();
-                Some(Tensor::from_shape(codes.shape().clone(), values)?)
-            }
-            (value, _) => value.get::<f32>().cloned(),
-        };
-        Err(Error::Cancelled { stage: "fit weights", done: 1, total: 1 })
-    });
-    match (found, run) {
-        (Some(x), _) => Ok(Some(x)),
-        (None, Err(error)) => Err(error),
-        (None, Ok(_)) => Ok(None),
+        (value, _) => Ok(value.and_then(|value| value.get::<f32>().cloned())),
     }
 }

@@ -1,0 +1,264 @@
+//! Cross-layer equalization: channels of one value brought to like ranges, the function of the network left as it is.
+//!
+//! Between two layers lies a function with `f(x / s) = f(x) / s` for every `s > 0`: ReLU, LeakyReLU, PReLU, pooling, nothing at all. Then
+//! each channel `i` of the value between them can be divided by a scale of its own, and nobody else notices:
+//!
+//! ```text
+//! W₂ f(W₁ x + b₁)  =  (W₂ S) f(S⁻¹ W₁ x + S⁻¹ b₁)         S = diag(s)
+//! ```
+//!
+//! One scale for all channels of a value, or for all weights of a layer, rounds the small channels as coarsely as the large ones; where
+//! they differ by much, as behind depthwise convolutions, little is left of them. Clamps (ReLU6) are divided channel by channel as well:
+//! they become a ReLU and a Min with a constant of one number a channel, which
+//! [`quantize_static`](crate::quantize_static) runs on codes.
+//!
+//! # By weights alone
+//!
+//! Without samples, the scale of a channel is that of Nagel et al. 2019 ("Data-Free Quantization Through Weight Equalization and Bias
+//! Correction", section 4.1), pair after pair until none moves:
+//!
+//! ```text
+//! s = √(r₁ / r₂)        r₁ = max |weights and bias that write the channel|,  r₂ = max |weights that read it|
+//! ```
+//!
+//! The paper leaves the bias out of `r₁`; then a channel with hardly any weight and a large bias is blown up until nothing else is left of
+//! the value's range.
+//!
+//! # By the noise of rounding
+//!
+//! Equal weights can make for unequal activations, and lose on a network that was well balanced. With samples, what rounding to 8 bits
+//! costs is predicted for each pair and made least. With `A` the largest magnitude of the value, `Q` the mean square of each channel, `M`
+//! the largest weight of a layer, and `C` the sum of squares of the weights that read a channel, each times the `C` of what it writes:
+//!
+//! ```text
+//! N = Σᵢ Cᵢ · ((A / 255)² + (M₁ / 127)² · |x|²) + (M₂ / 127)² · Σ Cₒ · Qᵢ           |x|² of what the first layer reads
+//! ```
+//!
+//! Scaling multiplies every term by powers of scales, so `N` is convex in their logarithms: there is one minimum, whatever scales the
+//! network came with. (Maxima stand for 16-norms.) It is found by weighing, for each channel, the terms that grow with its scale against
+//! those that shrink, in turn until no scale moves by more than a ten-thousandth.
+//!
+//! # High biases
+//!
+//! Of a channel that never falls below `c > 0` before its ReLU, `c` can move on into the next bias (section 4.1.3 of the paper), so that the
+//! value's range shrinks by as much: `f(z) = f(z - c) + c`. See [`Absorption`].
+//!
+//! ```no_run
+//! # fn of(model: &lowprec::nn::Model, samples: &lowprec::Value) -> lowprec::Result<()> {
+//! use lowprec::ptq::equalize::{Equalization, equalize};
+//! let even = equalize(model, &[&[("image", samples)]], &Equalization::new(), Default::default())?;
+//! println!("{even}");
+//! let int8 = lowprec::quantize_static(&even.model, [samples.get().unwrap()], &Default::default())?;
+//! # Ok(()) }
+//! ```
+
+mod absorb;
+mod links;
+mod noise;
+mod rebuild;
+mod report;
+mod scales;
+
+pub use report::{Equalized, Pair};
+
+use crate::convert::fold_batch_norm;
+use crate::error::{Error, Result};
+use crate::nn::{Layer, Model, Node};
+use crate::num::NonFinite;
+use crate::progress::Progress;
+use crate::ptq::statistics::{self, Statistics};
+use crate::tensor::Value;
+use links::{Link, links};
+use scales::{Side, sides};
+
+/// Sweeps over all pairs, at most.
+const SWEEPS: usize = 200;
+/// The largest scale, and one over the smallest: what lies beyond is a dead channel's.
+const LIMIT: f64 = 1e9;
+
+/// What moves from a bias into the next one: `c` of each channel, at least 0. Into layers without padding alone, whose every output reads
+/// as many inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Absorption {
+    /// Nothing.
+    #[default]
+    Never,
+    /// The least that the samples show before the activation: the function is the same on them, and on whatever falls no lower.
+    Observed,
+    /// `c = max(0, β - 3 γ)` by a batch norm's statistics: of a normal distribution, one value in 740 falls lower, and is changed.
+    ThreeSigma,
+}
+
+/// How a model is equalized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Equalization {
+    absorption: Absorption,
+}
+
+impl Equalization {
+    /// Scales alone; biases stay.
+    pub fn new() -> Self {
+        Equalization::default()
+    }
+
+    /// With high biases moved on.
+    #[must_use]
+    pub fn with_absorption(self, absorption: Absorption) -> Self {
+        Equalization { absorption }
+    }
+}
+
+/// The same function with channels of like ranges; `model` is untouched.
+///
+/// Batch norms are folded first ([`fold_batch_norm`]). Then pairs are sought: a float convolution (depthwise and grouped ones too) or linear
+/// layer, and the next one that reads what it writes, where nobody else reads it and all that lies between lets scales pass: ReLU, ReLU6
+/// and other clamps that hold 0, LeakyReLU, PReLU, Min and Max with constants, pooling, Flatten, nothing. With `batches` (inputs by name,
+/// as [`Model::run`] takes them) the scales are those of least noise, without any those of the weights alone: see the
+/// [module](self).
+///
+/// Weights are multiplied in f64 and rounded once; outputs differ by rounding errors of f32. A model in which no pair is found comes back
+/// with its batch norms folded; [`Equalized::pairs`] is then empty, and [`Equalized::passed_over`] says of each layer why.
+///
+/// # Errors
+/// [`Error::NonFinite`] for NaN and infinities in weights of a pair and in what samples make of them, inside an [`Error::Layer`] that names
+/// the layer; [`Error::Unsupported`] for [`Absorption::Observed`] without samples; [`Error::Cancelled`]; those of [`Model::run`].
+pub fn equalize(model: &Model, batches: &[&[(&str, &Value)]], options: &Equalization, mut progress: Progress<'_>) -> Result<Equalized> {
+    if options.absorption == Absorption::Observed && batches.is_empty() {
+        return Err(Error::Unsupported {
+            what: "absorption of biases by what samples show, without samples,".into(),
+            way_out: "give a batch, or absorb by `Absorption::ThreeSigma`".into(),
+        });
+    }
+    let folded = fold_batch_norm(model)?;
+    let (links, passed_over) = links(&folded);
+    for index in links.iter().flat_map(|link| [link.first, link.second]) {
+        check(&folded.nodes()[index])?;
+    }
+    let mut state = State { scales: links.iter().map(|link| vec![1.0; link.channels]).collect(), sides: sides(&folded, &links), links };
+    let before = state.evenness();
+    let sweeps = if batches.is_empty() {
+        state.balance_weights(&mut progress)?
+    } else {
+        let statistics = statistics::of_inputs(&folded, |index| state.sides[index].is_some(), batches)?;
+        state.balance_noise(&statistics, &mut progress)?
+    };
+    let after = state.evenness();
+    let even = rebuild::rebuild(&folded, &state.links, &state.sides, &state.scales)?;
+    let State { links, scales, .. } = state;
+    let (even, absorbed) = match options.absorption {
+        Absorption::Never => (even, vec![0; links.len()]),
+        by => absorb::absorb(model, even, &scales, by, batches)?,
+    };
+    let name = |index: usize| folded.nodes()[index].name().to_owned();
+    let pairs = links
+        .iter()
+        .zip(scales)
+        .enumerate()
+        .map(|(i, (link, scales))| Pair {
+            first: name(link.first),
+            second: name(link.second),
+            scales,
+            written: [before[i][0], after[i][0]],
+            read: [before[i][1], after[i][1]],
+            absorbed: absorbed[i],
+        })
+        .collect();
+    Ok(Equalized { model: even, pairs, passed_over, sweeps })
+}
+
+/// Whether all weights are numbers.
+fn check(node: &Node) -> Result<()> {
+    let (weight, bias) = match node.layer() {
+        Layer::Conv2d(conv) => (conv.weight(), conv.bias()),
+        Layer::Linear(linear) => (linear.weight(), linear.bias()),
+        _ => return Ok(()),
+    };
+    NonFinite::Error.check("weight", weight.as_slice()).map_err(|error| error.in_layer(node.name()))?;
+    bias.map_or(Ok(()), |bias| NonFinite::Error.check("bias", bias.as_slice())).map_err(|error| error.in_layer(node.name()))
+}
+
+/// The pairs and their scales, on the way.
+struct State {
+    links: Vec<Link>,
+    /// By link, by channel.
+    scales: Vec<Vec<f64>>,
+    /// By node.
+    sides: Vec<Option<Side>>,
+}
+
+impl State {
+    fn side(&self, node: usize) -> &Side {
+        self.sides[node].as_ref().expect("both layers of a link have a side")
+    }
+
+    /// Multiplies the scales of a link, but for factors that are none. Gives the largest step, in logarithms.
+    fn scale(&mut self, link: usize, factors: &[f64]) -> f64 {
+        let Link { first, second, spread, .. } = self.links[link];
+        let mut moved = 0.0f64;
+        for (channel, &factor) in factors.iter().enumerate() {
+            if !(factor.is_finite() && factor > 0.0) {
+                continue;
+            }
+            let scale = &mut self.scales[link][channel];
+            let factor = (*scale * factor).clamp(1.0 / LIMIT, LIMIT) / *scale;
+            *scale *= factor;
+            moved = moved.max(factor.ln().abs());
+            let (writer, reader) = (&mut self.sides[first], channel * spread..(channel + 1) * spread);
+            writer.iter_mut().for_each(|side| side.outputs[channel] *= factor);
+            self.sides[second].iter_mut().for_each(|side| side.inputs[reader.clone()].iter_mut().for_each(|scale| *scale *= factor));
+        }
+        moved
+    }
+
+    /// `s = √(r₁ / r₂)`, until nothing moves. Gives the number of sweeps.
+    fn balance_weights(&mut self, progress: &mut Progress<'_>) -> Result<usize> {
+        self.sweep(1e-6, progress, &mut |state, link| {
+            let Link { first, second, spread, .. } = state.links[link];
+            let (written, read) = (state.side(first).written(), state.side(second).read(spread));
+            written.iter().zip(read).map(|(written, read)| (written / read).sqrt()).collect()
+        })
+    }
+
+    /// The scales of least noise. Gives the number of sweeps.
+    fn balance_noise(&mut self, statistics: &[Option<Statistics>], progress: &mut Progress<'_>) -> Result<usize> {
+        let noise = noise::Noise::new(&self.links, statistics);
+        for link in 0..self.links.len() {
+            // From like ranges of activations on, few sweeps are left.
+            self.scale(link, &noise.largest(link));
+        }
+        let mut costs = Vec::new();
+        self.sweep(1e-4, progress, &mut |state, link| {
+            if link == 0 {
+                costs = noise.costs(state);
+            }
+            noise.step(state, &costs, link)
+        })
+    }
+
+    /// Scales every link by its factors, in turn, until none moves by more than `still` in its logarithm.
+    fn sweep(&mut self, still: f64, progress: &mut Progress<'_>, factors: &mut dyn FnMut(&State, usize) -> Vec<f64>) -> Result<usize> {
+        for sweep in 0..SWEEPS {
+            progress.step("equalize", "all pairs", sweep, SWEEPS)?;
+            let mut moved = 0.0f64;
+            for link in 0..self.links.len() {
+                let factors = factors(self, link);
+                moved = moved.max(self.scale(link, &factors));
+            }
+            if moved <= still {
+                return Ok(sweep + 1);
+            }
+        }
+        Ok(SWEEPS)
+    }
+
+    /// By link, on both sides: the mean over channels of a channel's range over the largest.
+    fn evenness(&self) -> Vec<[f64; 2]> {
+        let even = |ranges: Vec<f64>| {
+            let largest = ranges.iter().copied().fold(0.0, f64::max);
+            if largest > 0.0 { ranges.iter().sum::<f64>() / (largest * ranges.len() as f64) } else { 1.0 }
+        };
+        let both = |link: &Link| [even(self.side(link.first).written()), even(self.side(link.second).read(link.spread))];
+        self.links.iter().map(both).collect()
+    }
+}
