@@ -1,0 +1,134 @@
+"""How long GPTQ takes in PyTorch on one thread, for one layer: the time that the crate's has to keep to.
+
+Run from the repository root: python benches/peers/gptq_time.py [--size 4096] [--rows 512] [--group 128] [--repeat 3] [--data FILE]
+
+The algorithm as it was published, and as its public implementations compute it: Hessian 2/n X^T X of the calibration rows, columns in the
+order of its falling diagonal, damping of a hundredth of the mean diagonal, the upper Cholesky factor of the inverse, columns rounded
+one by one with the error fed back in blocks of 128, each group's asymmetric int4 scale and zero point from the least and largest weight
+as they then are. Single precision. Inputs are correlated (neighbours by 0.9), so that there is something to gain.
+
+Printed: seconds by the clock and of the processor (the machine may be busy: the fewest of all repetitions), by part; and the decibels of
+the outputs, sum y^2 / sum (y - q)^2 on as many other rows, beside plain rounding. --data writes weights, inputs and result, for the
+crate to be run on: `weight` [outputs, inputs], `rows`, `other_rows`, `quantized`.
+"""
+
+import argparse
+import time
+
+import safetensors.torch
+import torch
+
+BITS = 4
+BLOCK = 128
+DAMPING = 0.01
+
+
+def problem(size, rows):
+    """Weights [size, size], rows to calibrate on and others."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(size, size, generator=generator) / size**0.5
+    inputs = torch.randn(2 * rows, size, generator=generator)
+    for i in range(1, size):
+        inputs[:, i] = 0.9 * inputs[:, i - 1] + (1 - 0.9**2) ** 0.5 * inputs[:, i]
+    # As activations have them: channels of very different size.
+    inputs *= torch.exp(0.5 * torch.randn(size, generator=generator))
+    return weight, inputs[:rows], inputs[rows:]
+
+
+def grid(weight):
+    """Scale and zero point of every row, from its least and largest value."""
+    low, high = weight.amin(1, keepdim=True).clamp(max=0), weight.amax(1, keepdim=True).clamp(min=0)
+    scale = ((high - low) / (2**BITS - 1)).clamp(min=1e-10)
+    return scale, torch.round(-low / scale)
+
+
+def rounded(weight, scale, zero):
+    return scale * (torch.clamp(torch.round(weight / scale) + zero, 0, 2**BITS - 1) - zero)
+
+
+def plain(weight, group):
+    return torch.cat([rounded(part, *grid(part)) for part in weight.split(group, 1)], 1)
+
+
+class Clock:
+    """Seconds by the clock and of the processor since it was last asked, by part."""
+
+    def __init__(self):
+        self.parts, self.last = {}, (time.perf_counter(), time.process_time())
+
+    def lap(self, part):
+        now = time.perf_counter(), time.process_time()
+        self.parts[part] = tuple(a - b for a, b in zip(now, self.last))
+        self.last = now
+
+
+def gptq(weight, inputs, group, clock):
+    """The weights, each one a value of its group's grid."""
+    hessian = 2 / len(inputs) * (inputs.T @ inputs)
+    clock.lap("Hessian")
+    weight = weight.clone()
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = 1
+    weight[:, dead] = 0
+    order = torch.argsort(diagonal, descending=True)
+    weight, hessian = weight[:, order], hessian[order][:, order]
+    hessian.diagonal().add_(DAMPING * hessian.diagonal().mean())
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
+    clock.lap("Cholesky")
+    made = torch.empty_like(weight)
+    columns = weight.shape[1]
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
+        part, errors = weight[:, start:end].clone(), torch.empty(len(weight), end - start)
+        local = upper[start:end, start:end]
+        for i in range(end - start):
+            if (start + i) % group == 0:
+                # The block's own columns have their errors already; a group may reach beyond the block.
+                inside = part[:, i : i + group]
+                scale, zero = grid(torch.cat([inside, weight[:, end : start + i + group]], 1))
+            column = part[:, i]
+            value = rounded(column[:, None], scale, zero)[:, 0]
+            made[:, start + i] = value
+            errors[:, i] = (column - value) / local[i, i]
+            part[:, i:] -= errors[:, i : i + 1] * local[i, i:]
+        weight[:, end:] -= errors @ upper[start:end, end:]
+    made = made[:, torch.argsort(order)]
+    clock.lap("columns")
+    return made
+
+
+def decibels(exact, made):
+    return (10 * torch.log10(exact.double().square().sum() / (exact - made).double().square().sum())).item()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--group", type=int, default=128)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--data", help="file for weights, inputs and result")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    weight, inputs, others = problem(arguments.size, arguments.rows)
+    runs = []
+    for _ in range(arguments.repeat):
+        clock = Clock()
+        made = gptq(weight, inputs, arguments.group, clock)
+        runs.append(clock.parts)
+    for part in runs[0]:
+        wall, cpu = (min(run[part][i] for run in runs) for i in range(2))
+        print(f"{part:9} {wall:7.2f} s by the clock, {cpu:7.2f} s of the processor")
+    wall, cpu = (min(sum(times[i] for times in run.values()) for run in runs) for i in range(2))
+    print(f"{'all':9} {wall:7.2f} s by the clock, {cpu:7.2f} s of the processor")
+    exact = others @ weight.T
+    reached, before = (decibels(exact, others @ values.T) for values in (made, plain(weight, arguments.group)))
+    print(f"outputs on other rows: {reached:.2f} dB, plain rounding {before:.2f} dB")
+    if arguments.data:
+        tensors = {"weight": weight, "rows": inputs, "other_rows": others, "quantized": made}
+        safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, arguments.data)
+
+
+if __name__ == "__main__":
+    main()
