@@ -1,6 +1,7 @@
 """How long GPTQ takes in PyTorch on one thread, for one layer: the time that the crate's has to keep to.
 
-Run from the repository root: python benches/peers/gptq_time.py [--size 4096] [--rows 512] [--group 128] [--repeat 3] [--data FILE]
+Run from the repository root: python benches/peers/gptq_time.py [--size 4096] [--rows 512] [--group 128] [--repeat 3]
+                                    [--tool target/release/examples/quantize_onnx]
 
 The algorithm as it was published, and as its public implementations compute it: Hessian 2/n X^T X of the calibration rows, columns in the
 order of its falling diagonal, damping of a hundredth of the mean diagonal, the upper Cholesky factor of the inverse, columns rounded
@@ -8,13 +9,19 @@ one by one with the error fed back in blocks of 128, each group's asymmetric int
 as they then are. Single precision. Inputs are correlated (neighbours by 0.9), so that there is something to gain.
 
 Printed: seconds by the clock and of the processor (the machine may be busy: the fewest of all repetitions), by part; and the decibels of
-the outputs, sum y^2 / sum (y - q)^2 on as many other rows, beside plain rounding. --data writes weights, inputs and result, for the
-crate to be run on: `weight` [outputs, inputs], `rows`, `other_rows`, `quantized`.
+the outputs, sum y^2 / sum (y - q)^2 on as many other rows, beside plain rounding. With --tool the crate on the same layer and rows, one
+thread: by the clock what `quantize_onnx` says that quantizing took, of the processor all that it did, with reading and running the layer.
 """
 
 import argparse
+import json
+import resource
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 
+import onnx
 import safetensors.torch
 import torch
 
@@ -98,6 +105,31 @@ def gptq(weight, inputs, group, clock):
     return made
 
 
+def by_tool(tool, weight, inputs, others, group):
+    """(seconds by the clock, of the processor, outputs on the other rows) of the crate."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, rows, given, made = (Path(folder) / name for name in ("layer.onnx", "rows", "others", "made"))
+        value = onnx.helper.make_tensor_value_info
+        float32 = onnx.TensorProto.FLOAT
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("MatMul", ["x", "weight"], ["y"], "layer")],
+            "layer",
+            [value("x", float32, ["n", weight.shape[1]])],
+            [value("y", float32, ["n", weight.shape[0]])],
+            [onnx.numpy_helper.from_array(weight.T.contiguous().numpy(), "weight")],
+        )
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+        safetensors.torch.save_file({"x": inputs.contiguous()}, rows)
+        safetensors.torch.save_file({"x": others.contiguous()}, given)
+        command = [tool, path, "--mode", "weight-only", "--weights", f"uint{BITS}:g{group}", "--calibration", rows]
+        command += ["--input", given, "--output", made, "--threads", 1, "--json"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        return json.loads(done.stdout)["seconds"]["quantize"], cpu, safetensors.torch.load_file(made)["y"]
+
+
 def decibels(exact, made):
     return (10 * torch.log10(exact.double().square().sum() / (exact - made).double().square().sum())).item()
 
@@ -108,7 +140,7 @@ def main():
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--group", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--data", help="file for weights, inputs and result")
+    parser.add_argument("--tool", help="quantize_onnx")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     weight, inputs, others = problem(arguments.size, arguments.rows)
@@ -125,9 +157,10 @@ def main():
     exact = others @ weight.T
     reached, before = (decibels(exact, others @ values.T) for values in (made, plain(weight, arguments.group)))
     print(f"outputs on other rows: {reached:.2f} dB, plain rounding {before:.2f} dB")
-    if arguments.data:
-        tensors = {"weight": weight, "rows": inputs, "other_rows": others, "quantized": made}
-        safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, arguments.data)
+    if arguments.tool:
+        found = [by_tool(arguments.tool, weight, inputs, others, arguments.group) for _ in range(arguments.repeat)]
+        wall, cpu = (min(run[i] for run in found) for i in range(2))
+        print(f"{Path(arguments.tool).name}: {wall:.2f} s by the clock, {cpu:.2f} s of the processor, {decibels(exact, found[0][2]):.2f} dB")
 
 
 if __name__ == "__main__":
