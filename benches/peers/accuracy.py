@@ -2,7 +2,7 @@
 
 Run from the repository root, after that script:
   python benches/peers/accuracy.py [--data DIR] [--json FILE] [--tool target/release/examples/quantize_onnx] [--with ARGUMENTS]
-                                   [--ours CASE=OUT.safetensors]... [--only-ours] [CASE]...
+                                   [--ways PATTERN] [--ours CASE=OUT.safetensors]... [--only-ours] [CASE]...
 
 Cases, each a network and what is asked of its quantization; shell patterns choose among them:
   weights:BITS:GROUP      weights alone of the transformer's linear layers, 4, 3 and 2 bits, groups of 32, 64 and 128
@@ -20,7 +20,7 @@ Runtime's float logits:
   bits   of a quantized weight, scales and zero points counted as the tool stores them
 and at the end of each case the crate's best beside the others' best, and the distance from what issue 10 asks for.
 
-With --tool the crate is measured too, with the arguments of OURS; --with adds arguments to all, and CASE=FILE takes logits that
+With --tool the crate is measured too, with the arguments of OURS (of those that --ways matches); --with adds arguments to all, and CASE=FILE takes logits that
 something else wrote. A way that fails is a row with its error. --json writes all of it.
 """
 
@@ -164,6 +164,8 @@ def measure(case, network, theirs, ours, arguments):
             yield row(tool, way, lambda run=run, bits=bits: (run(), bits))
     if arguments.tool:
         for way, options in ours.items():
+            if not fnmatch.fnmatch(way, arguments.ways):
+                continue
             yield row("lowprec", way, lambda options=options: by_tool(arguments.tool, network, [*options, *arguments.added.split()]))
     for given, path in (entry.split("=", 1) for entry in arguments.ours):
         if given == case:
@@ -226,6 +228,7 @@ def main():
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tool", help="quantize_onnx")
     parser.add_argument("--with", dest="added", default="", help="arguments for all runs of the tool, in one text")
+    parser.add_argument("--ways", default="*", help="of the crate's ways, those that match")
     parser.add_argument("--ours", action="append", default=[], metavar="CASE=FILE", help="logits of the crate's")
     parser.add_argument("--only-ours", action="store_true")
     parser.add_argument("cases", nargs="*", metavar="CASE", default=["*"])
