@@ -9,7 +9,7 @@ Cases, each a network and what is asked of its quantization; shell patterns choo
   dynamic:NETWORK         8 bits, activations quantized as they come: transformer and lstm
   static:transformer      8 bits, ranges from the calibration samples
   w4a8:NETWORK            weights in 4 bits, activations in 8, static: cnn, residual, separable
-  equalized:NETWORK       8 bits static of a network whose channels were rescaled, beside the one that it was: (rescaled_)relu too
+  equalized:NETWORK       8 bits static of separable and rescaled, separable_relu and rescaled_relu: channels as they were and rescaled
 
 Everyone calibrates on NAME_calibration.safetensors. Printed for each way to quantize, over NAME_test.safetensors, against ONNX
 Runtime's float logits:

@@ -1,7 +1,7 @@
 """What others make of a network: the ways to quantize it that `accuracy.py` compares with.
 
-Every function yields (tool, way, run, bits): `run()` quantizes, and returns the logits of the test samples; `bits` are those of a
-quantized weight with its share of scales and zero points as the tool stores them, None where it is plainly 8.
+Every generator yields (tool, way, run, bits): `run()` quantizes, and returns the logits of the test samples; `bits` are those of a
+quantized weight with its share of scales and zero points as the tool stores them, None where the case says them.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from torch.ao.quantization import (
     QConfigMapping,
     get_default_qconfig_mapping,
 )
-from torch.ao.quantization.fake_quantize import disable_observer, enable_fake_quant
+from torch.ao.quantization.fake_quantize import disable_observer
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
 from torchao.quantization import (
     Int8DynamicActivationInt8WeightConfig,
@@ -47,17 +47,17 @@ def linears(model):
     return [module for module in model.modules() if isinstance(module, nn.Linear)]
 
 
-def by_torch(model, inputs):
-    """Logits of a module, sixteen sequences (or a hundred images) at a time: the mean over a batch enters nowhere."""
+def by_torch(model, inputs, batch=16):
+    """Logits of a module, some samples at a time."""
     (samples,) = (torch.from_numpy(value) for value in inputs.values())
     with torch.no_grad():
-        return torch.cat([model(part) for part in samples.split(16 if samples.dtype == torch.int64 else 100)]).numpy()
+        return torch.cat([model(part) for part in samples.split(batch)]).numpy()
 
 
-def by_onnxruntime(model, inputs, batch=None):
+def by_onnxruntime(model, inputs, batch=16):
     run = session(model).run
     (name, samples), *_ = inputs.items()
-    return np.concatenate([run(None, {name: samples[i : i + (batch or 16)]})[0] for i in range(0, len(samples), batch or 16)])
+    return np.concatenate([run(None, {name: samples[i : i + batch]})[0] for i in range(0, len(samples), batch)])
 
 
 # Weights alone.
@@ -101,15 +101,13 @@ def torchao_weights(network, bits, group):
     }
     for way, (mapping, algorithm) in ways.items():
 
-        def run(mapping=mapping, algorithm=algorithm):
+        config = IntxWeightOnlyConfig(
+            weight_dtype=intx, granularity=PerGroup(group), mapping_type=mapping, intx_choose_qparams_algorithm=algorithm
+        )
+
+        def run(config=config):
             model = load(network.name, network.folder)
-            granularity = PerGroup(group)
-            quantize_(
-                model,
-                IntxWeightOnlyConfig(
-                    weight_dtype=intx, granularity=granularity, mapping_type=mapping, intx_choose_qparams_algorithm=algorithm
-                ),
-            )
+            quantize_(model, config)
             return by_torch(model, network.tests)
 
         yield "torchao", f"intx {way}", run, bits + (32 + (bits if mapping == MappingType.ASYMMETRIC else 0)) / group
@@ -159,10 +157,8 @@ def dynamic(network):
 
     def eager():
         model = torch.ao.quantization.quantize_dynamic(load(network.name, network.folder), {nn.Linear, nn.LSTM}, torch.qint8)
-        # A range for each call: one sequence, as for ONNX Runtime.
-        with torch.no_grad():
-            (samples,) = network.tests.values()
-            return torch.cat([model(part) for part in torch.from_numpy(samples).split(1)]).numpy()
+        # A range for each call, so one sequence, as for ONNX Runtime.
+        return by_torch(model, network.tests, 1)
 
     yield "torch", "quantize_dynamic", eager, None
     for per_channel in (False, True):
@@ -222,7 +218,7 @@ def static(network):
 
 
 def images(network):
-    """Static eight bits of a convolutional network by everyone, per tensor and per channel."""
+    """Static eight bits of a convolutional network: ONNX Runtime per tensor and per channel, PyTorch by FX."""
     for per_channel in (False, True):
         for activations in ("QInt8", "QUInt8"):
             way = f"MinMax, per {'channel' if per_channel else 'tensor'}, {activations}"
@@ -288,7 +284,6 @@ def w4a8(network):
                 with torch.no_grad():
                     model(samples)
                     model.apply(disable_observer)
-                    model.apply(enable_fake_quant)
                 return by_torch(model, network.tests)
 
             yield "torch", f"fake-quantize, {observer}, weights {scheme}", run, None

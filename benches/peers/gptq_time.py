@@ -160,7 +160,8 @@ def main():
     if arguments.tool:
         found = [by_tool(arguments.tool, weight, inputs, others, arguments.group) for _ in range(arguments.repeat)]
         wall, cpu = (min(run[i] for run in found) for i in range(2))
-        print(f"{Path(arguments.tool).name}: {wall:.2f} s by the clock, {cpu:.2f} s of the processor, {decibels(exact, found[0][2]):.2f} dB")
+        reached = decibels(exact, found[0][2])
+        print(f"{Path(arguments.tool).name}: {wall:.2f} s by the clock, {cpu:.2f} s of the processor, {reached:.2f} dB")
 
 
 if __name__ == "__main__":
