@@ -21,12 +21,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use arguments::{Arguments, Mode, Request};
-use lowprec::convert::StaticScheme;
+use lowprec::convert::{StaticScheme, WeightScales};
 use lowprec::io::{safetensors, saved};
 use lowprec::nn::Executor;
 use lowprec::ptq::gptq::{self, Gptq};
+use lowprec::ptq::recipe::{Improved, Recipe};
 use lowprec::ptq::{Calibrator, DynamicQuantization, WeightConfig, quantize_weights_with};
-use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Value, onnx};
+use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Scheme, Value, onnx};
 use report::Report;
 use samples::Samples;
 
@@ -74,6 +75,11 @@ fn run(arguments: &Arguments) -> Result<Report> {
             report.found(&found);
             Some(found.model)
         }
+        _ if arguments.effort.is_some() => {
+            let improved = report.timed("quantize", || improve(arguments, &float))?;
+            report.improved(&improved);
+            Some(improved.model)
+        }
         Mode::Dynamic => Some(report.timed("quantize", || quantize(arguments, &float))?),
         Mode::Static => Some(report.timed("quantize", || calibrate(arguments, &float))?),
         Mode::WeightOnly => Some(report.timed("quantize", || weights(arguments, &float))?),
@@ -116,15 +122,8 @@ fn execute(arguments: &Arguments, report: &mut Report, models: [Option<&Model>; 
 
 /// The model with the layers quantized that were asked for: all that can be, when nothing was said.
 fn quantize(arguments: &Arguments, model: &Model) -> Result<Model> {
-    let known = DynamicQuantization::KINDS;
-    let present = |kind: &&LayerKind| model.kinds().iter().any(|(here, _)| here == *kind);
-    let kinds: Vec<LayerKind> = match &arguments.kinds {
-        Some(kinds) => kinds.clone(),
-        None if known.iter().any(|kind| present(&kind)) => known.iter().filter(present).copied().collect(),
-        None => known.to_vec(),
-    };
     let start = Instant::now();
-    let mut quantization = DynamicQuantization::new(&kinds).with_progress(progress());
+    let mut quantization = DynamicQuantization::new(&kinds(arguments, model)).with_progress(progress());
     for pattern in &arguments.exclude {
         quantization = quantization.exclude(pattern)?;
     }
@@ -133,8 +132,36 @@ fn quantize(arguments: &Arguments, model: &Model) -> Result<Model> {
     model
 }
 
-/// The model with weights in the format that was asked for.
-fn weights(arguments: &Arguments, model: &Model) -> Result<Model> {
+fn kinds(arguments: &Arguments, model: &Model) -> Vec<LayerKind> {
+    let known = DynamicQuantization::KINDS;
+    let present = |kind: &&LayerKind| model.kinds().iter().any(|(here, _)| here == *kind);
+    match &arguments.kinds {
+        Some(kinds) => kinds.clone(),
+        None if known.iter().any(|kind| present(&kind)) => known.iter().filter(present).copied().collect(),
+        None => known.to_vec(),
+    }
+}
+
+/// The model quantized as the mode has it, with the steps of the effort that was asked for.
+fn improve(arguments: &Arguments, model: &Model) -> Result<Improved> {
+    let path = arguments.calibration.as_ref().expect("the command line has one");
+    let batches = calibration(arguments, model, path)?;
+    let batches: Vec<Vec<(&str, &Value)>> = batches.iter().map(by_name).collect();
+    let batches: Vec<&[(&str, &Value)]> = batches.iter().map(Vec::as_slice).collect();
+    let gptq = arguments.threads.map_or(Gptq::new(), |threads| Gptq::new().with_threads(threads));
+    let recipe = Recipe::new(arguments.effort.unwrap_or_default()).with_gptq(gptq);
+    let start = Instant::now();
+    let improved = match arguments.mode {
+        Mode::Static => recipe.quantize_static(model, &batches, &static_config(arguments)?, progress()),
+        Mode::WeightOnly => recipe.quantize_weights(model, &batches, &weight_config(arguments)?, progress()),
+        _ => recipe.quantize_dynamic(model, &batches, &kinds(arguments, model), progress()),
+    };
+    quantized_in(start);
+    improved
+}
+
+/// What the command line says of weights.
+fn weight_config(arguments: &Arguments) -> Result<WeightConfig> {
     let format = match &arguments.weights {
         Some(format) => format.clone(),
         None => "int8".parse()?,
@@ -149,6 +176,12 @@ fn weights(arguments: &Arguments, model: &Model) -> Result<Model> {
     for pattern in &arguments.exclude {
         config = config.with_pattern(pattern, None)?;
     }
+    Ok(config)
+}
+
+/// The model with weights in the format that was asked for.
+fn weights(arguments: &Arguments, model: &Model) -> Result<Model> {
+    let config = weight_config(arguments)?;
     let start = Instant::now();
     let model = match &arguments.calibration {
         None => quantize_weights_with(model, &config, progress()),
@@ -202,6 +235,9 @@ fn static_config(arguments: &Arguments) -> Result<QConfig> {
     let mut scheme = StaticScheme::default();
     if let Some(observer) = arguments.observer {
         scheme = scheme.with_activation_observer(observer);
+    }
+    if let Some(bits) = arguments.weight_bits.filter(|bits| *bits < 8) {
+        scheme = scheme.with_weights(Scheme::INT8_WEIGHT.with_bits(bits)).with_weight_scales(WeightScales::LeastSquares);
     }
     samples::config(arguments, QConfig::new(scheme))
 }

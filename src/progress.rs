@@ -49,6 +49,14 @@ impl<'a> Progress<'a> {
         Progress::default()
     }
 
+    /// The same caller, for a verb inside another.
+    pub(crate) fn lend(&mut self) -> Progress<'_> {
+        match &mut self.callback {
+            Some(callback) => Progress::new(|step| callback(step)),
+            None => Progress::silent(),
+        }
+    }
+
     /// Tells the caller what comes next.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use lowprec::LayerKind;
 use lowprec::nn::Pattern;
 use lowprec::nn::weight_only::Activations;
 use lowprec::ptq::DynamicQuantization;
+use lowprec::ptq::recipe::Effort;
 use lowprec::quant::WeightFormat;
 use lowprec::quant::observer::ObserverKind;
 
@@ -14,7 +15,7 @@ pub const USAGE: &str = "\
 usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--input IN.safetensors --output OUT.safetensors] [--export OUT.onnx] [--save OUT.safetensors]
                      [--report OUT.html] [--target-drop POINTS] [--calibration CAL.safetensors] [--observer NAME] [--batch N]
-                     [--weights FORMAT] [--activations float|int8]
+                     [--weights FORMAT] [--activations float|int8] [--effort fast|balanced|best] [--weight-bits N]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
   --mode float       run the model as it is
@@ -23,10 +24,13 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --mode weight-only weights in any format, activations as they are; with --calibration fitted to what they do to outputs
   --weights FORMAT   of --mode weight-only: int8 (default), int4:g32, uint4:g32, nf4:g64, kmeans3:g64, mxfp4, ...
   --activations KIND of --mode weight-only: what is multiplied with codes, float (default) or int8, quantized as it comes
-  --calibration FILE samples under the names of the model's inputs, for --mode static, --report and --target-drop, and
-                     `labels` (integers) where there are some
+  --calibration FILE samples under the names of the model's inputs, for --mode static, --effort, --report and --target-drop,
+                     and `labels` (integers) where there are some
+  --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, ranges,
+                     biases), best (weights fitted too); each step is kept where it helps on a quarter of them, held out
   --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,
                      entropy, range:MIN:MAX
+  --weight-bits N    of --mode static: bits of weights, 2 to 8 (default); below 8 with scales of least squared error
   --batch N          calibrate on N samples at a time; default: as many as the model takes
   --kinds KIND,...   quantize layers of these kinds (conv2d, linear, ...); default: every kind that can be
   --exclude GLOB,... leave out layers of these names
@@ -75,6 +79,8 @@ pub struct Arguments {
     pub target_drop: Option<f64>,
     pub calibration: Option<PathBuf>,
     pub observer: Option<ObserverKind>,
+    pub effort: Option<Effort>,
+    pub weight_bits: Option<u32>,
     pub batch: Option<usize>,
     pub weights: Option<WeightFormat>,
     pub activations: Option<Activations>,
@@ -93,7 +99,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
     let (mut export, mut save, mut report, mut target_drop) = (None, None, None, None);
     let (mut calibration, mut observer, mut batch) = (None, None, None);
-    let (mut weights, mut activations) = (None, None);
+    let (mut weights, mut activations, mut effort, mut weight_bits) = (None, None, None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -110,6 +116,11 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             },
             Arg::Long("calibration") => calibration = Some(PathBuf::from(parser.value()?)),
             Arg::Long("observer") => observer = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
+            Arg::Long("effort") => effort = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
+            Arg::Long("weight-bits") => match parser.value()?.parse()? {
+                bits @ 2..=8 => weight_bits = Some(bits),
+                bits => return Err(format!("--weight-bits is {bits}: 2 to 8").into()),
+            },
             Arg::Long("batch") => match parser.value()?.parse()? {
                 0 => return Err("--batch is 0: at least 1".into()),
                 count => batch = Some(count),
@@ -145,17 +156,34 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         return Err("--report and --target-drop are about quantized models, and --mode float quantizes none".into());
     }
     if calibration.is_none() {
-        let needs = [(mode == Mode::Static, "--mode static"), (report.is_some(), "--report"), (target_drop.is_some(), "--target-drop")];
+        let needs = [
+            (mode == Mode::Static, "--mode static"),
+            (effort.is_some(), "--effort"),
+            (report.is_some(), "--report"),
+            (target_drop.is_some(), "--target-drop"),
+        ];
         if let Some((_, what)) = needs.iter().find(|(needs, _)| *needs) {
             return Err(missing(&format!("--calibration, which {what} needs,")));
         }
     }
-    if mode != Mode::Static && (observer.is_some() || batch.is_some()) {
-        return Err("--observer and --batch belong to --mode static".into());
+    if mode != Mode::Static && observer.is_some() {
+        return Err("--observer belongs to --mode static".into());
     }
-    let calibrated = matches!(mode, Mode::Static | Mode::WeightOnly);
+    if mode != Mode::Static && effort.is_none() && batch.is_some() {
+        return Err("--batch belongs to --mode static and --effort".into());
+    }
+    if effort.is_some() && (mode == Mode::Float || target_drop.is_some()) {
+        return Err("--effort is about quantized models, and not for --target-drop, which has a search of its own".into());
+    }
+    if effort.is_some() && mode == Mode::Dynamic && !exclude.is_empty() {
+        return Err("--effort takes every layer of --kinds in --mode dynamic: leave --exclude out".into());
+    }
+    if mode != Mode::Static && weight_bits.is_some() {
+        return Err("--weight-bits belongs to --mode static; --mode weight-only has --weights".into());
+    }
+    let calibrated = matches!(mode, Mode::Static | Mode::WeightOnly) || effort.is_some();
     if !calibrated && calibration.is_some() && report.is_none() && target_drop.is_none() {
-        return Err("--calibration belongs to --mode static, --mode weight-only, --report and --target-drop".into());
+        return Err("--calibration belongs to --mode static, --mode weight-only, --effort, --report and --target-drop".into());
     }
     if mode == Mode::WeightOnly && target_drop.is_some() {
         return Err("--target-drop chooses among int8 layers: --mode weight-only has none".into());
@@ -180,6 +208,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         target_drop,
         calibration,
         observer,
+        effort,
+        weight_bits,
         batch,
         weights,
         activations,

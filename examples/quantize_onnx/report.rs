@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use lowprec::eval::Outcome;
 use lowprec::nn::Conversion;
+use lowprec::ptq::recipe::{Gain, Improved};
 use lowprec::{DType, Model, Result, Value, metrics};
 use serde_json::{Map, Number, Value as Json, json};
 
@@ -21,6 +22,13 @@ pub struct Report {
     conversion: Option<Conversion>,
     outputs: Vec<Output>,
     search: Option<Search>,
+    effort: Option<Steps>,
+}
+
+/// What the steps of an effort gained.
+struct Steps {
+    text: String,
+    json: Json,
 }
 
 /// What a search for a target found.
@@ -52,6 +60,7 @@ impl Report {
             conversion: None,
             outputs: Vec::new(),
             search: None,
+            effort: None,
         }
     }
 
@@ -77,6 +86,16 @@ impl Report {
             holds: found.holds,
             in_float: found.mix.in_float().into_iter().map(str::to_owned).collect(),
         });
+    }
+
+    pub fn improved(&mut self, improved: &Improved) {
+        let step = |gain: &Gain| {
+            json!({ "step": gain.stage.to_string(), "before_db": number(gain.before), "after_db": number(gain.after), "kept": gain.kept,
+                "seconds": number(gain.time.as_secs_f64()) })
+        };
+        let steps: Vec<Json> = improved.stages.iter().map(step).collect();
+        let json = json!({ "plain_db": number(improved.plain), "db": number(improved.db), "steps": steps });
+        self.effort = Some(Steps { text: improved.to_string(), json });
     }
 
     pub fn outputs(&mut self, outputs: &[(String, Value)], reference: Option<&[(String, Value)]>) -> Result<()> {
@@ -105,6 +124,9 @@ impl Report {
         for output in &self.outputs {
             let sqnr = output.sqnr_db.map_or_else(String::new, |db| format!(", SQNR {db:.2} dB against float"));
             line("output", format!("{} {} {:?}{sqnr}", output.name, output.dtype, output.shape));
+        }
+        for step in self.effort.iter().flat_map(|effort| effort.text.lines()) {
+            line("effort", step.to_owned());
         }
         for found in self.search.iter().flat_map(|search| search.text.lines()) {
             line("search", found.to_owned());
@@ -148,6 +170,7 @@ impl Report {
             "seconds": seconds,
             "outputs": outputs,
             "search": search,
+            "effort": self.effort.as_ref().map(|effort| effort.json.clone()),
             "conversion": conversion,
         });
         format!("{report:#}\n")

@@ -167,6 +167,13 @@ impl QConfig {
         QConfig::new(StaticScheme::default().with_activation_observer(ObserverKind::Histogram))
     }
 
+    /// With ranges of activations found so by default; what kinds and patterns say otherwise stays.
+    #[must_use]
+    pub fn with_default_observer(mut self, observer: ObserverKind) -> Self {
+        self.default.activation_observer = observer;
+        self
+    }
+
     /// Layers of this kind get this.
     #[must_use]
     pub fn with_kind(mut self, kind: LayerKind, config: LayerConfig) -> Self {

@@ -64,6 +64,7 @@ pub mod equalize;
 pub mod gptq;
 mod layers;
 mod norm_statistics;
+pub mod recipe;
 pub mod smooth_quant;
 mod statistics;
 mod weight_only;

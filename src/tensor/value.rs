@@ -90,6 +90,14 @@ impl Value {
         with_tensor!(self, t => bytemuck::cast_slice(t.as_slice()))
     }
 
+    /// Those at `range` along an axis, copied.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::slice`].
+    pub fn slice(&self, axis: usize, range: std::ops::Range<usize>) -> Result<Value> {
+        with_tensor!(self, t => t.slice(axis, range).map(Element::into_value))
+    }
+
     /// The same elements under another shape, which share their memory.
     ///
     /// # Errors

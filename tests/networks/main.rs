@@ -19,6 +19,7 @@ mod gptq_int8;
 mod quantize_dynamic;
 mod quantize_static;
 mod quantize_weights;
+mod recipe;
 mod rewriting;
 mod smooth_quant;
 #[cfg(all(feature = "onnx", feature = "safetensors"))]

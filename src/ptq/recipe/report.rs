@@ -1,0 +1,58 @@
+//! What a recipe did.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Stage;
+use crate::nn::Model;
+
+/// A quantized model, and what each step was worth.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Improved {
+    /// The quantized model.
+    pub model: Model,
+    /// The float model that it was made of: the given one, with what equalization and smoothing changed. The same function.
+    pub float: Model,
+    /// Decibels on the samples held out, without any step.
+    pub plain: f64,
+    /// The same with those that stayed.
+    pub db: f64,
+    /// The steps that had something to do, in their order.
+    pub stages: Vec<Gain>,
+}
+
+/// What a step was worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Gain {
+    /// Which.
+    pub stage: Stage,
+    /// Signal to noise ratio of the outputs on the samples held out, in decibels, without it.
+    pub before: f64,
+    /// The same with it.
+    pub after: f64,
+    /// Whether it stayed, since it was better.
+    pub kept: bool,
+    /// What it took, with the run that judged it.
+    pub time: Duration,
+}
+
+/// A line a step.
+impl fmt::Display for Improved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:14} {:8.2} dB", "as configured", self.plain)?;
+        for gain in &self.stages {
+            let kept = if gain.kept { "" } else { ", left out" };
+            writeln!(
+                f,
+                "{:14} {:8.2} dB  {:+.2} in {:.1?}{kept}",
+                gain.stage.to_string(),
+                gain.after,
+                gain.after - gain.before,
+                gain.time
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Recipes: steps that are kept where they help.
+
+use crate::support::{Random, network};
+use lowprec::convert::{QConfig, StaticScheme, WeightScales};
+use lowprec::metrics::sqnr_db;
+use lowprec::ptq::WeightConfig;
+use lowprec::ptq::recipe::{Effort, Improved, Recipe, Stage};
+use lowprec::{Error, LayerKind, Model, Progress, Scheme, Tensor, Value, quantize_dynamic, quantize_static, quantize_weights};
+use std::ops::ControlFlow;
+
+fn samples(seed: u64, count: usize) -> Tensor {
+    Random(seed).tensor([count, 3, 14, 11], 1.0)
+}
+
+/// Weights of 4 bits.
+fn coarse() -> QConfig {
+    let scheme = StaticScheme::default().with_weights(Scheme::INT8_WEIGHT.with_bits(4));
+    QConfig::new(scheme.with_weight_scales(WeightScales::LeastSquares))
+}
+
+fn check(improved: &Improved, model: &Model, x: &Tensor) -> f64 {
+    assert!(improved.db >= improved.plain);
+    let mut last = improved.plain;
+    for gain in &improved.stages {
+        assert_eq!((gain.before, gain.kept), (last, gain.after > gain.before));
+        last = if gain.kept { gain.after } else { last };
+    }
+    assert_eq!(last, improved.db);
+    // What the float model was made into is the same function.
+    let (y, same) = (model.forward(x).unwrap(), improved.float.forward(x).unwrap());
+    assert!(sqnr_db(y.as_slice(), same.as_slice()).unwrap() > 90.0);
+    sqnr_db(y.as_slice(), improved.model.forward(x).unwrap().as_slice()).unwrap()
+}
+
+#[test]
+fn the_best_effort_comes_nearer_in_every_mode() {
+    let (mut gains, kinds) = ([0.0; 3], [LayerKind::Conv2d, LayerKind::Linear]);
+    for seed in 1..3 {
+        let (model, given, x) = (network(seed), samples(seed + 50, 48), samples(seed + 90, 32));
+        let value = Value::from(given.clone());
+        let batch: &[(&str, &Value)] = &[("image", &value)];
+        let y = model.forward(&x).unwrap();
+        let db = |small: &Model| sqnr_db(y.as_slice(), small.forward(&x).unwrap().as_slice()).unwrap();
+        let best = Recipe::new(Effort::Best);
+        let config = WeightConfig::new("int3:g16".parse().unwrap());
+        let improved = best.quantize_static(&model, &[batch], &coarse(), Progress::silent()).unwrap();
+        gains[0] += check(&improved, &model, &x) - db(&quantize_static(&model, [&given], &coarse()).unwrap());
+        assert!(improved.stages.iter().any(|gain| gain.stage == Stage::Fit) && improved.to_string().contains("fit weights"));
+        let improved = best.quantize_dynamic(&model, &[batch], &kinds, Progress::silent()).unwrap();
+        gains[1] += check(&improved, &model, &x) - db(&quantize_dynamic(&model, &kinds).unwrap());
+        let improved = best.quantize_weights(&model, &[batch], &config, Progress::silent()).unwrap();
+        gains[2] += check(&improved, &model, &x) - db(&quantize_weights(&model, &config).unwrap());
+    }
+    assert!(gains[0] > 2.0 && gains[1] > 0.0 && gains[2] > 4.0, "{gains:?}");
+}
+
+#[test]
+fn steps_are_switched_and_samples_are_split() {
+    let (model, x) = (network(1), samples(91, 8));
+    let values: Vec<Value> = (0..5).map(|i| samples(60 + i, 8).into()).collect();
+    let batches: Vec<[(&str, &Value); 1]> = values.iter().map(|value| [("image", value)]).collect();
+    let batches: Vec<&[(&str, &Value)]> = batches.iter().map(|batch| &batch[..]).collect();
+    // Nothing is tried: what the verb does with three quarters of the samples.
+    let fast = Recipe::new(Effort::Fast).quantize_static(&model, &batches, &coarse(), Progress::silent()).unwrap();
+    assert!(fast.stages.is_empty() && fast.db == fast.plain);
+    let three: Vec<Tensor> = [0, 1, 2, 4].iter().map(|&i| values[i as usize].get::<f32>().unwrap().clone()).collect();
+    let plain = quantize_static(&model, &three, &coarse()).unwrap();
+    assert_eq!(fast.model.forward(&x).unwrap().as_slice(), plain.forward(&x).unwrap().as_slice());
+    let one = Recipe::new(Effort::Fast).with(Stage::Biases, true).with(Stage::Fit, true).with(Stage::Fit, false);
+    let one = one.quantize_static(&model, &batches, &coarse(), Progress::silent()).unwrap();
+    assert!(one.stages.iter().map(|gain| gain.stage).eq([Stage::Biases]));
+    assert_eq!("best".parse::<Effort>().unwrap(), Effort::Best);
+    assert!(matches!("most".parse::<Effort>(), Err(Error::Unknown { .. })));
+
+    // A single sample is for both; none is an error; a caller can stop anything.
+    let value = Value::from(samples(3, 1));
+    let batch: &[(&str, &Value)] = &[("image", &value)];
+    let improved = Recipe::new(Effort::Best).quantize_static(&model, &[batch], &coarse(), Progress::silent()).unwrap();
+    check(&improved, &model, &x);
+    let none = Recipe::new(Effort::Best).quantize_static(&model, &[], &coarse(), Progress::silent());
+    assert!(matches!(none, Err(Error::Empty { .. })));
+    for stage in ["recipe", "equalize", "fit weights", "correct biases"] {
+        let stop = Progress::new(|step| if step.stage == stage { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+        let stopped = Recipe::new(Effort::Best).quantize_static(&model, &batches, &coarse(), stop);
+        assert!(matches!(stopped, Err(Error::Cancelled { .. })), "{stage}");
+    }
+    let value = Value::from(Tensor::full([4, 3, 14, 11], f32::NAN).unwrap());
+    let batch: &[(&str, &Value)] = &[("image", &value)];
+    let error = Recipe::new(Effort::Best).quantize_static(&model, &[batch], &coarse(), Progress::silent()).unwrap_err();
+    assert!(matches!(error.kind(), Error::NonFinite { .. }), "{error}");
+}
