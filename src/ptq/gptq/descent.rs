@@ -26,73 +26,93 @@ fn sweep_strip(strip: &mut Strip<'_>, products: &mut Products<'_>) -> Result<()>
     let fits = strip.grid().fits_scales();
     for start in (0..d).step_by(group) {
         let columns = start..(start + group).min(d);
-        move_codes(strip, &mut errors, products, columns.clone())?;
-        if fits {
-            fit_scales(strip, &mut errors, products, columns.clone())?;
-            move_codes(strip, &mut errors, products, columns)?;
+        if columns.len() <= BLOCK {
+            // What changes in the group changes the group's gradients by products within it.
+            let mut gradients = products.of(&errors, columns.clone())?.to_vec();
+            move_codes(strip, &mut errors, products, columns.clone(), &mut gradients);
+            if fits && fit_scales(strip, &mut errors, products, columns.clone(), &mut gradients)? {
+                move_codes(strip, &mut errors, products, columns, &mut gradients);
+            }
+            continue;
         }
-    }
-    Ok(())
-}
-
-/// Each code of these columns in turn to the level nearest to where its row's error is least.
-fn move_codes(strip: &mut Strip<'_>, errors: &mut [f32], products: &mut Products<'_>, columns: Range<usize>) -> Result<()> {
-    let (d, rows) = (strip.grid().columns, strip.rows.len());
-    let levels: Vec<Levels> = (0..rows).map(|row| strip.levels(strip.group_of(row, columns.start))).collect();
-    for start in columns.clone().step_by(BLOCK) {
-        let block = start..(start + BLOCK).min(columns.end);
-        let width = block.len();
-        let mut gradients = products.of(errors, block.clone())?.to_vec();
-        let h = products.values();
-        for row in 0..rows {
-            let gradients = &mut gradients[row * width..][..width];
-            for (i, column) in block.clone().enumerate() {
-                let (index, curvature) = (row * d + column, h[column * d + column]);
-                if curvature <= 0.0 || !strip.moves(index) {
-                    continue;
-                }
-                let old = strip.values[index];
-                let level = nearest(&levels[row], old - gradients[i] / curvature);
-                let step = level.0 - old;
-                let gain = -step * (2.0 * gradients[i] + step * curvature);
-                if gain <= LEAST * curvature * step * step {
-                    continue;
-                }
-                strip.set(index, level);
-                errors[index] = level.0 - strip.exact[index];
-                let neighbours = &h[column * d + block.start..column * d + block.end];
-                gradients.iter_mut().zip(neighbours).for_each(|(gradient, h)| *gradient += step * h);
+        move_blocks(strip, &mut errors, products, columns.clone())?;
+        if fits {
+            let mut gradients = products.of(&errors, columns.clone())?.to_vec();
+            if fit_scales(strip, &mut errors, products, columns.clone(), &mut gradients)? {
+                move_blocks(strip, &mut errors, products, columns)?;
             }
         }
     }
     Ok(())
 }
 
-/// The scale of these columns' group (and its offset) to where each row's error is least, as far as the scale's format can say it.
+/// [`move_codes`] of more columns than gradients are kept for.
+fn move_blocks(strip: &mut Strip<'_>, errors: &mut [f32], products: &mut Products<'_>, columns: Range<usize>) -> Result<()> {
+    for start in columns.clone().step_by(BLOCK) {
+        let block = start..(start + BLOCK).min(columns.end);
+        let mut gradients = products.of(errors, block.clone())?.to_vec();
+        move_codes(strip, errors, products, block, &mut gradients);
+    }
+    Ok(())
+}
+
+/// Each code of these columns of a group in turn to the level nearest to where its row's error is least. `gradients` are `errors · H`, of
+/// these columns, and are kept so.
+fn move_codes(strip: &mut Strip<'_>, errors: &mut [f32], products: &Products<'_>, columns: Range<usize>, gradients: &mut [f32]) {
+    let (d, rows, width) = (strip.grid().columns, strip.rows.len(), columns.len());
+    let h = products.values();
+    for row in 0..rows {
+        let levels: Levels = strip.levels(strip.group_of(row, columns.start));
+        let gradients = &mut gradients[row * width..][..width];
+        for (i, column) in columns.clone().enumerate() {
+            let (index, curvature) = (row * d + column, h[column * d + column]);
+            if curvature <= 0.0 || !strip.moves(index) {
+                continue;
+            }
+            let old = strip.values[index];
+            let level = nearest(&levels, old - gradients[i] / curvature);
+            let step = level.0 - old;
+            let gain = -step * (2.0 * gradients[i] + step * curvature);
+            if gain <= LEAST * curvature * step * step {
+                continue;
+            }
+            strip.set(index, level);
+            errors[index] = level.0 - strip.exact[index];
+            let neighbours = &h[column * d + columns.start..column * d + columns.end];
+            gradients.iter_mut().zip(neighbours).for_each(|(gradient, h)| *gradient += step * h);
+        }
+    }
+}
+
+/// The scale of these columns' group (and its offset) to where each row's error is least, as far as the scale's format can say it. Says
+/// whether any moved; `gradients` are kept as in [`move_codes`].
 ///
 /// With `c` the group's numbers before the scale, a step `t` of the scale changes the error by `2 t cᵀg + t² cᵀHc`. An offset is a
 /// scale of ones.
-fn fit_scales(strip: &mut Strip<'_>, errors: &mut [f32], products: &mut Products<'_>, columns: Range<usize>) -> Result<()> {
-    let (d, rows) = (strip.grid().columns, strip.rows.len());
+fn fit_scales(
+    strip: &mut Strip<'_>,
+    errors: &mut [f32],
+    products: &mut Products<'_>,
+    columns: Range<usize>,
+    gradients: &mut [f32],
+) -> Result<bool> {
+    let (d, rows, width) = (strip.grid().columns, strip.rows.len(), columns.len());
+    let mut moved = false;
     for of_offset in [false, true].into_iter().take(1 + usize::from(strip.grid().has_offsets())) {
-        let gradients = products.of(errors, columns.clone())?.to_vec();
-        // The group's numbers in rows of their own, zeros elsewhere.
-        let mut numbers = vec![0f32; rows * d];
-        for row in 0..rows {
+        let mut numbers = vec![0f32; rows * width];
+        for (row, numbers) in numbers.chunks_exact_mut(width).enumerate() {
             let indices = row * d + columns.start..row * d + columns.end;
-            let of_row = match of_offset {
-                false => strip.unscaled(strip.group_of(row, columns.start), indices.clone()),
-                true => indices.clone().map(|index| f32::from(u8::from(strip.moves(index)))).collect(),
-            };
-            numbers[indices].copy_from_slice(&of_row);
+            match of_offset {
+                false => numbers.copy_from_slice(&strip.unscaled(strip.group_of(row, columns.start), indices)),
+                true => numbers.iter_mut().zip(indices).for_each(|(one, index)| *one = f32::from(u8::from(strip.moves(index)))),
+            }
         }
-        let curved = products.of(&numbers, columns.clone())?;
+        let curved = products.within(&numbers, columns.clone())?;
         for row in 0..rows {
-            let indices = row * d + columns.start..row * d + columns.end;
-            let c = &numbers[indices.clone()];
+            let (indices, part) = (row * d + columns.start..row * d + columns.end, row * width..(row + 1) * width);
+            let (c, curved) = (&numbers[part.clone()], &curved[part.clone()]);
             let dot = |x: &[f32]| c.iter().zip(x).map(|(&c, &x)| f64::from(c) * f64::from(x)).sum::<f64>();
-            let part = row * columns.len()..(row + 1) * columns.len();
-            let (slope, curvature) = (dot(&gradients[part.clone()]), dot(&curved[part]));
+            let (slope, curvature) = (dot(&gradients[part.clone()]), dot(curved));
             if curvature <= 0.0 {
                 continue;
             }
@@ -111,7 +131,9 @@ fn fit_scales(strip: &mut Strip<'_>, errors: &mut [f32], products: &mut Products
             for index in indices {
                 errors[index] = strip.values[index] - strip.exact[index];
             }
+            gradients[part].iter_mut().zip(curved).for_each(|(gradient, h)| *gradient += step as f32 * h);
+            moved = true;
         }
     }
-    Ok(())
+    Ok(moved)
 }

@@ -1,6 +1,7 @@
 //! `H = V D Vᵀ` with `V` unit upper triangular.
 
 use super::Hessian;
+use crate::kernels::math::vectorized;
 
 /// The factor, and the order of columns in which it was made.
 pub(super) struct Factor {
@@ -13,8 +14,11 @@ pub(super) struct Factor {
 /// Times that damping is made ten times larger before the factor is given up.
 const RETRIES: usize = 8;
 
-/// Rows and columns of a block: three blocks of f64 fit a first-level cache.
-const BLOCK: usize = 32;
+/// Columns of a block, whose products are subtracted together.
+const BLOCK: usize = 64;
+
+/// Columns that are subtracted from at a time: with those of a block they fit a second-level cache.
+const TILE: usize = 512;
 
 impl Factor {
     /// The factor of the damped Hessian; `None` when even heavy damping gives none (of inputs that are all zero, or beyond f64).
@@ -78,11 +82,14 @@ fn cholesky(a: &mut [f64], d: usize) -> bool {
         // The rows below it, each solved by itself.
         let (above, below) = a.split_at_mut(end * d);
         let block = |j: usize, k: usize| above[j * d + k];
+        // Its columns side by side: entries of one column follow each other.
+        let by_column: Vec<f64> = (start..end).flat_map(|j| (start..end).map(move |k| block(k, j))).collect();
         for row in below.chunks_exact_mut(d) {
             for j in start..end {
-                let solved = row[j] / block(j, j);
+                let column = &by_column[(j - start) * (end - start)..][..end - start];
+                let solved = row[j] / column[j - start];
                 row[j] = solved;
-                row[j + 1..end].iter_mut().zip(j + 1..).for_each(|(entry, k)| *entry -= solved * block(k, j));
+                row[j + 1..end].iter_mut().zip(&column[j + 1 - start..]).for_each(|(entry, x)| *entry -= solved * x);
             }
         }
         subtract_products(&mut a[end * d..], d, start..end, end);
@@ -94,32 +101,49 @@ fn cholesky(a: &mut [f64], d: usize) -> bool {
 fn subtract_products(rows: &mut [f64], d: usize, columns: std::ops::Range<usize>, first: usize) {
     let count = rows.len() / d;
     // By column of the block, so that the inner loop is a sum of vectors.
-    let turned: Vec<f64> = columns.clone().flat_map(|k| rows.chunks_exact(d).map(move |row| row[k])).collect();
-    let each = |(i, row): (usize, &mut [f64])| {
-        let (done, rest) = row.split_at_mut(first);
-        for (four, factors) in turned.chunks(4 * count).zip(done[columns.clone()].chunks(4)) {
-            match (factors, four) {
-                (&[a, b, c, e], four) => {
-                    let (x, y) = four.split_at(2 * count);
-                    let ((x0, x1), (y0, y1)) = (x.split_at(count), y.split_at(count));
-                    for (j, entry) in rest[..=i].iter_mut().enumerate() {
-                        *entry -= a * x0[j] + b * x1[j] + c * y0[j] + e * y1[j];
-                    }
-                }
-                _ => {
-                    for (factor, column) in factors.iter().zip(four.chunks(count)) {
-                        rest[..=i].iter_mut().zip(column).for_each(|(entry, x)| *entry -= factor * x);
-                    }
-                }
+    let by_column: Vec<f64> = columns.clone().flat_map(|k| rows.chunks_exact(d).map(move |row| row[k])).collect();
+    // Some rows after one another, tile by tile, so that what is subtracted stays in the cache.
+    let each = |(chunk, rows): (usize, &mut [f64])| {
+        let row_of = |at: usize| chunk * ROWS + at;
+        for tile in (0..count).step_by(TILE) {
+            for (at, row) in rows.chunks_exact_mut(d).enumerate().filter(|(at, _)| row_of(*at) >= tile) {
+                let (done, rest) = row.split_at_mut(first);
+                let entries = &mut rest[tile..(tile + TILE).min(row_of(at) + 1)];
+                subtract(entries, &done[columns.clone()], &|k| &by_column[k * count + tile..]);
             }
         }
     };
     #[cfg(feature = "parallel")]
     if count >= 256 {
         use rayon::prelude::*;
-        return rows.par_chunks_exact_mut(d).enumerate().for_each(each);
+        return rows.par_chunks_mut(ROWS * d).enumerate().for_each(each);
     }
-    rows.chunks_exact_mut(d).enumerate().for_each(each);
+    rows.chunks_mut(ROWS * d).enumerate().for_each(each);
+}
+
+/// Rows that are worked on after one another.
+const ROWS: usize = 64;
+
+/// `entries[j] -= Σ_k factors[k] · column(k)[j]`.
+fn subtract<'x>(entries: &mut [f64], factors: &[f64], column: &dyn Fn(usize) -> &'x [f64]) {
+    let n = entries.len();
+    for (first, four) in (0..).step_by(4).zip(factors.chunks(4)) {
+        let mut columns = [&column(first)[..n]; 4];
+        for (i, slot) in columns.iter_mut().enumerate().take(four.len()).skip(1) {
+            *slot = &column(first + i)[..n];
+        }
+        let mut by = [0.0; 4];
+        by[..four.len()].copy_from_slice(four);
+        let [x, y, z, u] = columns;
+        vectorized(
+            #[inline(always)]
+            || {
+                for (j, entry) in entries.iter_mut().enumerate() {
+                    *entry -= by[0] * x[j] + by[1] * y[j] + by[2] * z[j] + by[3] * u[j];
+                }
+            },
+        );
+    }
 }
 
 #[cfg(test)]

@@ -131,6 +131,17 @@ impl Products<'_> {
         &self.values
     }
 
+    /// `rows · H[columns, columns]`, rows as wide as the columns.
+    pub fn within(&mut self, rows: &[f32], columns: std::ops::Range<usize>) -> Result<&[f32]> {
+        let (m, n) = (rows.len() / columns.len().max(1), columns.len());
+        self.output.resize(m * n, 0.0);
+        let lhs = Matrix::new(rows, m, n)?;
+        let rhs = Matrix::new(&self.values[columns.start * self.width + columns.start..], n, n)?.with_stride(self.width)?;
+        let dst = MatrixMut::new(&mut self.output, m, n)?;
+        matmul_f32(lhs, rhs, WeightLayout::Kn, &FloatEpilogue::new(), dst, &mut self.workspace, self.threads)?;
+        Ok(&self.output)
+    }
+
     /// `rows · H[.., columns]`, rows as wide as `H`.
     pub fn of(&mut self, rows: &[f32], columns: std::ops::Range<usize>) -> Result<&[f32]> {
         let (m, n) = (rows.len() / self.width.max(1), columns.len());

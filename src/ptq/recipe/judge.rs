@@ -6,15 +6,16 @@ use crate::nn::{Dim, Executor, Model};
 use crate::tensor::Value;
 
 /// Batches of inputs by name.
+#[derive(Clone)]
 pub(super) struct Samples(Vec<Vec<(String, Value)>>);
 
 impl Samples {
-    /// Three quarters to learn from, a quarter to judge by: of the batches, where there are four and more; of the rows of a batch, where the
-    /// model takes any number of them. Of less than four, all are for both.
+    /// All of them; and three quarters to learn from and a quarter to judge by: of the batches, where there are four and more; of the rows of
+    /// a batch, where the model takes any number of them. Of less than four nothing is set apart.
     ///
     /// # Errors
     /// [`Error::Empty`] without a batch; those of slicing.
-    pub fn split(model: &Model, batches: &[&[(&str, &Value)]]) -> Result<[Samples; 2]> {
+    pub fn split(model: &Model, batches: &[&[(&str, &Value)]]) -> Result<(Samples, Option<[Samples; 2]>)> {
         if batches.is_empty() {
             return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give at least one batch" });
         }
@@ -22,9 +23,12 @@ impl Samples {
             |batch: &&[(&str, &Value)]| batch.iter().map(|(name, value)| ((*name).to_owned(), (*value).clone())).collect::<Vec<_>>();
         let all: Vec<Vec<(String, Value)>> = batches.iter().map(owned).collect();
         if all.len() >= 4 {
-            let (learn, judge): (Vec<_>, Vec<_>) = all.into_iter().enumerate().partition(|(index, _)| index % 4 != 3);
-            let values = |list: Vec<(usize, Vec<(String, Value)>)>| Samples(list.into_iter().map(|(_, batch)| batch).collect());
-            return Ok([values(learn), values(judge)]);
+            let held_out = |wanted: bool| {
+                let of_kind = all.iter().enumerate().filter(|(index, _)| (index % 4 == 3) == wanted);
+                Samples(of_kind.map(|(_, batch)| batch.clone()).collect())
+            };
+            let parts = [held_out(false), held_out(true)];
+            return Ok((Samples(all), Some(parts)));
         }
         let any_number = model.inputs().iter().all(|input| input.dims().first() == Some(&Dim::Any));
         let rows = |batch: &[(String, Value)]| {
@@ -33,7 +37,7 @@ impl Samples {
             if counts.all(|count| count == first) { first } else { 0 }
         };
         if !any_number || all.iter().any(|batch| rows(batch) < 4) {
-            return Ok([Samples(all.clone()), Samples(all)]);
+            return Ok((Samples(all), None));
         }
         let part = |from: fn(usize) -> std::ops::Range<usize>| -> Result<Samples> {
             let cut = |batch: &Vec<(String, Value)>| -> Result<Vec<(String, Value)>> {
@@ -42,7 +46,8 @@ impl Samples {
             };
             all.iter().map(cut).collect::<Result<_>>().map(Samples)
         };
-        Ok([part(|rows| 0..rows - rows / 4)?, part(|rows| rows - rows / 4..rows)?])
+        let parts = [part(|rows| 0..rows - rows / 4)?, part(|rows| rows - rows / 4..rows)?];
+        Ok((Samples(all), Some(parts)))
     }
 
     /// Calls `f` with the batches as verbs take them.

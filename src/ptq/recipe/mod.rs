@@ -10,7 +10,8 @@
 //!
 //! [`Effort`] says which of them are tried. A quarter of the samples is held out; after each step the quantized model runs on it, and the step
 //! stays when its outputs are nearer to those of the float model than before (the signal to noise ratio of all float outputs together).
-//! So no step makes it worse there, and [`Improved::stages`] says what each gained and took.
+//! [`Improved::stages`] says what each gained there and took. The model itself is then made once more, by the steps that stayed, of all
+//! samples.
 //!
 //! ```no_run
 //! # fn of(model: &lowprec::nn::Model, samples: &lowprec::Value) -> lowprec::Result<()> {
@@ -141,10 +142,6 @@ impl Recipe {
         Recipe { gptq, ..self }
     }
 
-    fn tries(&self, stage: Stage) -> bool {
-        self.stages.contains(&stage)
-    }
-
     /// [`quantize_static`](crate::quantize_static) by the steps of the recipe; `model` is untouched. `batches` are inputs by name, with
     /// samples along their first axis.
     ///
@@ -157,28 +154,24 @@ impl Recipe {
         config: &QConfig,
         progress: Progress<'_>,
     ) -> Result<Improved> {
-        let mut trials = Trials::new(model, batches, progress)?;
         let plain = |float: &Model, config: &QConfig, samples: &Samples| {
             let mut calibrator = Calibrator::new(float, config)?;
             samples.with(|batches| batches.iter().try_for_each(|batch| calibrator.observe(batch)))?;
             convert(float, &calibrator.finish()?, config)
         };
-        let mut config = config.clone();
-        trials.begin(|samples| plain(model, &config, samples))?;
-        self.rescale(&mut trials, Ranges::Value, &|float, samples| plain(float, &config, samples))?;
-        if self.tries(Stage::Ranges) {
-            let other = config.clone().with_default_observer(ObserverKind::Histogram);
-            let kept = other != config
-                && trials.attempt(Stage::Ranges, |float, _, samples, _| Ok(Some((float.clone(), plain(float, &other, samples)?))))?;
-            config = if kept { other } else { config };
-        }
-        if self.tries(Stage::Fit) {
+        let histogram = config.clone().with_default_observer(ObserverKind::Histogram);
+        self.twice(model, batches, progress, |trials| {
+            trials.begin(|samples| plain(model, config, samples))?;
+            self.rescale(trials, Ranges::Value, &|float, samples| plain(float, config, samples))?;
+            let kept = histogram != *config
+                && trials.attempt(Stage::Ranges, |float, _, samples, _| Ok(Some((float.clone(), plain(float, &histogram, samples)?))))?;
+            let config = if kept { &histogram } else { config };
             trials.attempt(Stage::Fit, |float, _, samples, progress| {
-                let (fitted, _) = samples.with(|batches| gptq::quantize_static(float, batches, &config, &self.gptq, progress))?;
+                let (fitted, _) = samples.with(|batches| gptq::quantize_static(float, batches, config, &self.gptq, progress))?;
                 Ok(Some((float.clone(), fitted.model)))
             })?;
-        }
-        self.finish(trials)
+            self.correct(trials)
+        })
     }
 
     /// [`quantize_dynamic`](crate::quantize_dynamic) of these kinds by the steps of the recipe; `model` is untouched.
@@ -193,16 +186,15 @@ impl Recipe {
         kinds: &[LayerKind],
         progress: Progress<'_>,
     ) -> Result<Improved> {
-        let mut trials = Trials::new(model, batches, progress)?;
-        trials.begin(|_| quantize_dynamic(model, kinds))?;
-        self.rescale(&mut trials, Ranges::Row, &|float, _| quantize_dynamic(float, kinds))?;
-        if self.tries(Stage::Fit) {
+        self.twice(model, batches, progress, |trials| {
+            trials.begin(|_| quantize_dynamic(model, kinds))?;
+            self.rescale(trials, Ranges::Row, &|float, _| quantize_dynamic(float, kinds))?;
             trials.attempt(Stage::Fit, |float, _, samples, progress| {
                 let fitted = samples.with(|batches| gptq::quantize_dynamic(float, batches, kinds, &self.gptq, progress))?;
                 Ok(Some((float.clone(), fitted.model)))
             })?;
-        }
-        self.finish(trials)
+            self.correct(trials)
+        })
     }
 
     /// [`quantize_weights`](crate::quantize_weights) by the steps of the recipe; `model` is untouched.
@@ -217,51 +209,74 @@ impl Recipe {
         config: &WeightConfig,
         progress: Progress<'_>,
     ) -> Result<Improved> {
-        let mut trials = Trials::new(model, batches, progress)?;
-        trials.begin(|_| quantize_weights(model, config))?;
-        // What is rounded by chance is not fitted.
-        if self.tries(Stage::Fit) && config.rounding() == Rounding::Nearest {
+        self.twice(model, batches, progress, |trials| {
+            trials.begin(|_| quantize_weights(model, config))?;
             trials.attempt(Stage::Fit, |float, _, samples, progress| {
+                // What is rounded by chance is not fitted.
+                if config.rounding() != Rounding::Nearest {
+                    return Ok(None);
+                }
                 let fitted = samples.with(|batches| gptq::quantize_weights(float, batches, config, &self.gptq, progress))?;
                 Ok(Some((float.clone(), fitted.model)))
             })?;
-        }
-        self.finish(trials)
+            self.correct(trials)
+        })
     }
 
     /// The steps that leave the float function as it is and make it easier to quantize.
     fn rescale(&self, trials: &mut Trials<'_>, ranges: Ranges, quantize: &dyn Fn(&Model, &Samples) -> Result<Model>) -> Result<()> {
-        if self.tries(Stage::Equalize) {
-            trials.attempt(Stage::Equalize, |float, _, samples, progress| {
-                let even = samples.with(|batches| equalize(float, batches, &Equalization::new(), progress))?;
-                if even.pairs.is_empty() { Ok(None) } else { Ok(Some((even.model.clone(), quantize(&even.model, samples)?))) }
-            })?;
-        }
-        if self.tries(Stage::Smooth) {
-            trials.attempt(Stage::Smooth, |float, _, samples, progress| {
-                let smooth = samples.with(|batches| smooth_quant(float, batches, ranges, progress))?;
-                let changed = smooth.values.iter().any(|value| value.strength.is_some());
-                if changed { Ok(Some((smooth.model.clone(), quantize(&smooth.model, samples)?))) } else { Ok(None) }
-            })?;
-        }
+        trials.attempt(Stage::Equalize, |float, _, samples, progress| {
+            let even = samples.with(|batches| equalize(float, batches, &Equalization::new(), progress))?;
+            if even.pairs.is_empty() { Ok(None) } else { Ok(Some((even.model.clone(), quantize(&even.model, samples)?))) }
+        })?;
+        trials.attempt(Stage::Smooth, |float, _, samples, progress| {
+            let smooth = samples.with(|batches| smooth_quant(float, batches, ranges, progress))?;
+            let changed = smooth.values.iter().any(|value| value.strength.is_some());
+            if changed { Ok(Some((smooth.model.clone(), quantize(&smooth.model, samples)?))) } else { Ok(None) }
+        })?;
         Ok(())
     }
 
-    fn finish(&self, mut trials: Trials<'_>) -> Result<Improved> {
-        if self.tries(Stage::Biases) {
-            trials.attempt(Stage::Biases, |float, quantized, samples, progress| {
-                let corrected = samples.with(|batches| correct_biases(float, quantized, batches, progress))?;
-                if corrected.layers.is_empty() { Ok(None) } else { Ok(Some((float.clone(), corrected.model))) }
-            })?;
-        }
-        Ok(trials.finish())
+    /// The last step.
+    fn correct(&self, trials: &mut Trials<'_>) -> Result<()> {
+        trials.attempt(Stage::Biases, |float, quantized, samples, progress| {
+            let corrected = samples.with(|batches| correct_biases(float, quantized, batches, progress))?;
+            if corrected.layers.is_empty() { Ok(None) } else { Ok(Some((float.clone(), corrected.model))) }
+        })?;
+        Ok(())
+    }
+
+    /// Runs the steps with some of the samples, judged by the others, and those that stayed once more with all.
+    fn twice(
+        &self,
+        model: &Model,
+        batches: &[&[(&str, &Value)]],
+        mut progress: Progress<'_>,
+        steps: impl Fn(&mut Trials<'_>) -> Result<()>,
+    ) -> Result<Improved> {
+        let (all, parts) = Samples::split(model, batches)?;
+        let [learn, judge] = parts.unwrap_or_else(|| [all.clone(), all.clone()]);
+        let (db, plain, stages) = {
+            let judge = Some(Judge::new(model, judge)?);
+            let mut trials = Trials::new(model, learn, judge, self.stages.clone(), progress.lend());
+            steps(&mut trials)?;
+            (trials.db, trials.plain_db, std::mem::take(&mut trials.stages))
+        };
+        let kept = stages.iter().filter(|gain| gain.kept).map(|gain| gain.stage).collect();
+        let mut trials = Trials::new(model, all, None, kept, progress);
+        steps(&mut trials)?;
+        let Trials { float, quantized, .. } = trials;
+        let model = quantized.expect("steps begin with a quantized model");
+        Ok(Improved { model, float, plain, db, stages })
     }
 }
 
 /// The steps tried so far: the float model, what it is quantized, and how near that is.
 struct Trials<'a> {
     samples: Samples,
-    judge: Judge,
+    /// Without one, every step stays.
+    judge: Option<Judge>,
+    tried: Vec<Stage>,
     progress: Progress<'a>,
     float: Model,
     quantized: Option<Model>,
@@ -271,45 +286,41 @@ struct Trials<'a> {
 }
 
 impl<'a> Trials<'a> {
-    fn new(model: &Model, batches: &[&[(&str, &Value)]], progress: Progress<'a>) -> Result<Self> {
-        let [samples, held_out] = Samples::split(model, batches)?;
-        let judge = Judge::new(model, held_out)?;
+    fn new(model: &Model, samples: Samples, judge: Option<Judge>, tried: Vec<Stage>, progress: Progress<'a>) -> Self {
         let float = model.clone();
-        Ok(Trials { samples, judge, progress, float, quantized: None, db: f64::NAN, plain_db: f64::NAN, stages: Vec::new() })
+        Trials { samples, judge, tried, progress, float, quantized: None, db: f64::NAN, plain_db: f64::NAN, stages: Vec::new() }
+    }
+
+    fn judged(&self, model: &Model) -> Result<f64> {
+        self.judge.as_ref().map_or(Ok(f64::INFINITY), |judge| judge.db(model))
     }
 
     /// The model quantized without any step.
     fn begin(&mut self, quantize: impl FnOnce(&Samples) -> Result<Model>) -> Result<()> {
         self.progress.step("recipe", "quantize", 0, 1)?;
         let quantized = quantize(&self.samples)?;
-        self.plain_db = self.judge.db(&quantized)?;
+        self.plain_db = self.judged(&quantized)?;
         self.db = self.plain_db;
         self.quantized = Some(quantized);
         Ok(())
     }
 
-    /// Tries a step, which gives the float model and the quantized one, or nothing where there is nothing for it to do. Says whether it
-    /// stays.
+    /// Tries a step if it is to be tried: it gives the float model and the quantized one, or nothing where there is nothing for it to do.
+    /// Says whether it stays.
     fn attempt(
         &mut self,
         stage: Stage,
         step: impl FnOnce(&Model, &Model, &Samples, Progress<'_>) -> Result<Option<(Model, Model)>>,
     ) -> Result<bool> {
         let start = Instant::now();
-        let Some(quantized) = &self.quantized else { return Ok(false) };
+        let Some(quantized) = self.quantized.as_ref().filter(|_| self.tried.contains(&stage)) else { return Ok(false) };
         let Some((float, quantized)) = step(&self.float, quantized, &self.samples, self.progress.lend())? else { return Ok(false) };
-        let db = self.judge.db(&quantized)?;
-        let kept = db > self.db;
+        let db = self.judged(&quantized)?;
+        let kept = self.judge.is_none() || db > self.db;
         self.stages.push(Gain { stage, before: self.db, after: db, kept, time: start.elapsed() });
         if kept {
             (self.float, self.quantized, self.db) = (float, Some(quantized), db);
         }
         Ok(kept)
-    }
-
-    fn finish(self) -> Improved {
-        let Trials { float, quantized, db, plain_db, stages, .. } = self;
-        let model = quantized.expect("a recipe begins with a quantized model");
-        Improved { model, float, plain: plain_db, db, stages }
     }
 }

@@ -14,9 +14,9 @@ pub struct Improved {
     pub model: Model,
     /// The float model that it was made of: the given one, with what equalization and smoothing changed. The same function.
     pub float: Model,
-    /// Decibels on the samples held out, without any step.
+    /// Signal to noise ratio of the outputs on the samples held out, in decibels, without any step.
     pub plain: f64,
-    /// The same with those that stayed.
+    /// The same with the steps that stayed, before all samples went in.
     pub db: f64,
     /// The steps that had something to do, in their order.
     pub stages: Vec<Gain>,
