@@ -27,16 +27,17 @@
 //! # By the noise of rounding
 //!
 //! Equal weights can make for unequal activations, and lose on a network that was well balanced. With samples, what rounding to 8 bits
-//! costs is predicted for each pair and made least. With `A` the largest magnitude of the value, `Q` the mean square of each channel, `M`
-//! the largest weight of a layer, and `C` the sum of squares of the weights that read a channel, each times the `C` of what it writes:
+//! costs is predicted for each pair and made least. With `A` the largest magnitude that the value reaches, `Q` the mean square of each channel,
+//! `M` the largest weight of a layer, and `C` the sum of squares of the weights that read a channel, each times the `C` of what it writes:
 //!
 //! ```text
 //! N = Σᵢ Cᵢ · ((A / 255)² + (M₁ / 127)² · |x|²) + (M₂ / 127)² · Σ Cₒ · Qᵢ           |x|² of what the first layer reads
 //! ```
 //!
 //! Scaling multiplies every term by powers of scales, so `N` is convex in their logarithms: there is one minimum, whatever scales the
-//! network came with. (Maxima stand for 16-norms.) It is found by weighing, for each channel, the terms that grow with its scale against
-//! those that shrink, in turn until no scale moves by more than a ten-thousandth.
+//! network came with. (Maxima stand for 12-norms.) It is found by weighing, for each channel, the terms that grow with its scale against
+//! those that shrink, in turn until no scale moves by more than a ten-thousandth. A channel reaches what the samples show, or four deviations
+//! of its sum if that is more: one that moves in few samples is not to be blown up until it is clipped on others.
 //!
 //! # High biases
 //!
@@ -117,7 +118,7 @@ impl Equalization {
 /// as [`Model::run`] takes them) the scales are those of least noise, without any those of the weights alone: see the
 /// [module](self).
 ///
-/// Weights are multiplied in f64 and rounded once; outputs differ by rounding errors of f32. A model in which no pair is found comes back
+/// Weights are multiplied in f64 and rounded once; outputs differ by rounding errors of f32. Nodes and values keep their names. A model in which no pair is found comes back
 /// with its batch norms folded; [`Equalized::pairs`] is then empty, and [`Equalized::passed_over`] says of each layer why.
 ///
 /// # Errors
@@ -141,7 +142,7 @@ pub fn equalize(model: &Model, batches: &[&[(&str, &Value)]], options: &Equaliza
         state.balance_weights(&mut progress)?
     } else {
         let statistics = statistics::of_inputs(&folded, |index| state.sides[index].is_some(), batches)?;
-        state.balance_noise(&statistics, &mut progress)?
+        state.balance_noise(&folded, &statistics, &mut progress)?
     };
     let after = state.evenness();
     let even = rebuild::rebuild(&folded, &state.links, &state.sides, &state.scales)?;
@@ -221,11 +222,11 @@ impl State {
     }
 
     /// The scales of least noise. Gives the number of sweeps.
-    fn balance_noise(&mut self, statistics: &[Option<Statistics>], progress: &mut Progress<'_>) -> Result<usize> {
-        let noise = noise::Noise::new(&self.links, statistics);
+    fn balance_noise(&mut self, model: &Model, statistics: &[Option<Statistics>], progress: &mut Progress<'_>) -> Result<usize> {
+        let noise = noise::Noise::new(model, self, statistics);
         for link in 0..self.links.len() {
             // From like ranges of activations on, few sweeps are left.
-            self.scale(link, &noise.largest(link));
+            self.scale(link, &noise.reach(link));
         }
         let mut costs = Vec::new();
         self.sweep(1e-4, progress, &mut |state, link| {

@@ -1,19 +1,24 @@
 //! What rounding costs, and how it changes with a scale.
 
 use super::State;
-use super::links::Link;
+use super::links::{Link, Passage};
 use super::scales::Side;
+use crate::nn::operator::{Operator, Variadic};
+use crate::nn::{Layer, Model};
 use crate::ptq::statistics::Statistics;
+use crate::tensor::Tensor;
 
-/// The order of the norm that stands for a maximum: of 100 equal values it is a third too large, of few hardly at all.
-const ORDER: i32 = 16;
+/// The order of the norm that stands for a maximum: of 100 equal values it is half too large, of few hardly at all.
+const ORDER: i32 = 12;
+/// Deviations that a channel is expected to reach, whatever the samples show.
+const HEADROOM: f64 = 4.0;
 /// One over the square of the steps on the largest magnitude: of weights, and of activations.
 const WEIGHTS: f64 = 1.0 / (127.0 * 127.0);
 const ACTIVATIONS: f64 = 1.0 / (255.0 * 255.0);
 
 /// What samples tell of the layers of all links.
 pub(super) struct Noise {
-    /// By link, by channel of the value between: its largest magnitude, and its mean square, both without scales.
+    /// By link, by channel of the value between: the largest magnitude that it may reach, and its mean square, both without scales.
     values: Vec<[Vec<f64>; 2]>,
     /// By link, the mean square of each input channel of the first layer, without scales.
     inputs: Vec<Vec<f64>>,
@@ -22,15 +27,16 @@ pub(super) struct Noise {
 }
 
 impl Noise {
-    /// `statistics` by node, there for all layers of `links`.
-    pub fn new(links: &[Link], statistics: &[Option<Statistics>]) -> Self {
+    /// `statistics` by node, there for all layers of the links, and nothing scaled yet.
+    pub fn new(model: &Model, state: &State, statistics: &[Option<Statistics>]) -> Self {
         let of = |node: usize| statistics[node].as_ref().expect("taken of both layers of a link");
         let value = |link: &Link| {
             let read = of(link.second);
-            let largest = read.largest.chunks(link.spread).map(|x| x.iter().copied().fold(0.0, f64::max)).collect();
+            let largest: Vec<f64> = read.largest.chunks(link.spread).map(|x| x.iter().copied().fold(0.0, f64::max)).collect();
             let square = read.square.chunks(link.spread).map(|x| x.iter().sum::<f64>() / link.spread as f64).collect();
-            [largest, square]
+            [reach(model, link, state.side(link.first), &of(link.first).square, &largest), square]
         };
+        let links = &state.links;
         Noise {
             values: links.iter().map(value).collect(),
             inputs: links.iter().map(|link| of(link.first).square.clone()).collect(),
@@ -38,8 +44,8 @@ impl Noise {
         }
     }
 
-    /// The largest magnitude of each channel; of one that is never other than 0 it is 0, and no scale.
-    pub fn largest(&self, link: usize) -> Vec<f64> {
+    /// What each channel may reach; of one that is never other than 0 it is 0, and no scale.
+    pub fn reach(&self, link: usize) -> Vec<f64> {
         self.values[link][0].clone()
     }
 
@@ -113,6 +119,33 @@ impl Noise {
         });
         power
     }
+}
+
+/// What each channel of a link may reach: what the samples show, or by its weights and the mean squares that they meet `|b| + 4 √(Σ w² x²)`,
+/// and no more than a clamp on the way lets through. A channel that moved in few samples would else be blown up, and clipped on others.
+fn reach(model: &Model, link: &Link, writer: &Side, inputs: &[f64], largest: &[f64]) -> Vec<f64> {
+    let mut variance = vec![0.0; link.channels];
+    writer.each_square(|input, output, square| variance[output] += square * inputs[input]);
+    let caps = caps(model, link);
+    let channel = |c: usize| largest[c].max((writer.bias(c) + HEADROOM * variance[c].sqrt()).min(caps[c]));
+    (0..link.channels).map(channel).collect()
+}
+
+/// The largest magnitude that clamps let through, by channel.
+fn caps(model: &Model, link: &Link) -> Vec<f64> {
+    let mut caps = vec![f64::INFINITY; link.channels];
+    for &(node, passage) in &link.between {
+        match (passage, model.nodes()[node].layer()) {
+            (Passage::Clamp { lo, hi }, _) => caps.iter_mut().for_each(|cap| *cap = cap.min(f64::from(hi.max(-lo)))),
+            (Passage::Bound(bound), Layer::Operator(Operator::Variadic(Variadic::Min))) => {
+                let bound = model.constants().iter().find(|(edge, _)| *edge == bound).and_then(|(_, value)| value.get::<f32>());
+                let bound = bound.map_or(&[][..], Tensor::as_slice).iter().cycle();
+                caps.iter_mut().zip(bound).for_each(|(cap, &bound)| *cap = cap.min(f64::from(bound).abs()));
+            }
+            _ => {}
+        }
+    }
+    caps
 }
 
 /// A smooth maximum: `(Σ xᵖ)^(1/p)`.

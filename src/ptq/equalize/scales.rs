@@ -68,6 +68,11 @@ impl Side {
         }
     }
 
+    /// Magnitude of an output channel's bias, without scales.
+    pub fn bias(&self, output: usize) -> f64 {
+        self.bias[output]
+    }
+
     /// Weights of a filter.
     pub fn taps(&self) -> usize {
         self.taps

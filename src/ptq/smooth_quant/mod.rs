@@ -30,7 +30,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::nn::rewrite::for_quantization;
-use crate::nn::{Edge, Linear, Model, Skipped};
+use crate::nn::{Edge, Executor, Linear, Model, Skipped};
 use crate::num::{NonFinite, affine_qparams, quantize};
 use crate::progress::Progress;
 use crate::ptq::statistics::each_value;
@@ -149,7 +149,7 @@ pub fn smooth_quant(model: &Model, batches: &[&[(&str, &Value)]], ranges: Ranges
 impl Site {
     /// The strength of least error, and its scales, if it is better than none.
     fn choose(&self, model: &Model, writer: &str, rows: &[f32], largest: &[f64], ranges: Ranges) -> Result<(Smoothing, Option<Vec<f64>>)> {
-        let readers: Vec<(&str, &Linear)> = self.readers(model).collect();
+        let (readers, threads): (Vec<(&str, &Linear)>, _) = (self.readers(model).collect(), Executor::new(model).threads());
         let mut columns = vec![0.0f64; largest.len()];
         for (name, linear) in &readers {
             NonFinite::Error.check("weight", linear.weight().as_slice()).map_err(|error| error.in_layer(name))?;
@@ -157,7 +157,7 @@ impl Site {
                 columns.iter_mut().zip(row).for_each(|(column, &w)| *column = column.max(f64::from(w).abs()));
             }
         }
-        let outputs: Vec<Vec<f32>> = readers.iter().map(|(_, linear)| product(linear.weight(), rows)).collect::<Result<_>>()?;
+        let outputs: Vec<Vec<f32>> = readers.iter().map(|(_, linear)| product(linear.weight(), rows, threads)).collect::<Result<_>>()?;
         let total: f64 = outputs.iter().flatten().map(|&y| f64::from(y).powi(2)).sum();
         let error = |scales: &[f64]| -> Result<f64> {
             let x = rounded(rows, scales, ranges);
@@ -165,7 +165,7 @@ impl Site {
             for ((_, linear), expected) in readers.iter().zip(&outputs) {
                 let weight = times(linear.weight(), scales)?;
                 let weight = Affine::<i8>::fit(&weight, &Scheme::INT8_WEIGHT)?.quantize(&weight)?.dequantize();
-                let y = product(&weight, &x)?;
+                let y = product(&weight, &x, threads)?;
                 error += y.iter().zip(expected).map(|(y, expected)| (f64::from(*y) - f64::from(*expected)).powi(2)).sum::<f64>();
             }
             Ok(error)
@@ -202,11 +202,11 @@ fn times(weight: &Tensor, scales: &[f64]) -> Result<Tensor> {
 }
 
 /// Rows times the weights.
-fn product(weight: &Tensor, rows: &[f32]) -> Result<Vec<f32>> {
+fn product(weight: &Tensor, rows: &[f32], threads: usize) -> Result<Vec<f32>> {
     let linear = Linear::new(weight.clone(), None)?;
     let count = rows.len() / linear.in_features().max(1);
     let mut y = vec![0.0; count * linear.out_features()];
-    linear.forward(rows, count, &mut y, 1)?;
+    linear.forward(rows, count, &mut y, threads)?;
     Ok(y)
 }
 
