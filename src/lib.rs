@@ -43,7 +43,7 @@
 //! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`], [`quantize_weights`] and their builders; equalization, bias correction, SmoothQuant, GPTQ |
 //! | [`io`] | ONNX in and out, safetensors, models and calibrations saved |
 //! | [`eval`] | [`compare`] and its report, [`quantize_to_target`] |
-//! | [`guide`] | pages: from `torch.ao.quantization`, why it is slower or less accurate |
+//! | [`guide`] | pages: from `torch.ao.quantization`, why it is slower or less accurate, which method when |
 //!
 //! # Features
 //!

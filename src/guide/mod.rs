@@ -4,6 +4,9 @@
 #[doc = include_str!("from_torch.md")]
 pub mod from_torch {}
 
+#[doc = include_str!("which_method.md")]
+pub mod which_method {}
+
 #[cfg(all(feature = "onnx", feature = "safetensors"))]
 #[doc = include_str!("slower_or_less_accurate.md")]
 pub mod slower_or_less_accurate {}
