@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use crate::static_support::everything;
 use crate::support::{Random, conv, network, norm};
-use lowprec::convert::{StaticPlan, StaticScheme};
+use lowprec::convert::StaticPlan;
 use lowprec::kernels::Conv2dGeometry;
 use lowprec::metrics::{relative_error, sqnr_db};
 use lowprec::nn::operator::{Binary, Operator, Unary, Variadic};
-use lowprec::nn::{BatchNorm2d, Conv2d, Dim, Edge, GlobalAvgPool2d, Layer, Linear, MaxPool2d, Model, Node};
+use lowprec::nn::{BatchNorm2d, Dim, GlobalAvgPool2d, Layer, Linear, MaxPool2d, Model};
 use lowprec::ptq::equalize::{Absorption, Equalization, Equalized, equalize};
-use lowprec::{DType, Error, Precision, Progress, QConfig, Scheme, Tensor, Value, quantize_static};
+use lowprec::{DType, Error, Precision, Progress, QConfig, Tensor, Value, quantize_static};
 
 pub fn even(model: &Model, samples: Option<&Tensor>, options: &Equalization) -> Equalized {
     let samples: Option<Value> = samples.cloned().map(Value::from);
@@ -23,100 +23,106 @@ fn off(model: &Model, other: &Model, x: &Tensor) -> f64 {
     relative_error(model.forward(x).unwrap().as_slice(), other.forward(x).unwrap().as_slice()).unwrap()
 }
 
-/// A copy, in which each node may become another layer with other constants; `change` gets the node's layer and its name.
-struct Copy<'m> {
-    model: &'m Model,
-    net: lowprec::nn::ModelBuilder,
-    edges: HashMap<String, Edge>,
-}
-
-impl<'m> Copy<'m> {
-    fn new(model: &'m Model) -> Self {
-        let mut copy = Copy { model, net: Model::builder(), edges: HashMap::new() };
-        for input in model.inputs() {
-            let edge = copy.net.input(input.name(), input.dtype(), input.dims()).unwrap();
-            copy.edges.insert(input.name().to_owned(), edge);
-        }
-        copy
-    }
-
-    fn reads(&self, node: &Node) -> Vec<Edge> {
-        node.reads().map(|edge| self.edges[self.model.edge_name(edge)]).collect()
-    }
-
-    fn add(&mut self, node: &Node, layer: impl Into<Layer>, inputs: &[Edge]) {
-        let name = self.model.edge_name(node.outputs()[0]);
-        let edge = self.net.add_as(node.name(), name, layer, inputs).unwrap();
-        self.edges.insert(name.to_owned(), edge);
-    }
-
-    fn finish(mut self) -> Model {
-        for output in self.model.outputs() {
-            self.net.output(output.name(), self.edges[self.model.edge_name(output.edge())]).unwrap();
-        }
-        self.net.build().unwrap()
-    }
-}
-
-/// The same function, of a network of batch norms, ReLU6 and convolutions, each channel between a ReLU6 and its one reader multiplied with
-/// 2^U(-4, 4).
-fn rescaled(model: &Model, seed: u64) -> Model {
-    let (mut random, mut copy) = (Random(seed), Copy::new(model));
-    let readers = |edge: Edge| model.nodes().iter().filter(move |node| node.reads().any(|read| read == edge)).collect::<Vec<&Node>>();
-    let mut scales: HashMap<Edge, Vec<f32>> = HashMap::new();
-    let times = |tensor: &Tensor, factors: &[f32]| {
-        Tensor::new(tensor.dims(), tensor.as_slice().iter().zip(factors).map(|(x, factor)| x * factor).collect()).unwrap()
-    };
-    for node in model.nodes() {
-        let (read, written) = (node.inputs()[0].unwrap(), node.outputs()[0]);
-        let (inputs, scale) = (copy.reads(node), scales.get(&read).cloned());
-        match (node.layer(), scale) {
-            (Layer::BatchNorm2d(norm), _) => {
-                let next = readers(written);
-                let fits = matches!(next[..], [next] if matches!(next.layer(), Layer::Relu6) && readers(next.outputs()[0]).len() == 1);
-                let scale: Vec<f32> = (0..norm.channels()).map(|_| if fits { (4.0 * random.unit()).exp2() } else { 1.0 }).collect();
-                let [weight, bias, mean, variance] = norm.parameters();
-                let scaled = (times(weight, &scale), times(bias, &scale));
-                copy.add(node, BatchNorm2d::new(scaled.0, scaled.1, mean.clone(), variance.clone(), norm.epsilon()).unwrap(), &inputs);
-                if fits {
-                    scales.insert(written, scale);
-                }
-            }
-            (Layer::Relu6, Some(scale)) => {
-                let cap = Tensor::new([scale.len(), 1, 1], scale.iter().map(|scale| 6.0 * scale).collect()).unwrap();
-                let cap = copy.net.constant(&format!("{}.cap", node.name()), cap).unwrap();
-                let relu = copy.net.add(&format!("{}.relu", node.name()), Layer::Relu, &inputs).unwrap();
-                copy.add(node, Variadic::Min, &[relu, cap]);
-                scales.insert(written, scale);
-            }
-            (Layer::Conv2d(layer), Some(scale)) => {
-                let (geometry, mut weight) = (layer.geometry().clone(), layer.weight().clone());
-                let [outputs, width, h, w] = geometry.weight_shape();
-                for (i, filter) in weight.as_mut_slice().chunks_mut(h * w).enumerate() {
-                    let group = i / width / (outputs / geometry.groups);
-                    filter.iter_mut().for_each(|w| *w /= scale[group * width + i % width]);
-                }
-                copy.add(node, Conv2d::new(geometry, weight, layer.bias().cloned()).unwrap(), &inputs);
-            }
-            (Layer::Linear(layer), Some(scale)) => {
-                let mut weight = layer.weight().clone();
-                weight.as_mut_slice().chunks_mut(scale.len()).for_each(|row| row.iter_mut().zip(&scale).for_each(|(w, scale)| *w /= scale));
-                copy.add(node, Linear::new(weight, layer.bias().cloned()).unwrap(), &inputs);
-            }
-            (layer, scale) => {
-                copy.add(node, layer.clone(), &inputs);
-                scale.map(|scale| scales.insert(written, scale));
-            }
-        }
-    }
-    assert!(scales.len() > 20, "{} values were rescaled", scales.len());
-    copy.finish()
-}
-
 #[cfg(all(feature = "onnx", feature = "safetensors"))]
 mod digits {
     use super::*;
     use crate::static_digits::{images, network};
+    use lowprec::Scheme;
+    use lowprec::convert::StaticScheme;
+    use lowprec::nn::{Conv2d, Edge, ModelBuilder, Node};
+
+    /// A copy, in which each node may become another layer with other constants; `change` gets the node's layer and its name.
+    struct Copy<'m> {
+        model: &'m Model,
+        net: ModelBuilder,
+        edges: HashMap<String, Edge>,
+    }
+
+    impl<'m> Copy<'m> {
+        fn new(model: &'m Model) -> Self {
+            let mut copy = Copy { model, net: Model::builder(), edges: HashMap::new() };
+            for input in model.inputs() {
+                let edge = copy.net.input(input.name(), input.dtype(), input.dims()).unwrap();
+                copy.edges.insert(input.name().to_owned(), edge);
+            }
+            copy
+        }
+
+        fn reads(&self, node: &Node) -> Vec<Edge> {
+            node.reads().map(|edge| self.edges[self.model.edge_name(edge)]).collect()
+        }
+
+        fn add(&mut self, node: &Node, layer: impl Into<Layer>, inputs: &[Edge]) {
+            let name = self.model.edge_name(node.outputs()[0]);
+            let edge = self.net.add_as(node.name(), name, layer, inputs).unwrap();
+            self.edges.insert(name.to_owned(), edge);
+        }
+
+        fn finish(mut self) -> Model {
+            for output in self.model.outputs() {
+                self.net.output(output.name(), self.edges[self.model.edge_name(output.edge())]).unwrap();
+            }
+            self.net.build().unwrap()
+        }
+    }
+
+    /// The same function, of a network of batch norms, ReLU6 and convolutions, each channel between a ReLU6 and its one reader multiplied with
+    /// 2^U(-4, 4).
+    fn rescaled(model: &Model, seed: u64) -> Model {
+        let (mut random, mut copy) = (Random(seed), Copy::new(model));
+        let readers = |edge: Edge| model.nodes().iter().filter(move |node| node.reads().any(|read| read == edge)).collect::<Vec<&Node>>();
+        let mut scales: HashMap<Edge, Vec<f32>> = HashMap::new();
+        let times = |tensor: &Tensor, factors: &[f32]| {
+            Tensor::new(tensor.dims(), tensor.as_slice().iter().zip(factors).map(|(x, factor)| x * factor).collect()).unwrap()
+        };
+        for node in model.nodes() {
+            let (read, written) = (node.inputs()[0].unwrap(), node.outputs()[0]);
+            let (inputs, scale) = (copy.reads(node), scales.get(&read).cloned());
+            match (node.layer(), scale) {
+                (Layer::BatchNorm2d(norm), _) => {
+                    let next = readers(written);
+                    let fits = matches!(next[..], [next] if matches!(next.layer(), Layer::Relu6) && readers(next.outputs()[0]).len() == 1);
+                    let scale: Vec<f32> = (0..norm.channels()).map(|_| if fits { (4.0 * random.unit()).exp2() } else { 1.0 }).collect();
+                    let [weight, bias, mean, variance] = norm.parameters();
+                    let scaled = (times(weight, &scale), times(bias, &scale));
+                    copy.add(node, BatchNorm2d::new(scaled.0, scaled.1, mean.clone(), variance.clone(), norm.epsilon()).unwrap(), &inputs);
+                    if fits {
+                        scales.insert(written, scale);
+                    }
+                }
+                (Layer::Relu6, Some(scale)) => {
+                    let cap = Tensor::new([scale.len(), 1, 1], scale.iter().map(|scale| 6.0 * scale).collect()).unwrap();
+                    let cap = copy.net.constant(&format!("{}.cap", node.name()), cap).unwrap();
+                    let relu = copy.net.add(&format!("{}.relu", node.name()), Layer::Relu, &inputs).unwrap();
+                    copy.add(node, Variadic::Min, &[relu, cap]);
+                    scales.insert(written, scale);
+                }
+                (Layer::Conv2d(layer), Some(scale)) => {
+                    let (geometry, mut weight) = (layer.geometry().clone(), layer.weight().clone());
+                    let [outputs, width, h, w] = geometry.weight_shape();
+                    for (i, filter) in weight.as_mut_slice().chunks_mut(h * w).enumerate() {
+                        let group = i / width / (outputs / geometry.groups);
+                        filter.iter_mut().for_each(|w| *w /= scale[group * width + i % width]);
+                    }
+                    copy.add(node, Conv2d::new(geometry, weight, layer.bias().cloned()).unwrap(), &inputs);
+                }
+                (Layer::Linear(layer), Some(scale)) => {
+                    let mut weight = layer.weight().clone();
+                    weight
+                        .as_mut_slice()
+                        .chunks_mut(scale.len())
+                        .for_each(|row| row.iter_mut().zip(&scale).for_each(|(w, scale)| *w /= scale));
+                    copy.add(node, Linear::new(weight, layer.bias().cloned()).unwrap(), &inputs);
+                }
+                (layer, scale) => {
+                    copy.add(node, layer.clone(), &inputs);
+                    scale.map(|scale| scales.insert(written, scale));
+                }
+            }
+        }
+        assert!(scales.len() > 20, "{} values were rescaled", scales.len());
+        copy.finish()
+    }
 
     #[test]
     fn the_function_stays() {
