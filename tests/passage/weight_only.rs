@@ -44,6 +44,8 @@ const FORMATS: &[&str] = &[
     "nf4:smallest=0.05",
     "int4:g4:log4",
     "shift4:g4",
+    "trellis3:g4:log3",
+    "trellis4",
 ];
 
 fn small(model: &Model, text: &str) -> Model {

@@ -12,6 +12,7 @@ mod observers_peers;
 mod observers_saved;
 #[cfg(feature = "safetensors")]
 mod small_floats;
+mod trellis;
 mod uniform;
 mod weight_formats;
 mod weight_formats_optimal;

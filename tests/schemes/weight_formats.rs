@@ -17,7 +17,8 @@ const FORMATS: &str = "int2 int3:g32 int4:g32 int4:g32:f32 int5:g24 int6:tensor 
     mxint8 nvfp4:range [-1,-0.25,0,0.125,0.5]:g32";
 const OTHERS: &str = "kmeans1 kmeans2:g64 kmeans3:channel kmeans4 kmeans4:g64 kmeans4:g64:zero kmeans3:own:channel kmeans2:own:g64:zero quantile4 \
     quantile4:g64 quantile3:own:channel:zero nf4:g64:double int4:g16:e4m3 int4:g32:double nvfp4:mse int4:g32:half int3:g64:largest=0.01 nf4:g64:smallest=0.05 \
-    uint4:g32:sensitive=0.02 shift3:g32:log3 shift4:g32:log4 shift4:g64 shift4 shift3:g32:e4m3 int4:g32:log4 nf4:g64:log6 uint4:g32:log5 int3:g32:log2";
+    uint4:g32:sensitive=0.02 shift3:g32:log3 shift4:g32:log4 shift4:g64 shift4 shift3:g32:e4m3 int4:g32:log4 nf4:g64:log6 uint4:g32:log5 int3:g32:log2 \
+    trellis1:g32:e4m3 trellis2:tensor trellis3:g16:f32 trellis4 trellis4:g16:double trellis4:g24:largest=0.02";
 
 fn format(text: &str) -> WeightFormat {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -74,6 +75,7 @@ fn bytes_reported_are_bytes_held() {
     assert_eq!(bits("nf4:g64:double"), 4.125 + 64.0 / 16384.0);
     assert_eq!(bits("uint4:g128"), 4.0 + 20.0 / 128.0);
     assert_eq!([bits("shift4:g32:log3"), bits("shift3:g32:log4")], [4.0 + 7.0 / 32.0 + 16.0 / 16384.0, 3.25 + 16.0 / 16384.0]);
+    assert_eq!(bits("trellis4:g16:log3"), 4.0 + 3.0 / 16.0 + 16.0 / 16384.0);
     assert_eq!(bits("int4:g128:largest=0.0625"), 4.125 + 3.0 + 65.0 * 32.0 / 16384.0);
 }
 
@@ -145,6 +147,8 @@ fn text_there_and_back() {
         "shift2",
         "shift5",
         "shift4:range",
+        "trellis5",
+        "trellis4:range",
         "int4:log1",
         "int4:log3:signedmax",
     ] {

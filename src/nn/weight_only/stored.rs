@@ -176,7 +176,9 @@ fn pack(weights: &QuantizedWeights) -> Result<Option<PackedLowBit>> {
             points = (0..repeat).flat_map(|_| list.iter().map(|point| point as u8)).collect();
             kernels::Levels::ZeroPoints(&points)
         }
-        (_, Zeros::None, 2..=4) if !matches!(weights.stored_levels(), StoredLevels::Own(_)) => {
+        (levels, Zeros::None, 2..=4)
+            if !matches!(weights.stored_levels(), StoredLevels::Own(_)) && !matches!(levels, Levels::Trellis(_)) =>
+        {
             table = weights.table(0);
             kernels::Levels::Table(&table)
         }

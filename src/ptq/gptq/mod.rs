@@ -34,7 +34,7 @@ pub use int8::{quantize_dynamic, quantize_static};
 pub use model::{FittedModel, LayerFit, quantize_weights};
 
 use crate::error::{Error, Result};
-use crate::quant::{QuantizedWeights, WeightFormat, WeightQuantizer};
+use crate::quant::{Levels, QuantizedWeights, WeightFormat, WeightQuantizer};
 use crate::tensor::{QuantizedTensor, Tensor};
 use factor::Factor;
 use hessian::Products;
@@ -137,13 +137,20 @@ impl Gptq {
     ///
     /// # Errors
     /// [`Error::Shape`] when the parts do not divide the rows, or a row has not as many weights as samples have values; those of
-    /// [`WeightQuantizer::quantize`]; [`Error::Unsupported`] for 16 bits, whose codes are too many to be searched.
+    /// [`WeightQuantizer::quantize`]; [`Error::Unsupported`] for 16 bits, whose codes are too many to be searched, and for
+    /// [`Levels::Trellis`].
     pub fn quantize(&self, weight: &Tensor, format: &WeightFormat, samples: &[Hessian], held_out: &[Hessian]) -> Result<Fitted> {
         check_shapes(weight, samples, held_out)?;
         if format.bits() > 8 {
             return Err(Error::Unsupported {
                 what: format!("fitting weights of {format} to samples"),
                 way_out: "choose a format of at most 8 bits, or round to the nearest".into(),
+            });
+        }
+        if matches!(format.levels(), Levels::Trellis(_)) {
+            return Err(Error::Unsupported {
+                what: format!("fitting weights of {format} to samples, where a code moves the weights after its own"),
+                way_out: "choose levels without a trellis, or the codes of least error of the weights alone".into(),
             });
         }
         let nearest = WeightQuantizer::new(format.clone()).quantize(weight)?;

@@ -43,6 +43,10 @@ pub enum Levels {
     Offset(u32),
     /// `scale · (level + shift)`: a table that is known beforehand, 3 or 4 bits, and one of 16 shifts for each group, in 4 bits.
     Shifted(u32),
+    /// `scale · level`, of twice as many levels as there are codes: those of [`Table::Gauss`] of one more bit. Level `k` is one of subset
+    /// `k mod 4`; the subset is told by the lowest bits of the weight's code and of the eight before it, the level within by the code's
+    /// other bits. 1 to 4 bits.
+    Trellis(u32),
     /// Small floats: a code is the number's bits.
     Float(FloatFormat),
     /// MXINT8: 8-bit integers times 2^-6, of which -128 is never given.
@@ -71,7 +75,8 @@ impl Levels {
     /// Bits of a code.
     pub fn bits(&self) -> u32 {
         match self {
-            Levels::Int(bits) | Levels::Uint(bits) | Levels::Offset(bits) | Levels::Shifted(bits) | Levels::Learned { bits, .. } => *bits,
+            Levels::Int(bits) | Levels::Uint(bits) | Levels::Offset(bits) | Levels::Shifted(bits) => *bits,
+            Levels::Trellis(bits) | Levels::Learned { bits, .. } => *bits,
             Levels::Float(format) => format.bits(),
             Levels::MxInt8 => 8,
             Levels::Table(table) => table.bits(),
@@ -133,6 +138,7 @@ pub enum Kept {
 /// | `uint2` to `uint8` | with an integer zero point |
 /// | `offset2` to `offset8` | with a floating offset |
 /// | `shift3`, `shift4` | between evenly spaced and best for a normal distribution, moved by one of 16 shifts |
+/// | `trellis1` to `trellis4` | twice as many, best for a normal distribution, chosen among by the codes before, too |
 /// | `midrise1` to `midrise8` | evenly spaced without zero |
 /// | `nf4`, `pot2` to `pot6`, `apot2` to `apot5`, `gauss2` to `gauss5` | [`Table`] |
 /// | `[-1,-0.25,0,1]` | a table of the caller's |
@@ -259,6 +265,7 @@ impl WeightFormat {
             Levels::Int(_) => (2..=8, Some(16)),
             Levels::Uint(_) | Levels::Offset(_) => (2..=8, None),
             Levels::Shifted(_) => (3..=4, None),
+            Levels::Trellis(_) => (1..=4, None),
             Levels::Learned { .. } => (1..=8, None),
             Levels::Table(table) => {
                 table.codebook()?;
@@ -299,6 +306,9 @@ impl WeightFormat {
             }
             fit if matches!(self.levels, Levels::Shifted(_)) && fit != Fit::LeastSquares => {
                 unsupported("shifts chosen otherwise than by least squares".into(), "choose mse")
+            }
+            fit if matches!(self.levels, Levels::Trellis(_)) && fit != Fit::LeastSquares => {
+                unsupported("scales for a trellis chosen otherwise than by least squares".into(), "choose mse")
             }
             Fit::SignedMax if !self.scale.is_signed() => {
                 unsupported(format!("a negative scale as {}", self.scale), "store scales as f32, f16, bf16 or e4m3")

@@ -114,6 +114,13 @@ impl LogScales {
         [nearest, nearest.saturating_sub(1), (nearest + 1).min(last)].map(|code| self.value(code)).to_vec()
     }
 
+    /// Up to `count` neighbours, one of which is this scale.
+    pub(crate) fn around(&self, scale: f32, count: usize) -> Vec<f32> {
+        let code = self.values().find(|(_, value)| *value == scale).map_or(0, |(code, _)| code) as usize;
+        let first = code.saturating_sub(count / 2).min((1usize << self.codes.bits()).saturating_sub(count));
+        self.values().skip(first).take(count).map(|(_, value)| value).collect()
+    }
+
     /// Stores one of the candidates.
     pub(crate) fn push(&mut self, scale: f32) {
         let code = self.values().find(|(_, value)| *value == scale).map_or(0, |(code, _)| code);

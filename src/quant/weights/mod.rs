@@ -72,6 +72,7 @@ mod scales;
 mod shifted;
 mod sparse;
 mod text;
+mod trellis;
 
 pub use format::{Fit, FloatFormat, Keep, Kept, Learning, Levels, WeightFormat};
 pub use grouping::Grouping;

@@ -1,6 +1,7 @@
 //! Weights as stored.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::error::Result;
 use crate::num::{bf16, f16};
@@ -8,6 +9,7 @@ use crate::quant::codebook::Codebook;
 use crate::quant::weights::alphabet::Alphabet;
 use crate::quant::weights::grouping::Groups;
 use crate::quant::weights::shifted::{self, SHIFT_BITS};
+use crate::quant::weights::trellis::{Reader, Trellis};
 use crate::quant::weights::{Levels, PackedCodes, Scales, SparseSplit, WeightFormat};
 use crate::tensor::{Shape, Tensor};
 
@@ -40,8 +42,9 @@ pub enum StoredLevels {
 /// Weights in a [`WeightFormat`]: packed codes, scales, and what else the format needs.
 ///
 /// The value of a code is `scale · level(code)`, with [`Levels::Uint`] `scale · (code - zero_point)`, with [`Levels::Offset`]
-/// `scale · code + offset`, with [`Levels::Shifted`] `scale · (level(code) + shift)`, each operation rounded to f32. In groups of scale 0 it is 0 (the offset). Weights that are kept exactly have a code too, which does
-/// not count.
+/// `scale · code + offset`, with [`Levels::Shifted`] `scale · (level(code) + shift)`, each operation rounded to f32; with
+/// [`Levels::Trellis`] the level is that of [`QuantizedWeights::level_indices`]. In groups of scale 0 it is 0 (the offset). Weights that
+/// are kept exactly have a code too, which does not count.
 #[derive(Clone, PartialEq)]
 pub struct QuantizedWeights {
     pub(super) format: WeightFormat,
@@ -187,11 +190,13 @@ impl QuantizedWeights {
             Levels::Shifted(bits) => (0..1 << SHIFT_BITS).map(|shift| shifted::levels(*bits, shift)).collect(),
             _ => Vec::new(),
         };
+        let mut reader = self.is_trellis().then(|| Reader::at(&self.codes, self.groups, first));
         let mut own: Vec<f32>;
         let mut at = first;
         while at < end {
             let group = self.groups.of_weight(at);
-            let stop = self.groups.range(group).end.min(end);
+            let Range { start: begin, end: stop } = self.groups.range(group);
+            let stop = stop.min(end);
             let scale = self.scales.at(group);
             let table = match (&self.zeros, &self.levels) {
                 (Zeros::Shifts(shifts), _) => &shifted[shifts.get(group).unwrap_or(0) as usize],
@@ -206,6 +211,9 @@ impl QuantizedWeights {
             for output in output[at - first..stop - first].chunks_mut(codes.len()) {
                 let codes = &mut codes[..output.len()];
                 self.codes.read(at, codes);
+                if let Some(reader) = &mut reader {
+                    reader.indices(group, at == begin, codes);
+                }
                 at += codes.len();
                 let pairs = output.iter_mut().zip(codes);
                 match &self.zeros {
@@ -228,9 +236,20 @@ impl QuantizedWeights {
         }
     }
 
+    /// The index in [`QuantizedWeights::table`] of each weight, in row-major order: but for [`Levels::Trellis`], its code.
+    pub fn level_indices(&self) -> Vec<u16> {
+        let mut indices = vec![0; self.codes.len()];
+        self.codes.read(0, &mut indices);
+        if self.is_trellis() {
+            let mut reader = Reader::at(&self.codes, self.groups, 0);
+            (0..self.groups.len()).for_each(|group| reader.indices(group, true, &mut indices[self.groups.range(group)]));
+        }
+        indices
+    }
+
     /// The level of each code of a group before its scale, `2^bits` of them (of formats with an offset or zero point, the codes
-    /// themselves): for kernels that look values up. Codes of small floats that are NaN or infinite stand for that. Codes beyond
-    /// the last level have the last.
+    /// themselves; of [`Levels::Trellis`] the levels, twice as many): for kernels that look values up. Codes of small floats that are NaN or
+    /// infinite stand for that. Codes beyond the last level have the last.
     pub fn table(&self, group: usize) -> Vec<f32> {
         let all = 0..1u32 << self.format.bits();
         if let StoredLevels::Own(levels) = &self.levels {
@@ -240,9 +259,15 @@ impl QuantizedWeights {
             return shifted::levels(*bits, shifts.get(group).unwrap_or(0));
         }
         match self.alphabet() {
+            _ if self.is_trellis() => Trellis::new(self.format.bits()).map_or_else(|_| Vec::new(), |trellis| trellis.levels),
             Some(alphabet) => all.map(|code| alphabet.value(code)).collect(),
             None => all.map(|code| code as f32).collect(),
         }
+    }
+
+    /// Whether a weight's value depends on the codes before its own.
+    pub(crate) fn is_trellis(&self) -> bool {
+        matches!(self.format.levels(), Levels::Trellis(_))
     }
 
     fn alphabet(&self) -> Option<Alphabet> {
@@ -281,7 +306,7 @@ pub(crate) fn fixed_alphabet(levels: &Levels) -> Option<Alphabet> {
         Levels::Float(format) => Alphabet::Float(*format),
         Levels::Table(table) => Alphabet::Table(table.codebook().ok()?),
         Levels::Custom(book) => Alphabet::Table(book.clone()),
-        Levels::Uint(_) | Levels::Offset(_) | Levels::Shifted(_) | Levels::Learned { .. } => return None,
+        Levels::Uint(_) | Levels::Offset(_) | Levels::Shifted(_) | Levels::Trellis(_) | Levels::Learned { .. } => return None,
     })
 }
 

@@ -15,6 +15,7 @@ use crate::quant::weights::parallel::map_groups;
 use crate::quant::weights::quantized::fixed_alphabet;
 use crate::quant::weights::shifted::{self, SHIFT_BITS, ShiftFitter};
 use crate::quant::weights::sparse::largest;
+use crate::quant::weights::trellis::TrellisFitter;
 use crate::quant::weights::{
     Grouping, Kept, Levels, LogScales, PackedCodes, QuantizedWeights, ScaleFormat, Scales, SparseSplit, StoredLevels, WeightFormat, Zeros,
 };
@@ -82,10 +83,17 @@ impl<'a> WeightQuantizer<'a> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] unless the policy takes them, [`Error::Parameter`] for a scale that its format cannot hold and for
-    /// sensitivities below zero or not finite, [`Error::Length`] when these are not as many as the weights.
+    /// sensitivities below zero or not finite, [`Error::Length`] when these are not as many as the weights; [`Error::Unsupported`] for
+    /// stochastic rounding of [`Levels::Trellis`].
     pub fn quantize(&self, weight: &Tensor) -> Result<QuantizedWeights> {
         self.non_finite.check("weight to quantize", weight.as_slice())?;
         check_weights(weight.len(), self.sensitivities)?;
+        if matches!(self.format.levels(), Levels::Trellis(_)) && self.rounding != Rounding::Nearest {
+            return Err(Error::Unsupported {
+                what: format!("weights of {} rounded otherwise than to the nearest", self.format),
+                way_out: "choose levels without a trellis".into(),
+            });
+        }
         let kept = self.kept(weight)?;
         let split = match self.format.keep() {
             Some(_) => Some(SparseSplit::new(weight.shape(), weight.as_slice(), &kept)?),
@@ -123,6 +131,11 @@ impl<'a> WeightQuantizer<'a> {
             Levels::Uint(_) => self.with_zero_points(&gathered, encoder)?,
             Levels::Offset(_) => self.with_offsets(&gathered, encoder)?,
             Levels::Shifted(_) => self.with_shifts(&gathered, encoder)?,
+            Levels::Trellis(bits) => {
+                let fitter = TrellisFitter::new(*bits, weight.as_slice(), self.sensitivities, kept, groups, &gathered)?;
+                let (codes, scales) = fitter.fit(self.format.scale_format())?;
+                (codes, scales, Zeros::None, StoredLevels::None)
+            }
             Levels::Learned { rule, bits, zero, own } => {
                 self.with_learned(&gathered, encoder, Lesson { rule: *rule, bits: *bits, zero: *zero }, *own)?
             }

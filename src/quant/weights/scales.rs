@@ -243,6 +243,24 @@ impl Scales {
         })
     }
 
+    /// Up to `count` scales that can be stored at `index`, from below the wanted one to above it; of logarithmic scales neighbours, else
+    /// some 6 % apart. Of a wanted scale of 0, one.
+    pub(crate) fn around(&self, index: usize, wanted: f64, count: usize) -> Result<Candidates> {
+        let nearest = self.candidates(index, wanted, false)?[0];
+        match self {
+            _ if wanted == 0.0 => Ok(vec![nearest]),
+            Scales::Log(scales) => Ok(scales.around(nearest, count)),
+            _ => {
+                let of = |step: usize| self.candidates(index, wanted * 1.06f64.powf(step as f64 - 0.5 * count as f64), false).ok();
+                let mut all: Candidates = (0..count).filter_map(of).map(|near| near[0]).chain([nearest]).collect();
+                all.sort_by(f32::total_cmp);
+                all.dedup();
+                all.truncate(count);
+                Ok(all)
+            }
+        }
+    }
+
     /// Stores one of the candidates for the next index.
     pub(crate) fn push(&mut self, scale: f32) {
         match self {

@@ -69,6 +69,7 @@ fn named(name: &str) -> Option<Named> {
         "uint" => plain(Levels::Uint(bits)),
         "offset" => plain(Levels::Offset(bits)),
         "shift" => plain(Levels::Shifted(bits)),
+        "trellis" => plain(Levels::Trellis(bits)),
         "midrise" => plain(Levels::Table(Table::MidRise(bits))),
         "pot" => plain(Levels::Table(Table::PowersOfTwo(bits))),
         "apot" => plain(Levels::Table(Table::Apot(bits))),
@@ -96,7 +97,7 @@ impl FromStr for WeightFormat {
         let name = parts.next().unwrap_or_default();
         let mut found = named(name).ok_or_else(|| {
             refuse(format!(
-                "there is no `{name}`: names are int, uint, offset, shift, midrise, pot, apot, gauss, kmeans and quantile with a number of bits, nf4, fp4, nvfp4, \
+                "there is no `{name}`: names are int, uint, offset, shift, trellis, midrise, pot, apot, gauss, kmeans and quantile with a number of bits, nf4, fp4, nvfp4, \
                  fp6e2m3, fp6e3m2, fp8e4m3, fp8e5m2, mxint8, the small floats behind mx, or levels as in [-1,0,1]"
             ))
         })?;
@@ -141,6 +142,7 @@ impl fmt::Display for Levels {
             Levels::Uint(bits) => write!(f, "uint{bits}"),
             Levels::Offset(bits) => write!(f, "offset{bits}"),
             Levels::Shifted(bits) => write!(f, "shift{bits}"),
+            Levels::Trellis(bits) => write!(f, "trellis{bits}"),
             Levels::Float(format) => f.write_str(FLOATS.iter().find(|(_, other)| other == format).map_or("fp", |(name, _)| name)),
             Levels::MxInt8 => f.write_str("mxint8"),
             Levels::Table(table) => table.fmt(f),

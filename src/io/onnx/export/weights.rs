@@ -3,7 +3,7 @@
 //! | format | becomes |
 //! |---|---|
 //! | integers, with zero points or without | DequantizeLinear, in blocks for groups, in 4 bits where codes have no more (both from opset 21 on) |
-//! | tables, codebooks, small floats, offsets | Gather from the levels (or Cast), Mul with the scales (and Add of the offsets) |
+//! | tables, codebooks, small floats, a trellis (each weight's level, told by its code and those before), offsets | Gather from the levels (or Cast), Mul with the scales (and Add of the offsets) |
 
 use super::layers::{product, unspoken, windows};
 use super::writer::Writer;
@@ -119,7 +119,7 @@ fn looked_up(writer: &mut Writer<'_>, name: &str, weights: &QuantizedWeights, [r
     }
     let groups = if weights.groups() == 1 { 1 } else { rows * columns / size };
     let grouped = [groups, rows * columns / groups.max(1)];
-    let codes: Vec<u8> = weights.packed().iter().map(|code| code as u8).collect();
+    let codes: Vec<u8> = weights.level_indices().into_iter().map(|index| index as u8).collect();
     let codes = writer.constant(&format!("{name}.weight"), Tensor::new(grouped, codes)?);
     let column = |values: Vec<f32>| Tensor::new([groups, 1], values);
     let levels = match weights.zeros() {

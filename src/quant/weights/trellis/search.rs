@@ -1,0 +1,259 @@
+//! The codes and scales of least error among all there are (Viterbi's algorithm).
+
+use super::{MEMORY, PARITIES, STATES, Trellis, subset};
+
+/// Scales of a group that are tried at once: each has a lane of the registers.
+pub(crate) const LANES: usize = 8;
+/// Weights between two contents of the memory whose costs are kept, for the way back.
+const PIECE: usize = 128;
+/// What stands for larger values, in units of a group's largest: beyond every level, near enough to tell levels apart.
+const BEYOND: f32 = 16.0;
+/// Units of neighbouring groups count as no further apart than the root of this.
+const STEEPEST: f64 = 1e30;
+
+const HALF: usize = STATES / 2;
+
+/// A group of weights.
+#[derive(Debug, Clone)]
+pub(crate) struct Target<'a> {
+    /// NaN counts as 0; of infinities, whatever their weight, the distance from the last level does, at a scale that is no one's.
+    pub values: &'a [f32],
+    /// Of squared errors, 0 to 1; where there are none, each 1.
+    pub weights: &'a [f32],
+    /// The largest magnitude of a value that has a weight.
+    pub largest: f32,
+    /// What may be its scale: one, or up to [`LANES`].
+    pub scales: Vec<f32>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Path {
+    /// `Σ w · (x - scale · level)²`.
+    pub error: f64,
+    /// Of each group, the index of its scale.
+    pub scales: Vec<u8>,
+    pub codes: Vec<u16>,
+}
+
+/// Costs of having come to each content of the memory, with each of `N` scales; the least is 0.
+type Costs<const N: usize> = Vec<[f32; N]>;
+
+/// Squared distances to the nearest level of each subset, with each of `N` scales.
+type Distances<const N: usize> = [[f32; N]; 4];
+
+pub(crate) struct Search {
+    levels: Vec<f32>,
+    /// The subsets that lead on from a memory with its oldest bit 0: by a code that ends in 0, and in 1. Where the oldest bit is 1, they are
+    /// the other way round.
+    branches: [[u8; 2]; HALF],
+}
+
+/// A target in units of its own, so that squares of all floats are floats.
+struct Scaled<'a> {
+    target: &'a Target<'a>,
+    unit: f32,
+}
+
+impl Scaled<'_> {
+    fn of<'a>(target: &'a Target<'a>) -> Scaled<'a> {
+        // A power of two: quotients by it are exact.
+        let unit = if target.largest > 0.0 { f32::from_bits(target.largest.to_bits() & 0x7f80_0000) } else { 1.0 };
+        Scaled { target, unit: if unit > 0.0 { unit } else { f32::MIN_POSITIVE } }
+    }
+
+    fn square(&self) -> f64 {
+        f64::from(self.unit).powi(2)
+    }
+
+    fn scale(&self, index: usize) -> f32 {
+        self.target.scales[index] / self.unit
+    }
+
+    /// A value.
+    #[inline(always)]
+    fn value(&self, index: usize) -> f32 {
+        let x = self.target.values[index] / self.unit;
+        if x.is_nan() { 0.0 } else { x.clamp(-BEYOND, BEYOND) }
+    }
+
+    #[inline(always)]
+    fn weight(&self, index: usize) -> f32 {
+        self.target.weights.get(index).copied().unwrap_or(1.0)
+    }
+
+    fn len(&self) -> usize {
+        self.target.values.len()
+    }
+}
+
+impl Search {
+    pub(crate) fn new(trellis: &Trellis) -> Self {
+        // What makes branches so: both ends of the memory turn the odd parity, neither the even one.
+        const ENDS: u32 = 1 << MEMORY | 1;
+        const { assert!(PARITIES[0] & ENDS == ENDS && PARITIES[1] & ENDS == 0) };
+        let branches = std::array::from_fn(|memory| [2 * memory, 2 * memory + 1].map(|next| subset(next) as u8));
+        Search { levels: trellis.levels.clone(), branches }
+    }
+
+    /// Of all ways to give the groups of a run scales from their lists and weights codes, that of least error.
+    pub(crate) fn best(&self, run: &[Target<'_>]) -> Path {
+        let mut costs = vec![f32::INFINITY; STATES];
+        costs[0] = 0.0;
+        let (mut error, mut unit) = (0.0, 0.0);
+        let mut starts = Vec::with_capacity(run.len());
+        for target in run {
+            let group = Scaled::of(target);
+            if unit > 0.0 {
+                let change = (unit / group.square()).clamp(1.0 / STEEPEST, STEEPEST) as f32;
+                costs.iter_mut().for_each(|cost| *cost *= change);
+            }
+            unit = group.square();
+            let (ends, added) = self.through(&group, &costs);
+            let (after, scales): (Vec<f32>, Vec<u8>) = ends.into_iter().unzip();
+            starts.push((std::mem::replace(&mut costs, after), scales));
+            error += added * unit;
+        }
+        // The way back.
+        let mut memory = (0..STATES).min_by(|&a, &b| costs[a].total_cmp(&costs[b])).unwrap_or(0);
+        let (mut scales, mut codes) = (vec![0; run.len()], vec![0; run.iter().map(|target| target.values.len()).sum()]);
+        let mut end = codes.len();
+        for (index, (start, taken)) in starts.into_iter().enumerate().rev() {
+            let group = Scaled::of(&run[index]);
+            scales[index] = taken[memory];
+            let begin = end - group.len();
+            memory = self.back(&group, group.scale(scales[index].into()), start, memory, &mut codes[begin..end]);
+            end = begin;
+        }
+        Path { error, scales, codes }
+    }
+
+    /// From costs before a group to those after it, each with the index of the scale it takes, and what is to be added to all.
+    fn through(&self, group: &Scaled<'_>, start: &[f32]) -> (Vec<(f32, u8)>, f64) {
+        let known = group.target.scales.len();
+        // Lanes that are left repeat the last.
+        let scales: [f32; LANES] = std::array::from_fn(|lane| group.scale(lane.min(known - 1)));
+        let mut costs: Costs<LANES> = start.iter().map(|&cost| [cost; LANES]).collect();
+        let mut spare = costs.clone();
+        let mut taken = [0.0f64; LANES];
+        for first in (0..group.len()).step_by(PIECE) {
+            for i in first..(first + PIECE).min(group.len()) {
+                self.step(&self.distances(group, i, &scales), &costs, &mut spare);
+                std::mem::swap(&mut costs, &mut spare);
+            }
+            take_least(&mut costs, &mut taken);
+        }
+        // What a lane gave up more than the lane that gave up least.
+        let given = taken.iter().copied().fold(f64::INFINITY, f64::min);
+        let offsets = taken.map(|taken| (taken - given) as f32);
+        let mut ends: Vec<(f32, u8)> = Vec::with_capacity(STATES);
+        let mut least = f32::INFINITY;
+        for costs in &costs {
+            let totals = sum(costs, &offsets);
+            let mut best = (totals[0], 0);
+            for lane in 1..known {
+                best = if totals[lane] < best.0 { (totals[lane], lane as u8) } else { best };
+            }
+            least = least.min(best.0);
+            ends.push(best);
+        }
+        ends.iter_mut().for_each(|end| end.0 -= least);
+        (ends, given + f64::from(least))
+    }
+
+    /// Gives a group the codes that end in this memory; the memory that they begin in.
+    fn back(&self, group: &Scaled<'_>, scale: f32, start: Vec<f32>, mut memory: usize, codes: &mut [u16]) -> usize {
+        // The costs at the beginning of each piece, then, from the last piece to the first, those within.
+        let mut costs: Costs<1> = start.into_iter().map(|cost| [cost]).collect();
+        let mut marks = vec![costs.clone()];
+        let mut trail = vec![[0.0]; STATES * (PIECE.min(group.len()) + 1)];
+        for i in 0..group.len().saturating_sub(1) / PIECE * PIECE {
+            self.step(&self.distances(group, i, &[scale]), &costs, &mut trail[..STATES]);
+            costs.copy_from_slice(&trail[..STATES]);
+            if (i + 1) % PIECE == 0 {
+                take_least(&mut costs, &mut [0.0]);
+                marks.push(costs.clone());
+            }
+        }
+        for (piece, (mark, codes)) in marks.iter().zip(codes.chunks_mut(PIECE)).enumerate().rev() {
+            let first = piece * PIECE;
+            trail[..STATES].copy_from_slice(mark);
+            for i in 0..codes.len() {
+                let (before, after) = trail[i * STATES..].split_at_mut(STATES);
+                self.step(&self.distances(group, first + i, &[scale]), before, &mut after[..STATES]);
+            }
+            for (i, code) in codes.iter_mut().enumerate().rev() {
+                let distances = self.distances(group, first + i, &[scale]);
+                let (costs, last) = (&trail[i * STATES..], memory & 1);
+                let ways = [0, 1].map(|oldest| {
+                    let (from, subset) = (memory >> 1 | oldest * HALF, self.branches[memory >> 1][last ^ oldest]);
+                    (costs[from][0] + distances[usize::from(subset)][0], from, subset)
+                });
+                let (_, from, subset) = if ways[1].0 < ways[0].0 { ways[1] } else { ways[0] };
+                *code = self.nearest(group.value(first + i), scale, subset.into()) << 1 | last as u16;
+                memory = from;
+            }
+        }
+        memory
+    }
+
+    /// One weight further: of the two ways to each memory the better.
+    #[inline(always)]
+    fn step<const N: usize>(&self, distances: &Distances<N>, costs: &[[f32; N]], next: &mut [[f32; N]]) {
+        let (early, late) = costs.split_at(HALF);
+        for (((next, early), late), branches) in next.as_chunks_mut::<2>().0.iter_mut().zip(early).zip(late).zip(&self.branches) {
+            let [zero, one] = branches.map(|subset| &distances[usize::from(subset & 3)]);
+            *next = [least(sum(early, zero), sum(late, one)), least(sum(early, one), sum(late, zero))];
+        }
+    }
+
+    #[inline(always)]
+    fn distances<const N: usize>(&self, group: &Scaled<'_>, index: usize, scales: &[f32; N]) -> Distances<N> {
+        if group.target.values[index].is_infinite() {
+            let last = [1.0 / self.levels.last().copied().unwrap_or(1.0); N];
+            return self.squares(group.target.values[index].signum(), &last);
+        }
+        let weight = group.weight(index);
+        self.squares(group.value(index), scales).map(|squares| squares.map(|square| weight * square))
+    }
+
+    #[inline(always)]
+    fn squares<const N: usize>(&self, x: f32, scales: &[f32; N]) -> Distances<N> {
+        let mut all = [[f32::INFINITY; N]; 4];
+        for four in self.levels.as_chunks::<4>().0 {
+            for (nearest, level) in all.iter_mut().zip(four) {
+                *nearest = least(*nearest, scales.map(|scale| (x - scale * level) * (x - scale * level)));
+            }
+        }
+        all
+    }
+
+    /// Which level of a subset is nearest.
+    fn nearest(&self, x: f32, scale: f32, subset: usize) -> u16 {
+        let square = |level: f32| (x - scale * level).powi(2);
+        let levels = self.levels.iter().skip(subset).step_by(4).enumerate();
+        levels.min_by(|a, b| square(*a.1).total_cmp(&square(*b.1))).map_or(0, |(index, _)| index as u16)
+    }
+}
+
+#[inline(always)]
+fn sum<const N: usize>(a: &[f32; N], b: &[f32; N]) -> [f32; N] {
+    std::array::from_fn(|lane| a[lane] + b[lane])
+}
+
+/// The smaller of each pair, the first of equals.
+#[inline(always)]
+fn least<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
+    std::array::from_fn(|lane| if b[lane] < a[lane] { b[lane] } else { a[lane] })
+}
+
+/// Takes the least cost of each lane from all of its costs.
+fn take_least<const N: usize>(costs: &mut [[f32; N]], taken: &mut [f64; N]) {
+    let all = costs.iter().fold([f32::INFINITY; N], |all, costs| least(all, *costs));
+    for costs in costs {
+        *costs = std::array::from_fn(|lane| costs[lane] - all[lane]);
+    }
+    for (taken, least) in taken.iter_mut().zip(all) {
+        *taken += f64::from(least);
+    }
+}
