@@ -4,9 +4,9 @@ Run from the repository root: python benches/peers/weight_formats.py [--all] [MO
 
 A weight counts as a matrix: output channels by all that goes into one of them. Taken are those of the digits networks
 whose rows have at least 32 values, the smallest group; of other models, what is named on the command line. Every group
-size from 32 to 128 that the peer takes is tried: of ONNX Runtime's 32, 64 and 128, with which it pads rows, those that
-add no more than a quarter (else 4 bits become 8 and more); of torchao's all that divide a row. Per matrix, format and
-peer, in decibels: 10 log10(sum w^2 / sum (w - q)^2), q in f32 from the codes, scales and zero points that the peer stores.
+size from 32 to 128 that the peer takes is tried: ONNX Runtime's 32, 64 and 128, to multiples of which it pads rows, so
+that its 4 bits become up to 9.6; torchao's that divide a row. Per matrix, format and peer, in decibels:
+10 log10(sum w^2 / sum (w - q)^2), q in f32 from the codes, scales and zero points that the peer stores.
 
 Without MODEL.onnx the best of all is written to tests/fixtures/weight_format_peers.json: by network, tensor and bits, the
 decibels, the format, and its bits per weight with scales and zero points as the peer stores them (of f32 weights: f32).
@@ -85,8 +85,6 @@ def dequantized(model, columns):
 def by_onnxruntime(weight):
     rows, columns = weight.shape
     for block in BLOCKS:
-        if -columns % block > columns / 4:
-            continue
         ways = {
             "symmetric": DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True),
             "asymmetric": DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=False),

@@ -115,6 +115,14 @@ impl Isa {
         Isa::ALL.iter().copied().filter(|isa| isa.is_available()).collect()
     }
 
+    /// Runs `work`, plain loops that are inlined into it, where the compiler may use the instruction set.
+    ///
+    /// # Panics
+    /// When this processor does not have it.
+    pub(crate) fn vectorized<R>(self, work: impl FnOnce() -> R) -> R {
+        self.visit(Plain(work))
+    }
+
     /// `self`, or the error that names those which are there.
     pub(super) fn checked(self) -> Result<Isa> {
         if self.is_available() {
@@ -130,6 +138,16 @@ pub(super) trait Visitor {
     type Out;
     /// Runs outside the instruction set's functions: hot loops go through [`Simd::vectorize`] or a tile.
     fn visit<S: Simd>(self, simd: S) -> Self::Out;
+}
+
+/// Work without a word of [`Simd`].
+struct Plain<F>(F);
+
+impl<R, F: FnOnce() -> R> Visitor for Plain<F> {
+    type Out = R;
+    fn visit<S: Simd>(self, simd: S) -> R {
+        simd.vectorize(self.0)
+    }
 }
 
 #[cfg(test)]

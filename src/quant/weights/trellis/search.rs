@@ -1,5 +1,7 @@
 //! The codes and scales of least error among all there are (Viterbi's algorithm).
 
+use crate::kernels::Isa;
+
 use super::{MEMORY, PARITIES, STATES, Trellis, subset};
 
 /// Scales of a group that are tried at once: each has a lane of the registers.
@@ -37,16 +39,17 @@ pub(crate) struct Path {
 }
 
 /// Costs of having come to each content of the memory, with each of `N` scales; the least is 0.
-type Costs<const N: usize> = Vec<[f32; N]>;
+type Costs<const N: usize> = [[f32; N]; STATES];
 
 /// Squared distances to the nearest level of each subset, with each of `N` scales.
 type Distances<const N: usize> = [[f32; N]; 4];
 
 pub(crate) struct Search {
+    isa: Isa,
     levels: Vec<f32>,
-    /// The subsets that lead on from a memory with its oldest bit 0: by a code that ends in 0, and in 1. Where the oldest bit is 1, they are
-    /// the other way round.
-    branches: [[u8; 2]; HALF],
+    /// The memories with their oldest bit 0, by the subset that a code which ends in 0 takes there. One that ends in 1 takes the subset two
+    /// further, and where the oldest bit is 1 it is the other way round.
+    memories: [Vec<u8>; 4],
 }
 
 /// A target in units of its own, so that squares of all floats are floats.
@@ -89,108 +92,118 @@ impl Scaled<'_> {
 
 impl Search {
     pub(crate) fn new(trellis: &Trellis) -> Self {
-        // What makes branches so: both ends of the memory turn the odd parity, neither the even one.
+        // What makes that so: both ends of the memory turn the odd parity, neither the even one.
         const ENDS: u32 = 1 << MEMORY | 1;
         const { assert!(PARITIES[0] & ENDS == ENDS && PARITIES[1] & ENDS == 0) };
-        let branches = std::array::from_fn(|memory| [2 * memory, 2 * memory + 1].map(|next| subset(next) as u8));
-        Search { levels: trellis.levels.clone(), branches }
+        let memories = std::array::from_fn(|of| (0..HALF).filter(|memory| subset(memory << 1) == of).map(|memory| memory as u8).collect());
+        Search { isa: Isa::best(), levels: trellis.levels.clone(), memories }
     }
 
     /// Of all ways to give the groups of a run scales from their lists and weights codes, that of least error.
     pub(crate) fn best(&self, run: &[Target<'_>]) -> Path {
-        let mut costs = vec![f32::INFINITY; STATES];
-        costs[0] = 0.0;
+        let mut costs = [[f32::INFINITY]; STATES];
+        costs[0] = [0.0];
         let (mut error, mut unit) = (0.0, 0.0);
         let mut starts = Vec::with_capacity(run.len());
         for target in run {
             let group = Scaled::of(target);
             if unit > 0.0 {
                 let change = (unit / group.square()).clamp(1.0 / STEEPEST, STEEPEST) as f32;
-                costs.iter_mut().for_each(|cost| *cost *= change);
+                costs.iter_mut().for_each(|cost| cost[0] *= change);
             }
             unit = group.square();
-            let (ends, added) = self.through(&group, &costs);
-            let (after, scales): (Vec<f32>, Vec<u8>) = ends.into_iter().unzip();
-            starts.push((std::mem::replace(&mut costs, after), scales));
+            let start = costs;
+            let (taken, added) = self.through(&group, &mut costs);
+            starts.push((start, taken));
             error += added * unit;
         }
         // The way back.
-        let mut memory = (0..STATES).min_by(|&a, &b| costs[a].total_cmp(&costs[b])).unwrap_or(0);
+        let mut memory = (0..STATES).min_by(|&a, &b| costs[a][0].total_cmp(&costs[b][0])).unwrap_or(0);
         let (mut scales, mut codes) = (vec![0; run.len()], vec![0; run.iter().map(|target| target.values.len()).sum()]);
         let mut end = codes.len();
         for (index, (start, taken)) in starts.into_iter().enumerate().rev() {
             let group = Scaled::of(&run[index]);
             scales[index] = taken[memory];
             let begin = end - group.len();
-            memory = self.back(&group, group.scale(scales[index].into()), start, memory, &mut codes[begin..end]);
+            memory = self.back(&group, group.scale(scales[index].into()), &start, memory, &mut codes[begin..end]);
             end = begin;
         }
         Path { error, scales, codes }
     }
 
-    /// From costs before a group to those after it, each with the index of the scale it takes, and what is to be added to all.
-    fn through(&self, group: &Scaled<'_>, start: &[f32]) -> (Vec<(f32, u8)>, f64) {
+    /// From costs before a group to those after it: the index of the scale that each takes, and what is to be added to all.
+    fn through(&self, group: &Scaled<'_>, ends: &mut Costs<1>) -> ([u8; STATES], f64) {
         let known = group.target.scales.len();
         // Lanes that are left repeat the last.
         let scales: [f32; LANES] = std::array::from_fn(|lane| group.scale(lane.min(known - 1)));
-        let mut costs: Costs<LANES> = start.iter().map(|&cost| [cost; LANES]).collect();
-        let mut spare = costs.clone();
+        let mut costs: Costs<LANES> = ends.map(|[cost]| [cost; LANES]);
+        let mut spare = costs;
         let mut taken = [0.0f64; LANES];
-        for first in (0..group.len()).step_by(PIECE) {
-            for i in first..(first + PIECE).min(group.len()) {
-                self.step(&self.distances(group, i, &scales), &costs, &mut spare);
-                std::mem::swap(&mut costs, &mut spare);
-            }
-            take_least(&mut costs, &mut taken);
-        }
+        self.isa.vectorized(
+            #[inline(always)]
+            || {
+                for first in (0..group.len()).step_by(PIECE) {
+                    for i in first..(first + PIECE).min(group.len()) {
+                        self.step(&self.distances(group, i, &scales), &costs, &mut spare);
+                        std::mem::swap(&mut costs, &mut spare);
+                    }
+                    take_least(&mut costs, &mut taken);
+                }
+            },
+        );
         // What a lane gave up more than the lane that gave up least.
         let given = taken.iter().copied().fold(f64::INFINITY, f64::min);
         let offsets = taken.map(|taken| (taken - given) as f32);
-        let mut ends: Vec<(f32, u8)> = Vec::with_capacity(STATES);
-        let mut least = f32::INFINITY;
-        for costs in &costs {
+        let mut chosen = [0; STATES];
+        for ((end, chosen), costs) in ends.iter_mut().zip(&mut chosen).zip(&costs) {
             let totals = sum(costs, &offsets);
-            let mut best = (totals[0], 0);
+            *end = [totals[0]];
             for lane in 1..known {
-                best = if totals[lane] < best.0 { (totals[lane], lane as u8) } else { best };
+                if totals[lane] < end[0] {
+                    (end[0], *chosen) = (totals[lane], lane as u8);
+                }
             }
-            least = least.min(best.0);
-            ends.push(best);
         }
-        ends.iter_mut().for_each(|end| end.0 -= least);
-        (ends, given + f64::from(least))
+        let mut least = [0.0];
+        take_least(ends, &mut least);
+        (chosen, given + least[0])
     }
 
     /// Gives a group the codes that end in this memory; the memory that they begin in.
-    fn back(&self, group: &Scaled<'_>, scale: f32, start: Vec<f32>, mut memory: usize, codes: &mut [u16]) -> usize {
+    fn back(&self, group: &Scaled<'_>, scale: f32, start: &Costs<1>, mut memory: usize, codes: &mut [u16]) -> usize {
         // The costs at the beginning of each piece, then, from the last piece to the first, those within.
-        let mut costs: Costs<1> = start.into_iter().map(|cost| [cost]).collect();
-        let mut marks = vec![costs.clone()];
-        let mut trail = vec![[0.0]; STATES * (PIECE.min(group.len()) + 1)];
+        let (mut costs, mut spare) = (*start, *start);
+        let mut marks = vec![costs];
         for i in 0..group.len().saturating_sub(1) / PIECE * PIECE {
-            self.step(&self.distances(group, i, &[scale]), &costs, &mut trail[..STATES]);
-            costs.copy_from_slice(&trail[..STATES]);
+            self.step(&self.distances(group, i, &[scale]), &costs, &mut spare);
+            std::mem::swap(&mut costs, &mut spare);
             if (i + 1) % PIECE == 0 {
                 take_least(&mut costs, &mut [0.0]);
-                marks.push(costs.clone());
+                marks.push(costs);
             }
         }
+        let mut trail = vec![*start; PIECE.min(group.len()) + 1];
         for (piece, (mark, codes)) in marks.iter().zip(codes.chunks_mut(PIECE)).enumerate().rev() {
             let first = piece * PIECE;
-            trail[..STATES].copy_from_slice(mark);
-            for i in 0..codes.len() {
-                let (before, after) = trail[i * STATES..].split_at_mut(STATES);
-                self.step(&self.distances(group, first + i, &[scale]), before, &mut after[..STATES]);
-            }
+            trail[0] = *mark;
+            self.isa.vectorized(
+                #[inline(always)]
+                || {
+                    for i in 0..codes.len() {
+                        let (before, after) = trail.split_at_mut(i + 1);
+                        self.step(&self.distances(group, first + i, &[scale]), &before[i], &mut after[0]);
+                    }
+                },
+            );
             for (i, code) in codes.iter_mut().enumerate().rev() {
                 let distances = self.distances(group, first + i, &[scale]);
-                let (costs, last) = (&trail[i * STATES..], memory & 1);
-                let ways = [0, 1].map(|oldest| {
-                    let (from, subset) = (memory >> 1 | oldest * HALF, self.branches[memory >> 1][last ^ oldest]);
-                    (costs[from][0] + distances[usize::from(subset)][0], from, subset)
+                let ways = [0, HALF].map(|oldest| {
+                    let from = memory >> 1 | oldest;
+                    let subset = subset(from << 1 | memory & 1);
+                    (trail[i][from][0] + distances[subset][0], from, subset)
                 });
                 let (_, from, subset) = if ways[1].0 < ways[0].0 { ways[1] } else { ways[0] };
-                *code = self.nearest(group.value(first + i), scale, subset.into()) << 1 | last as u16;
+                *code = self.nearest(group.value(first + i), scale, subset) << 1 | (memory & 1) as u16;
                 memory = from;
             }
         }
@@ -199,11 +212,14 @@ impl Search {
 
     /// One weight further: of the two ways to each memory the better.
     #[inline(always)]
-    fn step<const N: usize>(&self, distances: &Distances<N>, costs: &[[f32; N]], next: &mut [[f32; N]]) {
-        let (early, late) = costs.split_at(HALF);
-        for (((next, early), late), branches) in next.as_chunks_mut::<2>().0.iter_mut().zip(early).zip(late).zip(&self.branches) {
-            let [zero, one] = branches.map(|subset| &distances[usize::from(subset & 3)]);
-            *next = [least(sum(early, zero), sum(late, one)), least(sum(early, one), sum(late, zero))];
+    fn step<const N: usize>(&self, distances: &Distances<N>, costs: &Costs<N>, next: &mut Costs<N>) {
+        let (next, _) = next.as_chunks_mut::<2>();
+        for (subset, memories) in self.memories.iter().enumerate() {
+            let (zero, one) = (distances[subset], distances[subset ^ 2]);
+            for memory in memories.iter().map(|&memory| usize::from(memory)) {
+                let (early, late) = (&costs[memory], &costs[memory | HALF]);
+                next[memory] = [least(sum(early, &zero), sum(late, &one)), least(sum(early, &one), sum(late, &zero))];
+            }
         }
     }
 
@@ -248,6 +264,7 @@ fn least<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
 }
 
 /// Takes the least cost of each lane from all of its costs.
+#[inline(always)]
 fn take_least<const N: usize>(costs: &mut [[f32; N]], taken: &mut [f64; N]) {
     let all = costs.iter().fold([f32::INFINITY; N], |all, costs| least(all, *costs));
     for costs in costs {
