@@ -55,6 +55,8 @@ const FORMATS: &[&str] = &[
     "gauss4:g32",
     "kmeans4:g32",
     "kmeans4:own",
+    "shift4:g32:log3",
+    "trellis4:g20:log4",
     "int4:g32:largest=0.01",
     "int4:g32:smallest=0.1",
     "int3:g32",
@@ -62,10 +64,13 @@ const FORMATS: &[&str] = &[
     "gauss3:g32",
     "kmeans3:g32",
     "kmeans3:own",
+    "shift3:g32:log3",
+    "trellis3:g20:log4",
     "int2:g32",
     "uint2:g32",
     "midrise2:g32",
     "kmeans2:g32",
+    "trellis2:g20:log4",
 ];
 
 /// Rows and columns of the weights whose products are timed.

@@ -253,3 +253,11 @@ fn errors_name_the_layer() {
     let batch: &[(&str, &Value)] = &[("z", &x)];
     assert!(gptq::quantize_weights(&model, &[batch], &config, &Gptq::new(), Progress::silent()).is_err());
 }
+
+#[test]
+fn a_trellis_is_not_fitted() {
+    let random = &mut Random(41);
+    let (weight, rows) = (random.tensor([4, 16], 1.0), inputs(random, 20, 16));
+    let fitted = Gptq::new().quantize(&weight, &format("trellis3:g8"), &[hessian(&rows, 16)], &[]);
+    assert!(matches!(fitted, Err(Error::Unsupported { .. })), "a code there moves the weights after its own");
+}

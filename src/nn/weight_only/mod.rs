@@ -4,7 +4,7 @@
 //!
 //! | format | Linear, and Conv2d with 1x1 kernels | Embedding | other Conv2d |
 //! |---|---|---|---|
-//! | 2, 3, 4 bits with one table or integers, 8-bit integers; groups of a multiple of 4 | on the packed codes ([`PackedLowBit`](crate::kernels::PackedLowBit)) | rows dequantized as they are picked | dequantized in the call |
+//! | 2, 3, 4 bits whose codes stand for one table's levels or integers, 8-bit integers; groups of a multiple of 4 | on the packed codes ([`PackedLowBit`](crate::kernels::PackedLowBit)) | rows dequantized as they are picked | dequantized in the call |
 //! | all others | dequantized in the call, a block of rows at a time | the same | the same |
 //!
 //! Products on packed codes multiply floats, or bytes that the input's rows are quantized to in the call ([`Activations`]).

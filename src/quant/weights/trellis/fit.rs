@@ -13,7 +13,7 @@ use crate::quant::weights::parallel::map_groups;
 use crate::quant::weights::{Fit, LogScales, ScaleFormat, Scales};
 
 /// Groups that a choice for the whole tensor is made by.
-const SAMPLE: usize = 128;
+const SAMPLE: usize = 64;
 
 /// Weights of a tensor on their way to codes.
 pub(crate) struct TrellisFitter<'a> {

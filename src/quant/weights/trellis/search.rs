@@ -156,11 +156,10 @@ impl Search {
         let offsets = taken.map(|taken| (taken - given) as f32);
         let mut chosen = [0; STATES];
         for ((end, chosen), costs) in ends.iter_mut().zip(&mut chosen).zip(&costs) {
-            let totals = sum(costs, &offsets);
-            *end = [totals[0]];
-            for lane in 1..known {
-                if totals[lane] < end[0] {
-                    (end[0], *chosen) = (totals[lane], lane as u8);
+            end[0] = f32::INFINITY;
+            for (lane, &total) in sum(costs, &offsets)[..known].iter().enumerate() {
+                if total < end[0] {
+                    (end[0], *chosen) = (total, lane as u8);
                 }
             }
         }
