@@ -257,7 +257,7 @@ fn errors_name_the_layer() {
 #[test]
 fn a_trellis_is_not_fitted() {
     let random = &mut Random(41);
-    let (weight, rows) = (random.tensor([4, 16], 1.0), inputs(random, 20, 16));
-    let fitted = Gptq::new().quantize(&weight, &format("trellis3:g8"), &[hessian(&rows, 16)], &[]);
+    let (weight, samples) = (random.tensor([4, 16], 1.0), [hessian(&inputs(random, 20, 16), 16)]);
+    let fitted = Gptq::new().quantize(&weight, &format("trellis3:g8"), &samples, &samples);
     assert!(matches!(fitted, Err(Error::Unsupported { .. })), "a code there moves the weights after its own");
 }

@@ -9,7 +9,7 @@ use crate::quant::codebook::Codebook;
 use crate::quant::weights::alphabet::Alphabet;
 use crate::quant::weights::grouping::Groups;
 use crate::quant::weights::shifted::{self, SHIFT_BITS};
-use crate::quant::weights::trellis::{Reader, Trellis};
+use crate::quant::weights::trellis::{self, Reader};
 use crate::quant::weights::{Levels, PackedCodes, Scales, SparseSplit, WeightFormat};
 use crate::tensor::{Shape, Tensor};
 
@@ -259,7 +259,7 @@ impl QuantizedWeights {
             return shifted::levels(*bits, shifts.get(group).unwrap_or(0));
         }
         match self.alphabet() {
-            _ if self.is_trellis() => Trellis::new(self.format.bits()).map_or_else(|_| Vec::new(), |trellis| trellis.levels),
+            _ if self.is_trellis() => trellis::levels(self.format.bits()).unwrap_or_default(),
             Some(alphabet) => all.map(|code| alphabet.value(code)).collect(),
             None => all.map(|code| code as f32).collect(),
         }

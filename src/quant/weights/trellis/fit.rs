@@ -1,7 +1,7 @@
 //! Scales for groups, and codes with them.
 
 use super::search::{LANES, Search, Target};
-use super::{Trellis, in_run};
+use super::{in_run, levels};
 use crate::error::Result;
 use crate::quant::codebook::Codebook;
 use crate::quant::weights::alphabet::Alphabet;
@@ -30,7 +30,7 @@ impl<'a> TrellisFitter<'a> {
     /// All of `x`; those of the indices `kept` and those that are not finite do not count, nor are they `gathered`.
     ///
     /// # Errors
-    /// Those of [`Trellis::new`].
+    /// Those of [`levels`].
     pub(crate) fn new(
         bits: u32,
         x: &'a [f32],
@@ -39,7 +39,7 @@ impl<'a> TrellisFitter<'a> {
         groups: Groups,
         gathered: &'a Gathered<'a>,
     ) -> Result<Self> {
-        let trellis = Trellis::new(bits)?;
+        let levels = levels(bits)?;
         let mut weights = Vec::new();
         if sensitivities.is_some() || gathered.weights() < x.len() {
             let largest = sensitivities.iter().flat_map(|list| list.iter().copied()).fold(0.0, f32::max);
@@ -47,7 +47,7 @@ impl<'a> TrellisFitter<'a> {
             weights.extend((0..x.len()).map(|i| if x[i].is_finite() { of(i) } else { 0.0 }));
             kept.iter().for_each(|&index| weights[index] = 0.0);
         }
-        Ok(TrellisFitter { search: Search::new(&trellis), levels: trellis.levels, x, weights, groups, gathered })
+        Ok(TrellisFitter { search: Search::new(&levels), levels, x, weights, groups, gathered })
     }
 
     /// Codes and scales. Of logarithmic scales, which are few, and of all others some around that of least error without the trellis,
@@ -100,7 +100,7 @@ impl<'a> TrellisFitter<'a> {
             || (),
             |(), plan| {
                 let scales = Scales::Log(plans[plan].clone());
-                self.targets((0..wanted.len()).step_by(every), wanted, &scales).map(|targets| self.search.best(&targets).error)
+                self.targets((0..wanted.len()).step_by(every), wanted, &scales).map(|targets| self.search.least_error(&targets))
             },
         );
         let mut best = (f64::INFINITY, &plans[0]);

@@ -3,7 +3,7 @@
 //! The levels, in order, are dealt to four subsets in turn, `level k` to subset `k mod 4`. Which subset a weight takes, the lowest bits of
 //! its own code and of the [`MEMORY`] codes before it tell, by two parities; which of the subset's levels, the other bits of its code.
 //! A weight alone so has as many levels to choose from as a plain code gives it, but a row of weights has many more points near it, and
-//! the search for the nearest one ([`Search`]) looks at all of them. Trellis-coded quantization (Marcellin and Fischer 1990), with
+//! the [`search`] for the nearest one looks at all of them. Trellis-coded quantization (Marcellin and Fischer 1990), with
 //! Ungerboeck's code (1982) for the parities.
 //!
 //! The memory is empty at the start of a run: of so many whole groups that they have [`RUN`] weights.
@@ -22,34 +22,34 @@ use crate::quant::weights::grouping::Groups;
 pub(crate) const MEMORY: usize = 8;
 /// Contents of the memory.
 const STATES: usize = 1 << MEMORY;
-/// The parities that tell the subset, the even bit first, over the lowest bits of a weight's code (bit 0) and of those before it. Both
-/// ends of the memory count in the first and not in the second, so of the codes that go on from one memory, or that lead to one, those
-/// that differ there alone are two subsets, not one, apart.
+/// The parities that tell the subset, its upper bit first, of the lowest bits of a weight's code (bit 0) and of those before it. Both ends
+/// count in the first and not in the second: two ways out of the same memory, or into the same, have subsets two apart, whose levels are
+/// as far from each other as those of plain codes.
 const PARITIES: [u32; 2] = [0o515, 0o362];
 /// Weights after which the memory is emptied, or more: a search can begin there without knowing how another ended.
 const RUN: usize = 4096;
 
-/// What codes of so many bits stand for.
-#[derive(Debug, Clone)]
-pub(crate) struct Trellis {
-    /// Ascending, twice as many as there are codes.
-    pub(crate) levels: Vec<f32>,
-}
-
 /// The subset that the lowest bits of a code and of those before it tell.
 fn subset(memory: usize) -> usize {
-    let [odd, even] = PARITIES.map(|taps| (memory as u32 & taps).count_ones() as usize & 1);
-    2 * odd + even
+    const SUBSETS: [u8; 2 * STATES] = {
+        let mut subsets = [0; 2 * STATES];
+        let mut memory = 0;
+        while memory < subsets.len() {
+            let [upper, lower] = PARITIES;
+            subsets[memory] = ((memory as u32 & upper).count_ones() % 2 * 2 + (memory as u32 & lower).count_ones() % 2) as u8;
+            memory += 1;
+        }
+        subsets
+    };
+    SUBSETS[memory % SUBSETS.len()].into()
 }
 
-impl Trellis {
-    /// Codes of 1 to 4 bits.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`](crate::Error::Parameter) for others.
-    pub(crate) fn new(bits: u32) -> Result<Self> {
-        Ok(Trellis { levels: Table::Gauss(bits + 1).codebook()?.levels().to_vec() })
-    }
+/// The levels of codes of 1 to 4 bits, ascending, twice as many as there are codes.
+///
+/// # Errors
+/// [`Error::Parameter`](crate::Error::Parameter) for other numbers of bits.
+pub(crate) fn levels(bits: u32) -> Result<Vec<f32>> {
+    Ok(Table::Gauss(bits + 1).codebook()?.levels().to_vec())
 }
 
 /// Reads codes one after the other as the indices of their levels.

@@ -1,8 +1,7 @@
 //! The codes and scales of least error among all there are (Viterbi's algorithm).
 
+use super::{MEMORY, PARITIES, STATES, subset};
 use crate::kernels::Isa;
-
-use super::{MEMORY, PARITIES, STATES, Trellis, subset};
 
 /// Scales of a group that are tried at once: each has a lane of the registers.
 pub(crate) const LANES: usize = 8;
@@ -31,8 +30,6 @@ pub(crate) struct Target<'a> {
 /// What was found.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Path {
-    /// `Σ w · (x - scale · level)²`.
-    pub error: f64,
     /// Of each group, the index of its scale.
     pub scales: Vec<u8>,
     pub codes: Vec<u16>,
@@ -44,6 +41,15 @@ type Costs<const N: usize> = [[f32; N]; STATES];
 /// Squared distances to the nearest level of each subset, with each of `N` scales.
 type Distances<const N: usize> = [[f32; N]; 4];
 
+/// A run from its first weight to its last.
+struct Ahead {
+    /// Of each group, the costs before it, and which of its scales a path takes that comes out with this memory.
+    starts: Vec<(Costs<1>, [u8; STATES])>,
+    ends: Costs<1>,
+    error: f64,
+}
+
+/// Searches paths through the trellis.
 pub(crate) struct Search {
     isa: Isa,
     levels: Vec<f32>,
@@ -91,16 +97,37 @@ impl Scaled<'_> {
 }
 
 impl Search {
-    pub(crate) fn new(trellis: &Trellis) -> Self {
-        // What makes that so: both ends of the memory turn the odd parity, neither the even one.
+    /// For these levels, whose number is a multiple of 4.
+    pub(crate) fn new(levels: &[f32]) -> Self {
+        // What makes that so: both ends turn the upper parity, neither the lower one.
         const ENDS: u32 = 1 << MEMORY | 1;
         const { assert!(PARITIES[0] & ENDS == ENDS && PARITIES[1] & ENDS == 0) };
         let memories = std::array::from_fn(|of| (0..HALF).filter(|memory| subset(memory << 1) == of).map(|memory| memory as u8).collect());
-        Search { isa: Isa::best(), levels: trellis.levels.clone(), memories }
+        Search { isa: Isa::best(), levels: levels.to_vec(), memories }
     }
 
     /// Of all ways to give the groups of a run scales from their lists and weights codes, that of least error.
     pub(crate) fn best(&self, run: &[Target<'_>]) -> Path {
+        let Ahead { starts, ends, .. } = self.ahead(run);
+        let mut memory = (0..STATES).min_by(|&a, &b| ends[a][0].total_cmp(&ends[b][0])).unwrap_or(0);
+        let (mut scales, mut codes) = (vec![0; run.len()], vec![0; run.iter().map(|target| target.values.len()).sum()]);
+        let mut end = codes.len();
+        for (index, (start, taken)) in starts.into_iter().enumerate().rev() {
+            let group = Scaled::of(&run[index]);
+            scales[index] = taken[memory];
+            let begin = end - group.len();
+            memory = self.back(&group, group.scale(scales[index].into()), &start, memory, &mut codes[begin..end]);
+            end = begin;
+        }
+        Path { scales, codes }
+    }
+
+    /// The error of the best path, `Σ w · (x - scale · level)²`.
+    pub(crate) fn least_error(&self, run: &[Target<'_>]) -> f64 {
+        self.ahead(run).error
+    }
+
+    fn ahead(&self, run: &[Target<'_>]) -> Ahead {
         let mut costs = [[f32::INFINITY]; STATES];
         costs[0] = [0.0];
         let (mut error, mut unit) = (0.0, 0.0);
@@ -117,18 +144,7 @@ impl Search {
             starts.push((start, taken));
             error += added * unit;
         }
-        // The way back.
-        let mut memory = (0..STATES).min_by(|&a, &b| costs[a][0].total_cmp(&costs[b][0])).unwrap_or(0);
-        let (mut scales, mut codes) = (vec![0; run.len()], vec![0; run.iter().map(|target| target.values.len()).sum()]);
-        let mut end = codes.len();
-        for (index, (start, taken)) in starts.into_iter().enumerate().rev() {
-            let group = Scaled::of(&run[index]);
-            scales[index] = taken[memory];
-            let begin = end - group.len();
-            memory = self.back(&group, group.scale(scales[index].into()), &start, memory, &mut codes[begin..end]);
-            end = begin;
-        }
-        Path { error, scales, codes }
+        Ahead { starts, ends: costs, error }
     }
 
     /// From costs before a group to those after it: the index of the scale that each takes, and what is to be added to all.
@@ -271,5 +287,29 @@ fn take_least<const N: usize>(costs: &mut [[f32; N]], taken: &mut [f64; N]) {
     }
     for (taken, least) in taken.iter_mut().zip(all) {
         *taken += f64::from(least);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::weights::trellis::levels;
+
+    #[test]
+    fn every_instruction_set_finds_the_same_path() {
+        let values: Vec<f32> = (0..700).map(|i| (i as f32 * 1.7).sin() * (i as f32 * 0.31).cos()).collect();
+        let weights: Vec<f32> = (0..700).map(|i| (i % 7) as f32 / 6.0).collect();
+        for (bits, size) in [(1, 700), (2, 20), (3, 300), (4, 7)] {
+            let parts = values.chunks(size).zip(weights.chunks(size));
+            let scales = |i: usize| (0..1 + i % LANES).map(|lane| 0.2 + 0.05 * lane as f32).collect();
+            let target = |(i, (values, weights))| Target { values, weights, largest: 1.0, scales: scales(i) };
+            let run: Vec<Target<'_>> = parts.enumerate().map(target).collect();
+            let search = |isa| Search { isa, ..Search::new(&levels(bits).unwrap()) };
+            let plain = search(Isa::Scalar);
+            for isa in Isa::available() {
+                assert_eq!(search(isa).best(&run), plain.best(&run), "{bits} bits, {isa:?}");
+                assert_eq!(search(isa).least_error(&run), plain.least_error(&run), "{bits} bits, {isa:?}");
+            }
+        }
     }
 }
