@@ -15,7 +15,8 @@ use crate::quant::Scheme;
 /// scale per output channel. Activations are measured and quantized when the model runs, asymmetric in 8 bits: per image for
 /// [`LayerKind::Conv2d`] and [`LayerKind::ConvTranspose2d`], per row for [`LayerKind::Linear`], so a result never depends on the
 /// batch it came in. Products are integer with i32 sums; the bias stays in f32; the result is dequantized where the sums are, so
-/// the layers around need no change. Of [`LayerKind::Embedding`] the table alone is quantized, one scale per row.
+/// the layers around need no change. Of [`LayerKind::Embedding`] the table alone is quantized, each row as if it were a row of
+/// activations.
 ///
 /// What was quantized, and what was passed over and why, is in [`Model::conversion`].
 ///
@@ -76,7 +77,8 @@ impl<'p> DynamicQuantization<'p> {
         }
     }
 
-    /// The scheme of the weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0).
+    /// The scheme of the weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0). The tables of embeddings
+    /// have its bits and granularity, and are asymmetric.
     pub fn with_weights(mut self, scheme: Scheme) -> Self {
         self.scheme.weights = scheme;
         self

@@ -173,13 +173,23 @@ fn rows_are_looked_up() {
     }
     let int8 = quantize_dynamic(&model, &[LayerKind::Embedding]).unwrap();
     let Layer::QuantizedEmbedding(layer) = int8.node("words").unwrap().layer() else { panic!("{int8:?}") };
-    assert_eq!((layer.weight_bytes(), layer.weight().params().scales().len()), (45 + 36, 9));
+    // A scale and a zero point for each row.
+    assert_eq!((layer.weight_bytes(), layer.weight().params().scales().len()), (45 + 72, 9));
     let back = layer.weight().dequantize();
     let rows: Vec<f32> = ids.iter().flat_map(|id| back.as_slice()[id.rem_euclid(9) as usize * 5..][..5].to_vec()).collect();
     assert_eq!(run(&int8, &ids).unwrap(), Value::from(Tensor::new([3, 2, 5], rows).unwrap()));
     for (row, values) in table.as_slice().chunks(5).enumerate() {
         let half = layer.weight().params().scales()[row] / 2.0 * 1.0001;
         assert!(values.iter().zip(&back.as_slice()[row * 5..]).all(|(a, b)| (a - b).abs() <= half));
+    }
+    // Rows quantized as a layer quantizes those that it reads.
+    for (row, values) in back.as_slice().chunks(5).enumerate() {
+        let ends = |values: &[f32]| values.iter().fold((0f32, 0f32), |(min, max), &x| (min.min(x), max.max(x)));
+        let ((min, max), (read_min, read_max)) = (ends(&table.as_slice()[row * 5..][..5]), ends(values));
+        let (scale, zero) = affine_qparams(min, max, -128, 127, false);
+        assert_eq!(layer.weight().params().at(row), (scale, zero));
+        let (again, same) = affine_qparams(read_min, read_max, -128, 127, false);
+        assert!((again / scale - 1.0).abs() < 1e-6 && same == zero, "{again} {same} {scale} {zero}");
     }
     assert!(Embedding::new(random.tensor([9], 1.0)).is_err());
 }

@@ -224,6 +224,9 @@ pub struct Codes {
     pub qmax: i32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub axis: Option<usize>,
+    /// Whether there are zero points.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub zeros: bool,
     /// The shape, where codes are packed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dims: Option<Vec<usize>>,

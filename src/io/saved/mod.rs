@@ -41,7 +41,8 @@
 //!
 //! **Tensors** of node `conv1` are called `conv1.weight`, `conv1.weight_scale`, `conv1.bias`, and so on. Quantized weights
 //! have `codes: {bits, qmin, qmax, axis}` in their layer: codes in `qmin..=qmax`, one scale for each entry of `axis`, or one in all
-//! where it is absent; the value of a code is `scale * code`. Codes of 8 bits are an i8 tensor of the weight's shape.
+//! where it is absent; the value of a code is `scale * code`, or with `zeros: true`, `scale * (code - zero point)`, of as many zero points
+//! as scales in `weight_zero` (i8). Codes of 8 bits are an i8 tensor of the weight's shape.
 //! Those of fewer bits are truly packed: a list of u8, each code in two's complement of `bits` bits, the first in the lowest bits
 //! of the first byte, codes running over from one byte to the next; `dims` then has the shape. Everything is in the order of
 //! PyTorch's weights (output channels first), never in that of a kernel: panels are made when a file is read, for the processor

@@ -47,15 +47,20 @@ impl Writer {
             _ => None,
         };
         self.put_list(format!("{node}.weight_scale"), params.scales())?;
+        let zeros = !params.zero_points().is_empty();
+        if zeros {
+            let points = params.zero_points().iter().map(|&zero| zero as i8).collect::<Vec<i8>>();
+            self.put(format!("{node}.weight_zero"), Tensor::new([points.len()], points)?)?;
+        }
         let name = format!("{node}.weight");
         if bits == 8 {
             self.put(name, Tensor::new(dims, weight.storage().to_vec())?)?;
-            return Ok(Codes { bits, qmin, qmax, axis, dims: None });
+            return Ok(Codes { bits, qmin, qmax, axis, zeros, dims: None });
         }
         let mask = (1 << bits) - 1;
         let packed = PackedCodes::new(bits, weight.storage().iter().map(|&code| code as u32 & mask))?;
         self.put(name, Tensor::new([packed.as_bytes().len()], packed.as_bytes().to_vec())?)?;
-        Ok(Codes { bits, qmin, qmax, axis, dims: Some(dims.to_vec()) })
+        Ok(Codes { bits, qmin, qmax, axis, zeros, dims: Some(dims.to_vec()) })
     }
 }
 
@@ -101,7 +106,7 @@ impl Reader {
     }
 
     pub fn take_codes(&mut self, node: &str, codes: &Codes) -> Result<QuantizedTensor<i8>> {
-        let Codes { bits, qmin, qmax, axis, dims } = codes;
+        let Codes { bits, qmin, qmax, axis, zeros, dims } = codes;
         let name = format!("{node}.weight");
         let scales = self.take::<f32>(&format!("{node}.weight_scale"))?;
         if scales.dims().len() != 1 {
@@ -124,7 +129,10 @@ impl Reader {
         if *qmin < -128 || *qmax > 127 {
             return Err(Error::parameter("range of codes", (qmin, qmax), "must lie within -128..=127"));
         }
-        let zeros = vec![0; scales.len()];
+        let zeros = match zeros {
+            true => self.take::<i8>(&format!("{node}.weight_zero"))?.as_slice().iter().map(|&zero| zero.into()).collect(),
+            false => Vec::new(),
+        };
         let params = QParams::of_any_axis(scales.into_vec(), zeros, granularity, *qmin, *qmax)?;
         QuantizedTensor::from_storage(storage, shape, params)
     }

@@ -9,41 +9,47 @@ use crate::nn::embedding::look_up;
 use crate::nn::view::{View, ViewMut};
 use crate::tensor::{Granularity, QuantizedTensor, Tensor};
 
-/// The twin of [`nn::Embedding`](crate::nn::Embedding): int8 codes with one scale per row, and rows dequantized as they are
-/// looked up: `y[i] = scale[row] * code[row][i]`. Nothing is quantized at run time.
+/// The twin of [`nn::Embedding`](crate::nn::Embedding): int8 codes with one scale and zero point per row, and rows dequantized as they
+/// are looked up: `y[i] = scale[row] * (code[row][i] - zero_point[row])`. Nothing is quantized at run time.
+///
+/// Rows are values, not weights, and quantized as a dynamic layer quantizes rows that it reads: from the least to the largest value. Such
+/// a layer that reads them finds the same codes again, so what two roundings cost is paid once.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     weight: Arc<QuantizedTensor<i8>>,
 }
 
 impl Embedding {
-    /// Quantizes a float table `[rows, width]`.
+    /// Quantizes a float table `[rows, width]`, in as many bits as the scheme has for weights, by row or as a whole as that has them;
+    /// asymmetric, in all codes.
     ///
     /// # Errors
     /// [`Error::Shape`] when it is none, [`Error::NonFinite`] for NaN or infinities in it (unless the scheme saturates them),
     /// [`Error::Unsupported`] for a scheme that is not signed and symmetric.
     pub fn from_float(weight: &Tensor, scheme: &DynamicScheme) -> Result<Self> {
         match weight.dims() {
-            [_, _] => Embedding::from_codes(scheme.weights(weight)?),
+            [_, _] => {
+                scheme.validate()?;
+                let rows = scheme.weights.with_symmetric(false).with_narrow_range(false);
+                Embedding::from_codes(scheme.codes(weight, &rows)?)
+            }
             other => Err(Error::shape("weight", "[rows, width]", other)),
         }
     }
 
-    /// Takes a table that is quantized already: symmetric codes `[rows, width]`, one scale or one per row.
+    /// Takes a table that is quantized already: codes `[rows, width]`, one scale and zero point or one per row.
     ///
     /// # Errors
-    /// [`Error::Shape`], and [`Error::Unsupported`] for codes with zero points or other scales.
+    /// [`Error::Shape`], and [`Error::Unsupported`] for other scales.
     pub fn from_codes(weight: QuantizedTensor<i8>) -> Result<Self> {
         if weight.shape().rank() != 2 {
             return Err(Error::shape("weight", "[rows, width]", weight.shape().dims()));
         }
-        let params = weight.params();
-        let per_row = matches!(params.granularity(), Granularity::PerTensor | Granularity::PerChannel { axis: 0 });
-        match per_row && params.zero_points().iter().all(|&zero| zero == 0) {
-            true => Ok(Embedding { weight: Arc::new(weight) }),
-            false => Err(Error::Unsupported {
-                what: "an embedding with zero points, or scales that are not those of rows".into(),
-                way_out: "quantize it with a symmetric scheme, one scale or one per row".into(),
+        match weight.params().granularity() {
+            Granularity::PerTensor | Granularity::PerChannel { axis: 0 } => Ok(Embedding { weight: Arc::new(weight) }),
+            other => Err(Error::Unsupported {
+                what: format!("an embedding with scales {other:?}"),
+                way_out: "quantize it with one scale, or one per row".into(),
             }),
         }
     }
@@ -58,21 +64,21 @@ impl Embedding {
         self.weight.shape().dims()[1]
     }
 
-    /// The codes and their scales.
+    /// The codes, their scales and zero points.
     pub fn weight(&self) -> &QuantizedTensor<i8> {
         &self.weight
     }
 
-    /// Bytes of codes and scales.
+    /// Bytes of codes, scales, and zero points.
     pub fn weight_bytes(&self) -> usize {
-        self.weight.storage().len() + 4 * self.weight.params().scales().len()
+        self.weight.storage().len() + self.weight.params().bytes()
     }
 
     pub(crate) fn run(&self, indices: &View<'_>, output: &mut ViewMut<'_>) -> Result<()> {
-        let (codes, scales, width) = (self.weight.storage(), self.weight.params().scales(), self.width());
+        let (codes, params, width) = (self.weight.storage(), self.weight.params(), self.width());
         look_up(indices, output, self.rows(), width, |row, y| {
-            let scale = if scales.len() == 1 { scales[0] } else { scales[row] };
-            dequantize_i8(&codes[row * width..][..width], scale, 0, y)
+            let (scale, zero_point) = params.at(if params.scales().len() == 1 { 0 } else { row });
+            dequantize_i8(&codes[row * width..][..width], scale, zero_point, y)
         })
     }
 }

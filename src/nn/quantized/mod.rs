@@ -45,7 +45,8 @@ use crate::tensor::{Granularity, QParams, QuantizedTensor, Tensor};
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DynamicScheme {
-    /// Weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0).
+    /// Weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0). Tables of embeddings have the bits and the
+    /// granularity alone of it.
     pub weights: Scheme,
     /// Inputs: unsigned, at most 8 bits, per tensor, which here means one range for each image or row.
     pub activations: Scheme,
@@ -95,9 +96,14 @@ impl DynamicScheme {
     /// Codes and scales of a weight whose axis 0 is the output channel.
     fn weights(&self, weight: &Tensor) -> Result<QuantizedTensor<i8>> {
         self.validate()?;
-        let mut observer = MinMax::new(self.weights.granularity()).with_non_finite(self.non_finite);
+        self.codes(weight, &self.weights)
+    }
+
+    /// Codes and scales of a weight by its ranges.
+    fn codes(&self, weight: &Tensor, scheme: &Scheme) -> Result<QuantizedTensor<i8>> {
+        let mut observer = MinMax::new(scheme.granularity()).with_non_finite(self.non_finite);
         observer.observe(weight).map_err(|error| named("weight", error))?;
-        let params = observer.qparams(&self.weights)?;
+        let params = observer.qparams(scheme)?;
         QuantizedTensor::quantize_with(weight, &params, self.non_finite)
     }
 }

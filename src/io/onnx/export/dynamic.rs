@@ -67,15 +67,21 @@ pub fn layer(writer: &mut Writer<'_>, node: &Node) -> Result<()> {
             let weights = writer.constant(&format!("{name}.weight"), plain(weight)?);
             let codes = writer.free(&format!("{name}/codes"));
             writer.main(name, "Gather", &[weights, indices.clone()], std::slice::from_ref(&codes), Attributes::new());
-            let floats = writer.value("Cast", &[codes], &format!("{name}/floats"), Attributes::new().with("to", DType::F32));
-            let scales = weight.params().scales();
-            let scale = match scales {
-                [scale] => writer.scalar(&format!("{name}.weight_scale"), *scale),
-                scales => {
-                    let rows = writer.constant(&format!("{name}.weight_scale"), Tensor::new([scales.len(), 1], scales.to_vec())?);
-                    writer.value("Gather", &[rows, indices], &format!("{name}/scale"), Attributes::new())
+            let mut floats = writer.value("Cast", &[codes], &format!("{name}/floats"), Attributes::new().with("to", DType::F32));
+            // One for the table, or that of the row.
+            let of_row = |writer: &mut Writer<'_>, values: Vec<f32>, stored: &str, picked: &str| match values[..] {
+                [value] => Ok(writer.scalar(&format!("{name}.{stored}"), value)),
+                _ => {
+                    let rows = writer.constant(&format!("{name}.{stored}"), Tensor::new([values.len(), 1], values)?);
+                    Ok(writer.value("Gather", &[rows, indices.clone()], &format!("{name}/{picked}"), Attributes::new()))
                 }
             };
+            let zeros: Vec<f32> = weight.params().zero_points().iter().map(|&zero| zero as f32).collect();
+            if !zeros.is_empty() {
+                let zero = of_row(writer, zeros, "weight_zero", "zero")?;
+                floats = writer.value("Sub", &[floats, zero], &format!("{name}/centred"), Attributes::new());
+            }
+            let scale = of_row(writer, weight.params().scales().to_vec(), "weight_scale", "scale")?;
             writer.node("Mul", &[floats, scale], &[output], Attributes::new());
             Ok(())
         }
