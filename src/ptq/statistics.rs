@@ -135,19 +135,31 @@ pub(super) fn inner(x: &Tensor, second: bool) -> usize {
 
 /// What the node reads first when the model runs on this batch; nothing after it runs.
 pub(super) fn input_of(model: &Model, node: &Node, batch: &[(&str, &Value)]) -> Result<Option<Value>> {
-    let Some(edge) = node.reads().next() else { return Ok(None) };
-    let wanted = model.edge_name(edge);
-    let mut found = None;
+    values_of(model, [node.reads().next()], batch).map(|[value]| value)
+}
+
+/// The values of these edges when the model runs on this batch, of which the last is made last; nothing after it runs. `None` for those
+/// that are, and for values that follow from shapes and are known before anything runs.
+pub(super) fn values_of<const N: usize>(model: &Model, edges: [Option<Edge>; N], batch: &[(&str, &Value)]) -> Result<[Option<Value>; N]> {
+    let constant = |edge: Edge| model.constants().iter().find(|(other, _)| *other == edge).map(|(_, value)| value.clone());
+    let mut found = edges.map(|edge| edge.and_then(constant));
+    let Some(last) = edges.last().copied().flatten() else { return Ok(found) };
+    if found[N - 1].is_some() {
+        return Ok(found);
+    }
     let run = Executor::new(model).run_with(batch, |tap| {
-        if tap.edge != wanted {
-            return Ok(());
+        for (edge, value) in edges.iter().zip(&mut found) {
+            if edge.is_some_and(|edge| model.edge_name(edge) == tap.edge) {
+                *value = Some(tap.value.clone());
+            }
         }
-        found = Some(tap.value.clone());
-        Err(Error::Cancelled { stage: "read an input", done: 1, total: 1 })
+        match model.edge_name(last) == tap.edge {
+            true => Err(Error::Cancelled { stage: "read values", done: N, total: N }),
+            false => Ok(()),
+        }
     });
-    match (found, run) {
-        (Some(x), _) => Ok(Some(x)),
-        (None, Err(error)) => Err(error),
-        (None, Ok(_)) => Ok(None),
+    match run {
+        Err(error) if found[N - 1].is_none() => Err(error),
+        _ => Ok(found),
     }
 }

@@ -1,11 +1,11 @@
 //! Gated recurrent unit.
 
-use super::{GateActivation, Projection, RecurrentOptions, Scratch, check, entries_of, initial, lengths, rows_of};
+use super::{GateActivation, Passed, Projection, Recurrent, RecurrentOptions, Scratch, check, entries_of, initial, lengths, rows_of};
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Workspace};
 use crate::nn::quantized::DynamicScheme;
 use crate::nn::view::{Inputs, Outputs};
-use crate::nn::{Linear, Precision};
+use crate::nn::{Layer, Linear, Precision};
 use crate::tensor::{Shape, Tensor};
 
 /// ONNX GRU, for each step and direction, with gates in the order z, r, h:
@@ -155,6 +155,24 @@ impl Gru {
         self.directions.iter().map(|d| (d.input.weights() + d.gates.weights() + d.candidate.weights()) as u64).sum()
     }
 
+    /// What the candidate's product multiplies, for rows of the input and of the state: the state, times the reset gate where that comes
+    /// before the product.
+    fn reset(&self, direction: usize, inputs: &[f32], states: &[f32], threads: usize) -> Result<Vec<f32>> {
+        let (weights, h) = (&self.directions[direction], self.options.hidden);
+        let (rows, mut workspace) = (states.len() / h, Workspace::new());
+        if self.reset_after || rows == 0 {
+            return Ok(states.to_vec());
+        }
+        let mut gates = vec![0.0; rows * 3 * h];
+        weights.input.run(inputs, rows, false, &mut gates, &mut workspace, threads)?;
+        let mut zr: Vec<f32> = gates.chunks(3 * h).flat_map(|row| &row[..2 * h]).copied().collect();
+        weights.gates.run(states, rows, true, &mut zr, &mut workspace, threads)?;
+        let gate = |(row, state): (&[f32], &[f32])| -> Vec<f32> {
+            row[h..].iter().zip(state).map(|(&r, state)| weights.functions[0].apply(self.options.clip(r)) * state).collect()
+        };
+        Ok(zr.chunks(2 * h).zip(states.chunks(h)).flat_map(gate).collect())
+    }
+
     pub(crate) fn output_shapes(&self, x: &Shape) -> Result<Vec<Shape>> {
         Ok(self.options.output_shapes(x, self.in_features)?.to_vec())
     }
@@ -225,5 +243,36 @@ impl Gru {
             }
         }
         Ok(())
+    }
+}
+
+impl Recurrent for Gru {
+    fn options(&self) -> &RecurrentOptions {
+        self.options()
+    }
+
+    fn in_features(&self) -> usize {
+        self.in_features()
+    }
+
+    fn products(&self) -> Vec<&Projection> {
+        self.directions.iter().flat_map(|weights| [&weights.input, &weights.gates, &weights.candidate]).collect()
+    }
+
+    fn with_products(&self, products: Vec<Projection>) -> Layer {
+        let mut twin = self.clone();
+        let places = twin.directions.iter_mut().flat_map(|weights| [&mut weights.input, &mut weights.gates, &mut weights.candidate]);
+        places.zip(products).for_each(|(place, product)| *place = product);
+        twin.into()
+    }
+
+    fn multiplied(&self, passed: &Passed<'_>, sequence: usize, threads: usize) -> Result<Vec<Vec<f32>>> {
+        let mut all = Vec::new();
+        for direction in 0..self.directions.len() {
+            let [inputs, beside, states] = passed.rows(direction, sequence);
+            let reset = self.reset(direction, &beside, &states, threads)?;
+            all.extend([inputs, states, reset]);
+        }
+        Ok(all)
     }
 }

@@ -1,11 +1,11 @@
 //! Long short-term memory.
 
-use super::{GateActivation, Projection, RecurrentOptions, Scratch, check, entries_of, initial, lengths, rows_of};
+use super::{GateActivation, Passed, Projection, Recurrent, RecurrentOptions, Scratch, check, entries_of, initial, lengths, rows_of};
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Workspace};
 use crate::nn::quantized::DynamicScheme;
 use crate::nn::view::{Inputs, Outputs};
-use crate::nn::{Linear, Precision};
+use crate::nn::{Layer, Linear, Precision};
 use crate::tensor::{Shape, Tensor};
 
 /// ONNX LSTM, for each step and direction, with gates in the order i, o, f, c:
@@ -234,5 +234,34 @@ impl Lstm {
             *cell = forget * *cell + input * g.apply(gate(3, 0.0, 0.0));
             *state = f.apply(gate(1, *cell, peephole(1, j))) * out.apply(self.options.clip(*cell));
         }
+    }
+}
+
+impl Recurrent for Lstm {
+    fn options(&self) -> &RecurrentOptions {
+        self.options()
+    }
+
+    fn in_features(&self) -> usize {
+        self.in_features()
+    }
+
+    fn products(&self) -> Vec<&Projection> {
+        self.directions.iter().flat_map(|weights| [&weights.input, &weights.hidden]).collect()
+    }
+
+    fn with_products(&self, products: Vec<Projection>) -> Layer {
+        let mut twin = self.clone();
+        let places = twin.directions.iter_mut().flat_map(|weights| [&mut weights.input, &mut weights.hidden]);
+        places.zip(products).for_each(|(place, product)| *place = product);
+        twin.into()
+    }
+
+    fn multiplied(&self, passed: &Passed<'_>, sequence: usize, _threads: usize) -> Result<Vec<Vec<f32>>> {
+        let of = |direction| {
+            let [inputs, _, states] = passed.rows(direction, sequence);
+            [inputs, states]
+        };
+        Ok((0..self.directions.len()).flat_map(of).collect())
     }
 }

@@ -6,9 +6,11 @@
 
 mod gru;
 mod lstm;
+mod passed;
 
 pub use gru::Gru;
 pub use lstm::Lstm;
+pub(crate) use passed::{First, Passed, Recurrent, recurrent};
 
 use std::ops::RangeInclusive;
 
@@ -273,8 +275,7 @@ impl Projection {
     }
 
     /// Length of an input row.
-    #[cfg(all(feature = "onnx", feature = "safetensors"))]
-    fn in_features(&self) -> usize {
+    pub(crate) fn in_features(&self) -> usize {
         match self {
             Projection::Float(linear) => linear.in_features(),
             Projection::Int8(linear) => linear.in_features(),

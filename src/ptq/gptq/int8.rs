@@ -6,10 +6,11 @@ use crate::convert::{Calibration, QConfig, StaticPlan};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::nn::quantized::{Conv2d, DynamicScheme, Linear};
-use crate::nn::{Layer, LayerKind, Model};
+use crate::nn::recurrent::recurrent;
+use crate::nn::{Layer, LayerKind, Model, Node};
 use crate::progress::Progress;
 use crate::ptq::{Calibrator, DynamicQuantization};
-use crate::tensor::{Tensor, Value};
+use crate::tensor::{QuantizedTensor, Tensor, Value};
 
 /// [`quantize_static`](crate::quantize_static), with codes and scales of weights chosen by what they do to each layer's outputs on samples;
 /// `model` is untouched. Gives the calibration too, which has the codes.
@@ -66,9 +67,9 @@ fn missing(plan: &StaticPlan, name: &str) -> Error {
     Error::Unknown { what: "static layer", name: name.to_owned(), present }
 }
 
-/// [`quantize_dynamic`](crate::quantize_dynamic) of these kinds, with codes and scales of the weights of convolutions and linear layers
-/// chosen by what they do to each layer's outputs on samples; `model` is untouched. Layers are fitted in the order in which they run, each
-/// to inputs that those before it, already quantized, give.
+/// [`quantize_dynamic`](crate::quantize_dynamic) of these kinds, with codes and scales of the weights of convolutions, linear layers,
+/// LSTM and GRU chosen by what they do to each product on samples; `model` is untouched. Layers are fitted in the order in which they run,
+/// each to inputs that those before it, already quantized, give; recurrent ones to those and to the states that they then pass through.
 ///
 /// # Errors
 /// Those of [`quantize_dynamic`](crate::quantize_dynamic) and of [`Model::run`]; [`Error::Empty`] without a batch; [`Error::NonFinite`] for
@@ -91,7 +92,8 @@ pub fn quantize_dynamic(
         })
     })?;
     let float = model.with_nodes(folded.nodes, quantized.conversion().cloned());
-    let is_fitted = |name: &str| float.node(name).is_some_and(|node| weight_of(node.layer()).is_some());
+    let is_fitted =
+        |name: &str| float.node(name).is_some_and(|node| weight_of(node.layer()).is_some() || recurrent(node.layer()).is_some());
     let names: Vec<String> = quantized
         .conversion()
         .map(|conversion| conversion.quantized.clone())
@@ -104,34 +106,47 @@ pub fn quantize_dynamic(
     for (done, name) in names.iter().enumerate() {
         progress.step("fit weights", name, done, names.len())?;
         let (Some(before), Some(at)) = (float.node(name), current.nodes().iter().position(|node| node.name() == name)) else { continue };
-        let Some(weight) = weight_of(before.layer()) else { continue };
-        let fit = || -> Result<(Layer, LayerFit)> {
-            let node = &current.nodes()[at];
-            let [samples, held_out] = moments(before.layer(), gptq.threads, batches.iter().map(|batch| input_of(&current, node, batch)))?;
-            let rounded = match node.layer() {
-                Layer::QuantizedConv2d(conv) => conv.weight()?,
-                Layer::QuantizedLinear(linear) => linear.weight()?,
-                other => {
-                    let what = format!("fitting the weights of {} to samples", other.kind());
-                    return Err(Error::Unsupported { what, way_out: "leave them to their rule".into() });
-                }
-            };
-            let fitted = gptq.quantize_codes(weight, &rounded, &samples, &held_out)?;
-            let (scheme, isa) = (DynamicScheme::default(), Isa::best());
-            let layer = match before.layer() {
-                Layer::Conv2d(conv) => Conv2d::from_codes(conv.geometry(), &fitted.weights, bias(conv.bias()), &scheme, isa)?.into(),
-                Layer::Linear(linear) => Linear::from_codes(&fitted.weights, bias(linear.bias()), &scheme, isa)?.into(),
-                other => other.clone(),
-            };
-            Ok((layer, LayerFit { name: name.clone(), method: fitted.method, errors: fitted.errors }))
+        let node = &current.nodes()[at];
+        let fitted = match recurrent(before.layer()) {
+            Some(before) => super::recurrent::fit(before, &current, node, batches, gptq),
+            None => fit(before.layer(), &current, node, batches, gptq),
         };
-        let (layer, fit) = fit().map_err(|error| error.in_layer(name))?;
+        let (layer, fit) = fitted.map_err(|error| error.in_layer(name))?;
         layers.push(fit);
         let mut nodes = current.nodes().to_vec();
         nodes[at] = nodes[at].with_layer(layer);
         current = current.with_nodes(nodes, current.conversion().cloned());
     }
     Ok(FittedModel { model: current, layers })
+}
+
+/// The int8 twin of a convolution or linear layer, in place of the node's own, with weights fitted to what it reads when `model` runs.
+fn fit(before: &Layer, model: &Model, node: &Node, batches: &[&[(&str, &Value)]], gptq: &Gptq) -> Result<(Layer, LayerFit)> {
+    let (Some(weight), Some(rounded)) = (weight_of(before), codes_of(node.layer())?) else { return Err(unfit(node)) };
+    let [samples, held_out] = moments(before, gptq.threads, batches.iter().map(|batch| input_of(model, node, batch)))?;
+    let fitted = gptq.quantize_codes(weight, &rounded, &samples, &held_out)?;
+    let (scheme, isa) = (DynamicScheme::default(), Isa::best());
+    let layer = match before {
+        Layer::Conv2d(conv) => Conv2d::from_codes(conv.geometry(), &fitted.weights, bias(conv.bias()), &scheme, isa)?.into(),
+        Layer::Linear(linear) => Linear::from_codes(&fitted.weights, bias(linear.bias()), &scheme, isa)?.into(),
+        _ => return Err(unfit(node)),
+    };
+    Ok((layer, LayerFit { name: node.name().to_owned(), method: fitted.method, errors: fitted.errors }))
+}
+
+fn codes_of(layer: &Layer) -> Result<Option<QuantizedTensor<i8>>> {
+    match layer {
+        Layer::QuantizedConv2d(conv) => conv.weight().map(Some),
+        Layer::QuantizedLinear(linear) => linear.weight().map(Some),
+        _ => Ok(None),
+    }
+}
+
+pub(super) fn unfit(node: &Node) -> Error {
+    Error::Unsupported {
+        what: format!("fitting the weights of {} to samples", node.layer().kind()),
+        way_out: "leave them to their rule".into(),
+    }
 }
 
 fn bias(bias: Option<&Tensor>) -> Option<&[f32]> {

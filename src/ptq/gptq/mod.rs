@@ -28,6 +28,7 @@ mod levels;
 mod model;
 mod moments;
 mod patches;
+mod recurrent;
 
 pub use hessian::Hessian;
 pub use int8::{quantize_dynamic, quantize_static};
@@ -81,7 +82,7 @@ pub struct FittedCodes {
 }
 
 /// How codes were chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Method {
     /// To the nearest.

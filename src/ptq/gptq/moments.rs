@@ -33,7 +33,7 @@ pub(super) fn moments(layer: &Layer, threads: usize, inputs: impl Iterator<Item 
             let moments = &mut moments[usize::from(seen % 4 == 3)];
             seen += 1;
             for part in 0..parts {
-                let rows = &mut moments.rows[part];
+                let rows = moments.rows(part);
                 match layer {
                     Layer::Conv2d(conv) => patches(&x, sample, conv.geometry(), part, rows),
                     _ => rows.extend_from_slice(&x.as_slice()[x.len() / count * sample..x.len() / count * (sample + 1)]),
@@ -47,7 +47,7 @@ pub(super) fn moments(layer: &Layer, threads: usize, inputs: impl Iterator<Item 
 }
 
 /// Hessians of the parts of a layer, and rows that are on their way there.
-struct Moments {
+pub(super) struct Moments {
     hessians: Vec<Hessian>,
     rows: Vec<Vec<f32>>,
 }
@@ -56,12 +56,18 @@ impl Moments {
     /// Numbers that are gathered before they are added: a square of the width is written each time.
     const GATHERED: usize = 1 << 20;
 
-    fn new(width: usize, parts: usize) -> Result<Self> {
+    pub fn new(width: usize, parts: usize) -> Result<Self> {
         let hessians = (0..parts).map(|_| Hessian::new(width)).collect::<Result<_>>()?;
         Ok(Moments { hessians, rows: vec![Vec::new(); parts] })
     }
 
-    fn add(&mut self, part: usize, threads: usize, all: bool) -> Result<()> {
+    /// Where rows of a part are put.
+    pub fn rows(&mut self, part: usize) -> &mut Vec<f32> {
+        &mut self.rows[part]
+    }
+
+    /// Adds the rows that were put there, once they are many or when those are all.
+    pub fn add(&mut self, part: usize, threads: usize, all: bool) -> Result<()> {
         let rows = &mut self.rows[part];
         if !rows.is_empty() && (all || rows.len() * self.hessians.len() >= Self::GATHERED) {
             self.hessians[part].add(rows, threads)?;
@@ -70,7 +76,7 @@ impl Moments {
         Ok(())
     }
 
-    fn finish(mut self, threads: usize) -> Result<Vec<Hessian>> {
+    pub fn finish(mut self, threads: usize) -> Result<Vec<Hessian>> {
         (0..self.hessians.len()).try_for_each(|part| self.add(part, threads, true))?;
         Ok(self.hessians)
     }
