@@ -101,10 +101,11 @@ def weights(bits, group):
     return {**{f"{name} rounded": base[name] for name in formats[:2]}, **{f"{name} fitted": base[name] + fitted for name in formats}}
 
 
+DYNAMIC = ["--mode", "dynamic"]
 STATIC = ["--mode", "static", "--calibration", "{calibration}"]
 # Kind of case: the crate's ways, each the arguments of quantize_onnx.
 OURS = {
-    "dynamic": lambda: {"dynamic": ["--mode", "dynamic"]},
+    "dynamic": lambda: {"dynamic": DYNAMIC, "dynamic, best effort": [*DYNAMIC, "--effort", "best", "--calibration", "{calibration}"]},
     "static": lambda: {"static": STATIC, "static, linear alone": [*STATIC, "--kinds", "linear"]},
     "w4a8": lambda: {"static int4": [*STATIC, "--weights", "int4"]},
     "equalized": lambda: {"static": STATIC, "static, mse": [*STATIC, "--observer", "mse"]},

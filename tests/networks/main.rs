@@ -16,6 +16,7 @@ mod float_layers;
 mod fusion;
 mod gptq;
 mod gptq_int8;
+mod gptq_recurrent;
 mod quantize_dynamic;
 mod quantize_static;
 mod quantize_weights;

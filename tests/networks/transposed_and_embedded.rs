@@ -3,7 +3,7 @@
 use crate::support::Random;
 use lowprec::kernels::{Conv2dGeometry, Isa, Workspace};
 use lowprec::nn::quantized::{self, DynamicScheme};
-use lowprec::nn::{ConvTranspose2d, Dim, Embedding, Executor, Layer, LayerKind, Model};
+use lowprec::nn::{ConvTranspose2d, Dim, Embedding, Executor, Layer, LayerKind, Linear, Model};
 use lowprec::num::{affine_qparams, quantize};
 use lowprec::{DType, Error, Precision, Tensor, Value, quantize_dynamic};
 
@@ -192,4 +192,21 @@ fn rows_are_looked_up() {
         assert!((again / scale - 1.0).abs() < 1e-6 && same == zero, "{again} {same} {scale} {zero}");
     }
     assert!(Embedding::new(random.tensor([9], 1.0)).is_err());
+}
+
+#[test]
+fn rows_that_a_layer_quantizes_again_are_rounded_once() {
+    let random = &mut Random(12);
+    let mut net = Model::builder();
+    let x = net.input("ids", DType::I64, &[Dim::Any]).unwrap();
+    let x = net.add("words", Embedding::new(random.tensor([40, 30], 1.0)).unwrap(), &[x]).unwrap();
+    let y = net.add("head", Linear::new(random.tensor([8, 30], 0.3), None).unwrap(), &[x]).unwrap();
+    net.output("y", y).unwrap();
+    let model = net.build().unwrap();
+    let ids = Value::from(Tensor::new([40], (0..40i64).collect()).unwrap());
+    let run = |model: &Model| model.run(&[("ids", &ids)]).unwrap().remove(0).1.get::<f32>().unwrap().clone();
+    let quantized = |kinds: &[LayerKind]| run(&quantize_dynamic(&model, kinds).unwrap());
+    let (once, both) = (quantized(&[LayerKind::Linear]), quantized(&[LayerKind::Embedding, LayerKind::Linear]));
+    let off = |a: &Tensor, b: &Tensor| a.as_slice().iter().zip(b.as_slice()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off(&once, &both) < 1e-5 && off(&once, &run(&model)) > 1e-3);
 }
