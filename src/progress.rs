@@ -52,7 +52,7 @@ impl<'a> Progress<'a> {
     /// The same caller, for a verb inside another.
     pub(crate) fn lend(&mut self) -> Progress<'_> {
         match &mut self.callback {
-            Some(callback) => Progress::new(|step| callback(step)),
+            Some(callback) => Progress::new(callback),
             None => Progress::silent(),
         }
     }

@@ -186,13 +186,16 @@ fn checkpoints_go_on_where_they_stopped() {
     assert_eq!(parts.parameters(), whole.parameters());
 }
 
+/// Named tensors of a checkpoint.
+type Tensors = Vec<(String, Value)>;
+
 #[test]
 fn a_wrong_checkpoint_changes_nothing() {
     let make = || (Network::new(&perceptron()).unwrap(), Adam::new(0.1));
     let (mut network, mut adam) = make();
     learn(&mut network, &mut adam, training(1)).unwrap();
     let good = checkpoint(&network, &adam, 13);
-    let wrong = |change: &dyn Fn(&mut Vec<(String, Value)>)| {
+    let wrong = |change: &dyn Fn(&mut Tensors)| {
         let mut tensors = good.clone();
         change(&mut tensors);
         let (mut fresh, mut optimizer) = make();
@@ -202,7 +205,7 @@ fn a_wrong_checkpoint_changes_nothing() {
         assert_eq!((fresh.parameters(), optimizer.state(), state), (make().0.parameters(), Adam::new(0.1).state(), kept), "{error}");
         error
     };
-    let without = |name: &'static str| move |tensors: &mut Vec<(String, Value)>| tensors.retain(|(other, _)| other != name);
+    let without = |name: &'static str| move |tensors: &mut Tensors| tensors.retain(|(other, _)| other != name);
     for name in ["network.hidden.weight", "optimizer.steps", "step"] {
         assert!(matches!(wrong(&without(name)), Error::Unknown { .. }), "{name}");
     }

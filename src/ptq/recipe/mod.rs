@@ -5,7 +5,7 @@
 //! | [`Stage::Equalize`] | yes | yes | | [`equalize`](super::equalize): channels of one value brought to like ranges |
 //! | [`Stage::Smooth`] | yes | yes | | [`smooth_quant`](super::smooth_quant): outliers of activations moved into weights |
 //! | [`Stage::Ranges`] | yes | | | ranges of activations by least squared error, in place of the configuration's observer |
-//! | [`Stage::Fit`] | yes | yes | yes | [`gptq`](super::gptq): weights fitted to what they are multiplied with |
+//! | [`Stage::Fit`] | yes | yes | yes | [`gptq`]: weights fitted to what they are multiplied with |
 //! | [`Stage::Biases`] | yes | yes | yes | [`bias_correction`](super::bias_correction): means of channels put back |
 //!
 //! [`Effort`] says which of them are tried. A quarter of the samples is held out; after each step the quantized model runs on it, and the step
@@ -174,10 +174,10 @@ impl Recipe {
         })
     }
 
-    /// [`quantize_dynamic`](crate::quantize_dynamic) of these kinds by the steps of the recipe; `model` is untouched.
+    /// [`quantize_dynamic`] of these kinds by the steps of the recipe; `model` is untouched.
     ///
     /// # Errors
-    /// Those of [`quantize_dynamic`](crate::quantize_dynamic) and of [`Model::run`]; [`Error::Empty`] without a batch;
+    /// Those of [`quantize_dynamic`] and of [`Model::run`]; [`Error::Empty`] without a batch;
     /// [`Error::Cancelled`]; what the steps return for samples that are not finite.
     pub fn quantize_dynamic(
         &self,
@@ -197,10 +197,10 @@ impl Recipe {
         })
     }
 
-    /// [`quantize_weights`](crate::quantize_weights) by the steps of the recipe; `model` is untouched.
+    /// [`quantize_weights`] by the steps of the recipe; `model` is untouched.
     ///
     /// # Errors
-    /// Those of [`quantize_weights`](crate::quantize_weights) and of [`Model::run`]; [`Error::Empty`] without a batch;
+    /// Those of [`quantize_weights`] and of [`Model::run`]; [`Error::Empty`] without a batch;
     /// [`Error::Cancelled`]; what the steps return for samples that are not finite.
     pub fn quantize_weights(
         &self,
