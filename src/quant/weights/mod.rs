@@ -13,8 +13,8 @@
 //! - Nothing may be lost: `int8` (a scale for each channel), or `int8:g32`. Integers beat small floats of as many bits, unless the
 //!   magnitudes of a group span many octaves: `fp8e4m3` then flushes nothing.
 //! - 4 bits, nearest: `trellis4:g20:log4`; 3 and 2 bits likewise. Where a few weights carry most of the energy, keep them apart:
-//!   `trellis3:g16:log6:largest=0.01`. The price is time: a microsecond of search a weight (`shift4` half of that, `int4` a tenth; ten in tensors of
-//!   some hundred weights), and two or three times as long to read; products dequantize in the call; no stochastic rounding, no fitting to samples;
+//!   `trellis3:g16:log6:largest=0.01`. The price is time: a microsecond of search a weight (`shift4` half of that, `int4` a tenth; five in tensors of
+//!   some hundred weights), and a quarter longer to read than a table (4 ns a weight); products dequantize in the call; no stochastic rounding, no fitting to samples;
 //!   an exported graph has a byte a weight.
 //! - 4 bits, nearest of those that are read one by one: `shift4:g32:log3`; as near, quicker to multiply, in 5 bits: `offset4:g32`.
 //! - 4 bits with integers, as products of codes want them: `uint4:g32`, or `int4:g32` without zero points.
