@@ -37,8 +37,8 @@ pub fn checkpoint(network: &dyn Trainable, optimizer: &dyn Optimizer, step: usiz
 /// steps; on an error nothing changes.
 ///
 /// # Errors
-/// Those of [`Trainable::load_state`] and [`Optimizer::load_state`]; [`Error::Unused`](crate::Error::Unused) for tensors that neither
-/// takes.
+/// Those of [`Trainable::load_state`] and [`Optimizer::load_state`]; [`Error::Unused`](crate::Error::Unused) for tensors under
+/// `network.` and `optimizer.` that neither takes; others stay in `state`.
 pub fn resume(network: &mut dyn Trainable, optimizer: &mut dyn Optimizer, state: &mut StateDict) -> Result<usize> {
     let mut rest = state.clone();
     let step = take_count(&mut rest, STEP)?;

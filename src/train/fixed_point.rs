@@ -40,7 +40,8 @@ pub struct FixedPoint {
 }
 
 impl FixedPoint {
-    /// `⟨integer, fraction⟩`.
+    /// `⟨integer, fraction⟩`. Sums are handed on in f32, rounded to odd: of words up to 23 bits they are rounded to the nearest as if there
+    /// had been no rounding before. By chance the odds near the range's ends are off by up to `2^-(25 - word)`: nothing to speak of up to 18 bits.
     ///
     /// # Errors
     /// [`Error::Parameter`] without a bit before the point, or for words other than of 2 to 24 bits, which f32 holds exactly.
@@ -183,7 +184,7 @@ impl FixedPointNetwork {
     /// # Errors
     /// As [`Network::new`](super::Network::new).
     pub fn new(model: &Model, config: FixedPointConfig) -> Result<Self> {
-        let (graph, parameters) = Graph::new(model)?;
+        let (graph, parameters) = Graph::new(model, false)?;
         let mut network = FixedPointNetwork { graph, parameters, rounder: Rounder { config, rounded: 0 } };
         for parameter in network.parameters.iter_mut().filter(|parameter| parameter.is_trained()) {
             network.rounder.round(config.parameters, parameter.value_mut().as_mut_slice());

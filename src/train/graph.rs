@@ -52,11 +52,11 @@ fn learned_inputs(layer: &Layer) -> &'static [(usize, ParameterKind)] {
 }
 
 impl Graph {
-    /// The graph and its parameters, in the model's order.
+    /// The graph and its parameters, in the model's order; `frozen` where statistics of batch norms will not move.
     ///
     /// # Errors
     /// [`Error::Unsupported`], inside an [`Error::Layer`], for a layer between parameters and outputs that has no derivative.
-    pub fn new(model: &Model) -> Result<(Graph, Vec<Parameter>)> {
+    pub fn new(model: &Model, frozen: bool) -> Result<(Graph, Vec<Parameter>)> {
         let (mut functions, mut own, mut parameters) = (Vec::new(), Vec::new(), Vec::new());
         for node in model.nodes() {
             let (function, more) = of(node.name(), node.layer()).map_or((None, Vec::new()), |(function, more)| (Some(function), more));
@@ -69,7 +69,7 @@ impl Graph {
             for &(input, kind) in learned_inputs(node.layer()) {
                 let Some(edge) = node.inputs().get(input).copied().flatten() else { continue };
                 let readers = model.nodes().iter().flat_map(Node::reads).filter(|other| other.index == edge.index).count();
-                if kind == ParameterKind::Statistic && readers > 1 && wiring.constants[edge.index].is_some() {
+                if kind == ParameterKind::Statistic && !frozen && readers > 1 && wiring.constants[edge.index].is_some() {
                     let error = Error::Unsupported {
                         what: format!("training with `{}` as a statistic of this layer and something else besides", model.edge_name(edge)),
                         way_out: "give each its own constant".into(),
@@ -90,7 +90,7 @@ impl Graph {
         let threads = 1;
         let depends = vec![false; model.edge_count()];
         let workspace = Workspace::default();
-        let mut graph = Graph { model: model.clone(), functions, own, constants, depends, frozen: false, threads, workspace };
+        let mut graph = Graph { model: model.clone(), functions, own, constants, depends, frozen, threads, workspace };
         graph.trace(false, &|_| false)?;
         Ok((graph, parameters))
     }

@@ -42,7 +42,10 @@ pub fn cross_entropy(logits: &Tensor, labels: &[usize], smoothing: f64) -> Resul
         let (log, shares) = log_softmax(row, 1.0);
         for (class, (&x, share)) in row.iter().zip(shares).enumerate() {
             let target = smoothing / classes as f64 + if class == label { 1.0 - smoothing } else { 0.0 };
-            loss += target * (log - f64::from(x));
+            // A class that is masked out, with a logit of -∞, costs nothing where it is not wanted.
+            if target > 0.0 {
+                loss += target * (log - f64::from(x));
+            }
             gradient.push(((share - target) / n as f64) as f32);
         }
     }

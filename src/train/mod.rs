@@ -19,8 +19,8 @@
 //!
 //! # With the low precision in the loop
 //!
-//! [`prepare_qat`] puts fake quantization where an integer model rounds, and [`Qat::finish`] gives that integer model, which differs
-//! from what was trained by at most one code anywhere. What is learned of scales is chosen by [`WeightTraining`] and
+//! [`prepare_qat`] puts fake quantization where an integer model rounds, and [`Qat::finish`] gives that integer model, which computes
+//! what was trained but for ties of rounding ([`Qat::agreement`]). What is learned of scales is chosen by [`WeightTraining`] and
 //! [`ActivationTraining`].
 //!
 //! # In fixed point
@@ -48,7 +48,8 @@
 //!
 //! # What is trained
 //!
-//! Weights of layers are trained, scale and shift of normalizations, and slopes of PRelu; other constants stay. Batch norms are folded
+//! Weights of layers are trained, scale and shift of normalizations, and slopes of PRelu; other constants stay. A
+//! constant that several layers read is one parameter. Batch norms are folded
 //! before quantization-aware training, which has their statistics frozen from its first step. Every sum runs in an order that
 //! neither threads nor batches of other samples decide, so a seed decides a training bit for bit.
 

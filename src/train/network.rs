@@ -2,7 +2,7 @@
 
 use super::arithmetic::{Float, Mode};
 use super::graph::Graph;
-use super::parameter::{Gradients, Parameter, load, state};
+use super::parameter::{Gradients, Parameter, counted, load, state, take_count};
 use super::tape::Tape;
 use crate::error::{Error, Result};
 use crate::nn::{Model, StateDict};
@@ -68,6 +68,9 @@ pub trait Trainable {
     }
 }
 
+/// In a checkpoint, whether norms are frozen.
+const FROZEN: &str = "network.frozen_norms";
+
 /// A float network that trains: the parameters of a [`Model`], changed in place. The model itself stays as it was.
 ///
 /// Results do not depend on the number of threads, bit for bit.
@@ -107,7 +110,7 @@ impl Network {
     /// # Errors
     /// [`Error::Unsupported`], inside an [`Error::Layer`], for a layer between parameters and outputs that has no derivative here.
     pub fn new(model: &Model) -> Result<Self> {
-        let (graph, parameters) = Graph::new(model)?;
+        let (graph, parameters) = Graph::new(model, false)?;
         Ok(Network { graph, parameters })
     }
 
@@ -162,5 +165,20 @@ impl Trainable for Network {
 
     fn model(&self) -> &Model {
         self.graph.model()
+    }
+
+    fn state(&self) -> Vec<(String, Value)> {
+        let mut state = state(&self.parameters);
+        state.push((FROZEN.to_owned(), counted(self.graph.frozen.into())));
+        state
+    }
+
+    fn load_state(&mut self, state: &mut StateDict) -> Result<()> {
+        let mut rest = state.clone();
+        let frozen = take_count(&mut rest, FROZEN)?;
+        load(&mut self.parameters, &mut rest)?;
+        self.graph.frozen = frozen != 0;
+        *state = rest;
+        Ok(())
     }
 }

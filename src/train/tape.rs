@@ -43,8 +43,8 @@ impl Tape {
         }
     }
 
-    /// The value of that name in `model`, that of the network which ran, row-major, as its readers see it: rounded, where codes are
-    /// all that is there.
+    /// The value of that name in `model`, that of the network which ran, row-major, as its readers see it: rounded, where there
+    /// is a grid.
     ///
     /// # Errors
     /// [`Error::Unknown`] for a name that no value has, [`Error::Type`] for one that is not of floats.

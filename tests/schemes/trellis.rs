@@ -182,3 +182,24 @@ fn threads_change_no_path() {
         assert!(one == three, "{text}");
     }
 }
+
+#[test]
+fn values_far_below_all_scales_leave_their_neighbours_alone() {
+    let mut weight = Tensor::new([40, 16], (0..640).map(|i| ((i * i + 3 * i) as f32 * 0.37).sin()).collect()).unwrap();
+    let of = |weight: &Tensor, text: &str| {
+        let small = text.parse::<WeightFormat>().unwrap().quantize(weight).unwrap().dequantize();
+        let noise: f64 = weight.as_slice()[176..].iter().zip(&small.as_slice()[176..]).map(|(w, q)| f64::from(w - q).powi(2)).sum();
+        let signal: f64 = weight.as_slice()[176..].iter().map(|&w| f64::from(w).powi(2)).sum();
+        10.0 * (signal / noise).log10()
+    };
+    for text in ["trellis4:g16", "trellis4:g16:log4", "trellis4:g16:e4m3", "trellis4:g16:double"] {
+        let before = of(&weight, text);
+        for tiny in [1e-20f32, 1e-28, 0.0] {
+            let even = weight.as_slice()[160..176].to_vec();
+            weight.as_mut_slice()[160..176].iter_mut().for_each(|w| *w *= tiny);
+            let after = of(&weight, text);
+            weight.as_mut_slice()[160..176].copy_from_slice(&even);
+            assert!(before > 20.0 && after > before - 0.5, "{text}: {before} dB, {after} beside values of {tiny}");
+        }
+    }
+}

@@ -227,25 +227,42 @@ fn wide_sums_are_those_of_plain_loops() {
     assert!((gradients.get(2)[0] - by_slope as f32).abs() <= step && (gradients.get(2)[0] / step).fract() == 0.0);
 }
 
+/// `[m, k]` and `[k, n]` whose products cancel but for little: in f32 their sums would lose it.
+fn cancelling([m, k, n]: [usize; 3]) -> (Vec<f32>, Vec<f32>) {
+    let (step, large) = (2f32.powi(-12), 64.0);
+    let side = |i: usize, s: usize, sign: f32| match s {
+        0 => large,
+        s if s + 1 == k => sign * large,
+        s => ((i + s) % 3 + 1) as f32,
+    };
+    let a = (0..m * k).map(|at| side(at / k, at % k, 1.0) * if (1..k - 1).contains(&(at % k)) { step } else { 1.0 }).collect();
+    let b = (0..k * n).map(|at| side(at % n, at / n, -1.0) * if (1..k - 1).contains(&(at / n)) { 0.5 } else { 1.0 }).collect();
+    (a, b)
+}
+
+/// `a · b`, by loops in f64.
+fn product(a: &[f32], b: &[f32], [m, k, n]: [usize; 3]) -> Vec<f64> {
+    let one = |(i, j): (usize, usize)| (0..k).map(|s| f64::from(a[i * k + s]) * f64::from(b[s * n + j])).sum();
+    (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(one).collect()
+}
+
+/// `[rows, columns]` as `[columns, rows]`.
+fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..x.len()).map(|at| x[at % rows * columns + at / rows]).collect()
+}
+
 #[test]
 fn wide_products_are_those_of_plain_loops() {
     let format = FixedPoint::new(8, 12).unwrap();
-    let (m, k, n) = (3, 300, 4);
-    let side = |dims: &[usize], seed| fixed(format, dims, seed);
-    // A repeated left side; a transposed right one with a row that is added; a fully connected layer.
-    let (a, b, c) = (side(&[m, k], 1), side(&[2, k, n], 2), side(&[n], 3));
-    let product = |a: &[f32], b: &[f32], at: &dyn Fn(usize, usize) -> usize| -> Vec<f64> {
-        let one = |(i, j): (usize, usize)| (0..k).map(|s| f64::from(a[i * k + s]) * f64::from(b[at(s, j)])).sum::<f64>();
-        (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(one).collect()
-    };
+    // Gradients by operands become those of `slope · operand` with slopes of 1, one for each: numbers below zero have them.
     let run = |layer: Layer, operands: &[(&str, &Tensor)], g: &Tensor| {
         let mut net = Model::builder();
-        let edges: Vec<_> =
-            operands.iter().map(|(name, value)| net.input(name, DType::F32, &vec![Dim::Any; value.dims().len()]).unwrap()).collect();
-        // So that something is learned, and gradients are wanted.
-        let slope = net.constant("slope", Tensor::full([1], 1.0f32).unwrap()).unwrap();
-        let edges: Vec<_> =
-            edges.iter().enumerate().map(|(i, &edge)| net.add(&format!("same{i}"), Binary::PRelu, &[edge, slope]).unwrap()).collect();
+        let mut edges = Vec::new();
+        for (name, value) in operands {
+            let x = net.input(name, DType::F32, &vec![Dim::Any; value.dims().len()]).unwrap();
+            let slopes = net.constant(&format!("{name}0"), Tensor::full(value.dims(), 1.0f32).unwrap()).unwrap();
+            edges.push(net.add(&format!("{name}1"), Binary::PRelu, &[x, slopes]).unwrap());
+        }
         let y = net.add("layer", layer, &edges).unwrap();
         net.output("y", y).unwrap();
         let mut network = FixedPointNetwork::new(&net.build().unwrap(), FixedPointConfig::new(format)).unwrap();
@@ -254,23 +271,64 @@ fn wide_products_are_those_of_plain_loops() {
         let gradients = network.backward(&tape, &[("y", g)]).unwrap();
         (tape.output().as_slice().to_vec(), gradients)
     };
-    let g = side(&[2, m, n], 4);
-    let (y, _) = run(MatMul::new().into(), &[("a", &a), ("b", &b)], &g);
-    let halves = b.as_slice().chunks(k * n).flat_map(|b| product(a.as_slice(), b, &|s, j| s * n + j));
-    assert_eq!(y, rounded(format, &halves.collect::<Vec<_>>()));
+    // Minus one times the gradient by an operand that is -1 everywhere.
+    let minus = |sums: &[f64]| rounded(format, sums).iter().map(|x| -x).collect::<Vec<f32>>();
+    let (m, k, n) = (3, 300, 4);
+    let sizes = [m, k, n];
+    let (a, b) = cancelling(sizes);
+    let tensor_of = |dims: &[usize], x: &[f32]| Tensor::new(dims, x.to_vec()).unwrap();
 
-    let (b, g) = (side(&[n, k], 5), side(&[m, n], 6));
-    let (y, _) = run(Gemm::new(0.5, 2.0).with_transposed(false, true).into(), &[("a", &a), ("b", &b), ("c", &c)], &g);
-    let sums = product(a.as_slice(), b.as_slice(), &|s, j| j * k + s);
-    let sums: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| 0.5 * sum + 2.0 * f64::from(c.as_slice()[i % n])).collect();
-    assert_eq!(y, rounded(format, &sums));
+    // Forward: a repeated left side; a transposed right one with a row that is added; a fully connected layer.
+    let twice: Vec<f32> = b.iter().chain(&b).copied().collect();
+    let (y, _) = run(
+        MatMul::new().into(),
+        &[("a", &tensor_of(&[m, k], &a)), ("b", &tensor_of(&[2, k, n], &twice))],
+        &Tensor::full([2, m, n], 0.0).unwrap(),
+    );
+    let sums = product(&a, &b, sizes);
+    assert!(sums.iter().any(|sum| *sum != 0.0 && sum.abs() < 1.0));
+    assert_eq!(y, rounded(format, &[sums.clone(), sums.clone()].concat()));
+    let (b_turned, c) = (transposed(&b, k, n), fixed(format, &[n], 3));
+    let gemm = Gemm::new(0.5, 2.0).with_transposed(false, true);
+    let operands = [("a", &tensor_of(&[m, k], &a)), ("b", &tensor_of(&[n, k], &b_turned)), ("c", &c)];
+    let (y, _) = run(gemm.into(), &operands, &Tensor::full([m, n], 0.0).unwrap());
+    let with_row: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| 0.5 * sum + 2.0 * f64::from(c.as_slice()[i % n])).collect();
+    assert_eq!(y, rounded(format, &with_row));
+    let linear = Linear::new(tensor_of(&[n, k], &b_turned), Some(c.clone())).unwrap();
+    let (y, _) = run(linear.into(), &[("a", &tensor_of(&[m, k], &a))], &Tensor::full([m, n], 0.0).unwrap());
+    let with_row: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + f64::from(c.as_slice()[i % n])).collect();
+    assert_eq!(y, rounded(format, &with_row));
 
-    let (y, gradients) = run(Linear::new(b.clone(), Some(c.clone())).unwrap().into(), &[("a", &a)], &g);
-    let sums = product(a.as_slice(), b.as_slice(), &|s, j| j * k + s);
-    let sums: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + f64::from(c.as_slice()[i % n])).collect();
-    assert_eq!(y, rounded(format, &sums));
-    let of = |j: usize, s: usize| (0..m).map(|i| f64::from(g.as_slice()[i * n + j]) * f64::from(a.as_slice()[i * k + s])).sum::<f64>();
-    let by_weight: Vec<f64> = (0..n).flat_map(|j| (0..k).map(move |s| (j, s))).map(|(j, s)| of(j, s)).collect();
+    // Backward: `dA = dY Bᵀ` and `dB = Aᵀ dY`, the sums over what is long.
+    let (m, k, n) = (3, 4, 300);
+    let (g, bt) = cancelling([m, n, k]);
+    let minus_a = vec![-1.0f32; m * k];
+    let b = transposed(&bt, n, k);
+    let (_, gradients) =
+        run(MatMul::new().into(), &[("a", &tensor_of(&[m, k], &minus_a)), ("b", &tensor_of(&[k, n], &b))], &tensor_of(&[m, n], &g));
+    let by_a = product(&g, &bt, [m, n, k]);
+    assert_eq!(gradients.get(0), minus(&by_a));
+    let half: Vec<f64> = by_a.iter().map(|sum| 0.5 * sum).collect();
+    let gemm = Gemm::new(0.5, 1.0).with_transposed(false, true);
+    let (_, gradients) =
+        run(gemm.into(), &[("a", &tensor_of(&[m, k], &minus_a)), ("b", &tensor_of(&[n, k], &bt))], &tensor_of(&[m, n], &g));
+    assert_eq!(gradients.get(0), minus(&half));
+    let (m, k, n) = (300, 3, 4);
+    let (at, g) = cancelling([k, m, n]);
+    let minus_b = vec![-1.0f32; k * n];
+    let a = transposed(&at, k, m);
+    let operands = [("a", &tensor_of(&[m, k], &a)), ("b", &tensor_of(&[k, n], &minus_b))];
+    let (_, gradients) = run(MatMul::new().into(), &operands, &tensor_of(&[m, n], &g));
+    let by_b = product(&at, &g, [k, m, n]);
+    assert_eq!(gradients.get(1), minus(&by_b));
+    let (_, gradients) = run(Gemm::new(0.5, 1.0).into(), &operands, &tensor_of(&[m, n], &g));
+    assert_eq!(gradients.get(1), minus(&by_b.iter().map(|sum| 0.5 * sum).collect::<Vec<_>>()));
+    let (_, gradients) = run(
+        Linear::new(tensor_of(&[n, k], &vec![-1.0; n * k]), None).unwrap().into(),
+        &[("a", &tensor_of(&[m, k], &a))],
+        &tensor_of(&[m, n], &g),
+    );
+    let by_weight = product(&transposed(&g, m, n), &a, [n, m, k]);
     assert_eq!(gradients.get(0), rounded(format, &by_weight));
 }
 

@@ -218,6 +218,10 @@ fn losses_are_pytorchs() {
     let labels: Vec<usize> =
         fixture.value("cross_entropy/labels").get::<i64>().unwrap().as_slice().iter().map(|&label| label as usize).collect();
     compare("cross_entropy", cross_entropy(&floats("cross_entropy/x"), &labels, 0.0).unwrap());
+    // A class that is masked out.
+    let masked = Tensor::new([1, 3], vec![1.0, f32::NEG_INFINITY, 2.0]).unwrap();
+    let (loss, gradient) = cross_entropy(&masked, &[2], 0.0).unwrap();
+    assert!((loss - (1.0f64 + (-1.0f64).exp()).ln()).abs() < 1e-6 && gradient.as_slice()[1] == 0.0, "{loss}");
     compare("cross_entropy_smooth", cross_entropy(&floats("cross_entropy_smooth/x"), &labels, 0.1).unwrap());
     compare("mean_squared_error", mean_squared_error(&floats("mean_squared_error/x"), &floats("mean_squared_error/target")).unwrap());
     compare("distillation", distillation(&floats("distillation/x"), &floats("distillation/teacher"), 3.0).unwrap());

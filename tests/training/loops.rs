@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use lowprec::io::safetensors;
+use lowprec::nn::operator::BatchNormalization;
 use lowprec::nn::{BatchNorm2d, Dim, Layer, Linear, Model, StateDict};
 use lowprec::quant::Rounding;
 use lowprec::train::{
@@ -18,6 +19,21 @@ fn perceptron() -> Model {
     let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2)]).unwrap();
     let x = net.add("hidden", Linear::new(tensor(&[16, 2], 1, 1.0), Some(tensor(&[16], 2, 0.5))).unwrap(), &[x]).unwrap();
     let x = net.add("relu", Layer::Relu, &[x]).unwrap();
+    let y = net.add("head", Linear::new(tensor(&[2, 16], 3, 0.5), Some(tensor(&[2], 4, 0.1))).unwrap(), &[x]).unwrap();
+    net.output("y", y).unwrap();
+    net.build().unwrap()
+}
+
+/// The same with a batch norm of rows.
+fn normed() -> Model {
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(2)]).unwrap();
+    let x = net.add("hidden", Linear::new(tensor(&[16, 2], 1, 1.0), None).unwrap(), &[x]).unwrap();
+    let mut edges = vec![x];
+    for (name, value) in [("scale", 1.0f32), ("shift", 0.0), ("mean", 0.0), ("variance", 1.0)] {
+        edges.push(net.constant(name, Tensor::full([16], value).unwrap()).unwrap());
+    }
+    let x = net.add("norm", BatchNormalization::new(1e-5), &edges).unwrap();
     let y = net.add("head", Linear::new(tensor(&[2, 16], 3, 0.5), Some(tensor(&[2], 4, 0.1))).unwrap(), &[x]).unwrap();
     net.output("y", y).unwrap();
     net.build().unwrap()
@@ -165,6 +181,16 @@ fn checkpoints_go_on_where_they_stopped() {
     let adam = || Box::new(Adam::new(0.01)) as Box<dyn Optimizer>;
     let network = || Network::new(&perceptron()).unwrap();
     stops_and_goes_on(network, sgd, |_, _| {});
+    // Frozen norms stay frozen.
+    stops_and_goes_on(
+        || Network::new(&normed()).unwrap(),
+        adam,
+        |network, step| {
+            if step > 0 {
+                network.freeze_norms();
+            }
+        },
+    );
     stops_and_goes_on(network, adam, |_, _| {});
     // Chance is drawn on from where it was.
     let format = FixedPointConfig::new(FixedPoint::new(6, 10).unwrap()).with_rounding(Rounding::Stochastic { seed: 4 });

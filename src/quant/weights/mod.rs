@@ -15,7 +15,7 @@
 //! - 4 bits, nearest: `trellis4:g20:log4`; 3 and 2 bits likewise. Where a few weights carry most of the energy, keep them apart:
 //!   `trellis3:g16:log6:largest=0.01`. The price is time: a microsecond of search a weight (`shift4` half of that, `int4` a tenth; five in tensors of
 //!   some hundred weights), and a quarter longer to read than a table (4 ns a weight); products dequantize in the call; no stochastic rounding, no fitting to samples;
-//!   an exported graph has a byte a weight.
+//!   an exported graph has a byte a weight, where the group divides the rows (`g16`, not `g20`, of rows of 1024).
 //! - 4 bits, nearest of those that are read one by one: `shift4:g32:log3`; as near, quicker to multiply, in 5 bits: `offset4:g32`.
 //! - 4 bits with integers, as products of codes want them: `uint4:g32`, or `int4:g32` without zero points.
 //! - 4 bits by a table that kernels know: `nf4:g64`, of heavy tails the best of those; `gauss4:g64` without a zero; learned: `kmeans4:g64`.

@@ -8,7 +8,7 @@ use crate::nn::operator::Variadic;
 use crate::tensor::Tensor;
 use crate::train::array::Array;
 
-/// The least and the greatest give their gradient in equal parts to all operands that are it, as in PyTorch.
+/// The least and the greatest give their gradient in equal parts to all operands that are it.
 #[derive(Debug)]
 pub struct Folded {
     layer: Layer,

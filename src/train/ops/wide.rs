@@ -1,5 +1,5 @@
 //! Convolutions and products with wide sums, for fixed point: every product of two numbers of up to 24 bits is exact in f64, and so is
-//! a sum of them within its 53 bits. The sum becomes f32 by rounding to odd, after which rounding it to fewer bits gives what
+//! a sum of them within its 53 bits. The sum becomes f32 by rounding to odd, after which rounding it to at least two bits fewer gives what
 //! rounding the sum itself would: so the format's is the one rounding.
 //!
 //! A fully connected layer is a convolution of one tap over images of one pixel.

@@ -99,8 +99,8 @@ impl ValueQuantizer {
         Ok(MovingAverage::new(self.scheme.granularity()).with_rate(rate)?.with_non_finite(self.non_finite))
     }
 
-    /// The grid after one more batch.
-    fn look(&self, value: &Array, found: bool, parameters: &mut [Parameter]) -> Result<(f32, i32)> {
+    /// The grid after one more batch; `None` while no value was seen.
+    fn look(&self, value: &Array, found: bool, parameters: &mut [Parameter]) -> Result<Option<(f32, i32)>> {
         let params = match self.ranging {
             Ranging::Once(kind) => {
                 let mut observer = kind.build(self.scheme.granularity(), self.non_finite)?;
@@ -114,13 +114,12 @@ impl ValueQuantizer {
                     average.observe(parameters[place].value())?;
                 }
                 average.observe(value.held())?;
-                if let &[Some((lo, hi))] = average.ranges().as_slice() {
-                    parameters[place].value_mut().as_mut_slice().copy_from_slice(&[lo, hi]);
-                }
+                let &[Some((lo, hi))] = average.ranges().as_slice() else { return Ok(None) };
+                parameters[place].value_mut().as_mut_slice().copy_from_slice(&[lo, hi]);
                 average.qparams(&self.scheme)?
             }
         };
-        Ok(params.at(0))
+        Ok(Some(params.at(0)))
     }
 
     pub fn name(&self) -> &str {
@@ -164,10 +163,11 @@ impl ValueQuantizer {
         if found && (frozen || self.learns()) {
             return Ok(());
         }
-        let (scale, zero_point) = self.look(value, found, parameters).map_err(|error| match error {
+        let grid = self.look(value, found, parameters).map_err(|error| match error {
             Error::NonFinite { index, value, .. } => Error::NonFinite { what: format!("value `{}`", self.name), index, value },
             error => error,
         })?;
+        let Some((scale, zero_point)) = grid else { return Ok(()) };
         // What lies below zero is clipped by PACT: all codes are for what is above.
         let above = (self.scheme.qmax() - zero_point).max(1) as f32;
         let clipped = matches!(self.training, ActivationTraining::Clipped { .. });

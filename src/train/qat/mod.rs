@@ -96,8 +96,7 @@ impl Qat {
     /// As there, and of shapes that do not fit the model.
     pub fn for_shapes(model: &Model, config: &QatConfig, shapes: &[Vec<usize>]) -> Result<Self> {
         let plan = StaticPlan::new(model, config.scheme(), shapes)?;
-        let (mut graph, mut parameters) = Graph::new(plan.model())?;
-        graph.frozen = true;
+        let (mut graph, mut parameters) = Graph::new(plan.model(), true)?;
         let rounding = FakeQuantization::new(&plan, config, &graph, &mut parameters)?;
         graph.trace(false, &|edge| rounding.learns_at(edge))?;
         Ok(Qat { graph, parameters, rounding, config: config.clone(), shapes: shapes.to_vec() })

@@ -66,8 +66,11 @@ struct Scaled<'a> {
 
 impl Scaled<'_> {
     fn of<'a>(target: &'a Target<'a>) -> Scaled<'a> {
-        // A power of two: quotients by it are exact.
-        let unit = if target.largest > 0.0 { f32::from_bits(target.largest.to_bits() & 0x7f80_0000) } else { 1.0 };
+        // A power of two: quotients by it are exact. Of values far below every scale, what the least scale stands for: its square must be a
+        // number.
+        let least = target.scales.iter().copied().filter(|scale| *scale > 0.0).fold(f32::INFINITY, f32::min);
+        let largest = if least.is_finite() { target.largest.max(least) } else { target.largest };
+        let unit = if largest > 0.0 { f32::from_bits(largest.to_bits() & 0x7f80_0000) } else { 1.0 };
         Scaled { target, unit: if unit > 0.0 { unit } else { f32::MIN_POSITIVE } }
     }
 
