@@ -71,7 +71,6 @@ pub use pattern::Pattern;
 pub(crate) use plan::shapes_for;
 pub(crate) use plan::{buffer_bytes, evaluate_within, shapes};
 pub use pool::{AvgPool2d, GlobalAvgPool2d, MaxPool2d};
-#[cfg(feature = "onnx")]
 pub(crate) use recurrent::Projection;
 pub use recurrent::{Direction, GateActivation, Gru, Lstm, RecurrentOptions};
 pub use state::StateDict;

@@ -170,6 +170,12 @@ case("pad_edge", lambda x: F.pad(x[None], (2, 1), mode="replicate")[0], x=normal
 case("triu", lambda x: x.triu(), x=normal(2, 3, 4))
 case("gather_nd", lambda x: torch.stack([x[0, 1], x[2, 0]]), x=normal(3, 2, 2))
 case("space_to_depth", lambda x: F.pixel_unshuffle(x, 2), x=normal(1, 2, 4, 6))
+case("pad_wrapped", lambda x: F.pad(x[None], (2, 1), mode="circular")[0], x=normal(2, 4))
+case(
+    "reverse_sequence",
+    lambda x: torch.stack([torch.cat([x[:2, 0].flip(0), x[2:, 0]]), x[:, 1].flip(0)], 1),
+    x=normal(4, 2, 3),
+)
 case("dropout", lambda x: x * 1.0, x=normal(2, 3))
 case("swish", lambda x: x * torch.sigmoid(1.7 * x), x=normal(20) * 3)
 case("hard_sigmoid_steep", lambda x: torch.clamp(0.4 * x + 0.3, 0, 1), x=normal(20) * 3)

@@ -204,6 +204,11 @@ fn checkpoints_go_on_where_they_stopped() {
             qat.freeze_observers();
         }
     });
+    // What was trained so is what its integers compute.
+    let mut trained = qat(QatConfig::bits(4))();
+    learn(&mut trained, &mut *adam(), training(3)).unwrap();
+    let agreement = trained.agreement(&[("x", &quadrants().0.into())]).unwrap();
+    assert!(agreement.largest <= 1 && agreement.unmatched.is_empty() && agreement.codes > 0, "{agreement:?}");
     // The parts are those of the whole that nobody stopped.
     let (mut whole, mut parts) = (network(), network());
     learn(&mut whole, &mut *adam(), training(3)).unwrap();

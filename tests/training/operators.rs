@@ -2,8 +2,8 @@
 
 use lowprec::nn::operator::{
     BatchNormalization, Binary, DepthOrder, DepthToSpace, Dropout, Expand, Gather, GatherElements, GatherNd, Gemm, GlobalPool, Identity,
-    LayerNormalization, MatMul, Pad, PadMode, Pool, Pow, Reduce, Reduction, Reshape, Slice, Softmax, SpaceToDepth, Split, Squeeze, Tile,
-    Transpose, Trilu, Unary, Unsqueeze, Variadic, Where, Windows,
+    LayerNormalization, MatMul, Pad, PadMode, Pool, Pow, Reduce, Reduction, Reshape, ReverseSequence, Slice, Softmax, SpaceToDepth, Split,
+    Squeeze, Tile, Transpose, Trilu, Unary, Unsqueeze, Variadic, Where, Windows,
 };
 use lowprec::nn::{Dim, Layer, Linear, Model};
 use lowprec::train::{
@@ -102,6 +102,8 @@ fn what_moves_takes_its_gradient_back() {
     with("pad", &[("pads", integers(&[0, 1, 1, 2])), ("value", constant.into())], Pad::new(PadMode::Constant).into());
     with("pad_reflected", &[], Pad::new(PadMode::Reflect).with_pads([0, 2, 0, 1]).into());
     with("pad_edge", &[], Pad::new(PadMode::Edge).with_pads([0, 2, 0, 1]).into());
+    with("pad_wrapped", &[], Pad::new(PadMode::Wrap).with_pads([0, 2, 0, 1]).into());
+    with("reverse_sequence", &[("lengths", integers(&[2, 4]))], ReverseSequence::new(0).unwrap().into());
     with("trilu", &[], Trilu::new(false).into());
     with("triu", &[], Trilu::new(true).into());
     let indices = Value::from(Tensor::new([2, 2], vec![0i64, 1, 2, 0]).unwrap());

@@ -282,6 +282,56 @@ fn learned_ranges_have_the_slope_of_what_is_not_rounded() {
 }
 
 #[test]
+fn learned_scales_of_weights_have_the_published_gradients() {
+    const ROWS: usize = 6;
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(8)]).unwrap();
+    let y = net.add("fc", Linear::new(tensor(&[3, 8], 2, 0.7), None).unwrap(), &[x]).unwrap();
+    net.output("y", y).unwrap();
+    let model = net.build().unwrap();
+    let (x, g) = (tensor(&[ROWS, 8], 4, 1.0), tensor(&[ROWS, 3], 5, 1.0));
+    let powers: Vec<f64> = Levels::of(Table::PowersOfTwo(4)).unwrap().codes().iter().map(|&code| code.into()).collect();
+    let uniform: Vec<f64> = (-7..=7).map(f64::from).collect();
+    for (training, levels) in
+        [(WeightTraining::Learned, uniform), (WeightTraining::Levels(Levels::of(Table::PowersOfTwo(4)).unwrap()), powers)]
+    {
+        let config = QatConfig::bits(if levels.len() == 15 && levels[0] == -7.0 { 4 } else { 8 }).with_weights(training);
+        let mut qat = prepare_qat(&model, &config).unwrap();
+        qat.forward(&x, Mode::Train).unwrap();
+        let place = |qat: &Qat, name: &str| qat.parameters().iter().position(|parameter| parameter.name() == name).unwrap();
+        let (scales, weights) = (place(&qat, "fc.weight.log_scale"), place(&qat, "fc.weight"));
+        // Smaller than they were, so that something is clipped.
+        qat.parameters_mut()[scales].value_mut().as_mut_slice().iter_mut().for_each(|log| *log -= 0.5);
+        let tape = qat.forward(&x, Mode::Train).unwrap();
+        let read = tape.value(qat.model(), "x").unwrap();
+        let gradients = qat.backward(&tape, &[("y", &g)]).unwrap();
+        let (lo, hi) = (levels[0], levels[levels.len() - 1]);
+        for o in 0..3 {
+            let scale = f64::from(qat.parameters()[scales].value().as_slice()[o]).exp();
+            let (mut by_scale, mut clipped) = (0.0, 0);
+            for i in 0..8 {
+                let by_weight: f64 =
+                    (0..ROWS).map(|row| f64::from(g.as_slice()[row * 3 + o]) * f64::from(read.as_slice()[row * 8 + i])).sum();
+                let v = f64::from(qat.parameters()[weights].value().as_slice()[o * 8 + i]) / scale;
+                let nearest = levels.iter().copied().min_by(|a, b| (a - v).abs().total_cmp(&(b - v).abs())).unwrap();
+                let inside = v >= lo && v <= hi;
+                by_scale += by_weight * (nearest - if inside { v } else { 0.0 });
+                clipped += usize::from(!inside);
+                let straight = if inside { by_weight } else { 0.0 };
+                assert!((f64::from(gradients.get(weights)[o * 8 + i]) - straight).abs() < 1e-5 * by_weight.abs().max(0.1));
+            }
+            // Per channel of 8 weights, and by the logarithm: times the scale.
+            let expected = by_scale * lsq_factor(8, hi as i32) * scale;
+            let got = f64::from(gradients.get(scales)[o]);
+            assert!(
+                (got - expected).abs() < 1e-4 * expected.abs().max(1e-3) && clipped > 0,
+                "{o}: {got} for {expected}, {clipped} clipped"
+            );
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_is_an_error() {
     assert!(matches!(Levels::new(&[1.0]).unwrap_err(), Error::Parameter { .. }));
     assert!(Levels::new(&[0.0, 0.0]).is_err() && Levels::new(&[f32::NAN, 1.0]).is_err());
