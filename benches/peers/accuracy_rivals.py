@@ -17,6 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, HQQWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from quantized_onnx_fixtures import session
+from static_digits import Called, torch_network
 from torch import nn
 from torch.ao.quantization import (
     FakeQuantize,
@@ -240,22 +241,9 @@ def images(network):
 # Four bits of weights, eight of activations.
 
 
-class Called(nn.Module):
-    """A network whose arguments are the image alone, as tracing needs it."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, image):
-        return self.network(image)
-
-
 def wrapped(network):
     if network.name == "cnn":
         # Beside the networks that `load` knows.
-        from static_digits import torch_network
-
         return torch_network("cnn")
     return Called(load(network.name, network.folder))
 

@@ -79,3 +79,10 @@ pub(super) fn nothing(model: &Model, kinds: &[LayerKind], conversion: &Conversio
 pub(super) fn list(kinds: &[LayerKind]) -> String {
     kinds.iter().map(LayerKind::to_string).collect::<Vec<_>>().join(", ")
 }
+
+/// The float model with those batch norms folded that were folded into the quantized one.
+pub(super) fn folded_alike(float: &Model, quantized: &Model) -> Result<Model> {
+    let folded = quantized.conversion().map(|conversion| conversion.folded.as_slice()).unwrap_or_default();
+    let is_one = |node: Option<&Node>| node.is_some_and(|node| folded.iter().any(|(_, layer)| layer == node.name()));
+    Ok(float.with_nodes(fold_into(float, is_one)?.nodes, None))
+}

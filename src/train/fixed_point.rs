@@ -12,7 +12,7 @@ use super::arithmetic::{Arithmetic, Mode};
 use super::array::Array;
 use super::graph::Graph;
 use super::network::Trainable;
-use super::parameter::{Gradients, Parameter, counted, load, state, take_count};
+use super::parameter::{Gradients, Parameter, counted_state, load_counted};
 use super::tape::Tape;
 use crate::error::{Error, Result};
 use crate::nn::{Model, StateDict};
@@ -279,17 +279,11 @@ impl Trainable for FixedPointNetwork {
     }
 
     fn state(&self) -> Vec<(String, Value)> {
-        let mut state = state(&self.parameters);
-        state.push((DRAWS.to_owned(), counted(self.rounder.rounded)));
-        state
+        counted_state(&self.parameters, DRAWS, self.rounder.rounded)
     }
 
     fn load_state(&mut self, state: &mut StateDict) -> Result<()> {
-        let mut rest = state.clone();
-        let rounded = take_count(&mut rest, DRAWS)?;
-        load(&mut self.parameters, &mut rest)?;
-        self.rounder.rounded = rounded;
-        *state = rest;
+        self.rounder.rounded = load_counted(&mut self.parameters, state, DRAWS)?;
         Ok(())
     }
 }

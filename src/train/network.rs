@@ -2,7 +2,7 @@
 
 use super::arithmetic::{Float, Mode};
 use super::graph::Graph;
-use super::parameter::{Gradients, Parameter, counted, load, state, take_count};
+use super::parameter::{Gradients, Parameter, counted_state, load, load_counted, state};
 use super::tape::Tape;
 use crate::error::{Error, Result};
 use crate::nn::{Model, StateDict};
@@ -168,17 +168,11 @@ impl Trainable for Network {
     }
 
     fn state(&self) -> Vec<(String, Value)> {
-        let mut state = state(&self.parameters);
-        state.push((FROZEN.to_owned(), counted(self.graph.frozen.into())));
-        state
+        counted_state(&self.parameters, FROZEN, self.graph.frozen.into())
     }
 
     fn load_state(&mut self, state: &mut StateDict) -> Result<()> {
-        let mut rest = state.clone();
-        let frozen = take_count(&mut rest, FROZEN)?;
-        load(&mut self.parameters, &mut rest)?;
-        self.graph.frozen = frozen != 0;
-        *state = rest;
+        self.graph.frozen = load_counted(&mut self.parameters, state, FROZEN)? != 0;
         Ok(())
     }
 }

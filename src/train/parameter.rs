@@ -136,6 +136,25 @@ pub(crate) fn load(parameters: &mut [Parameter], state: &mut StateDict) -> Resul
     Ok(())
 }
 
+/// [`state`], and a count under this name.
+pub(crate) fn counted_state(parameters: &[Parameter], name: &str, count: u64) -> Vec<(String, Value)> {
+    let mut state = state(parameters);
+    state.push((name.to_owned(), counted(count)));
+    state
+}
+
+/// [`load`], and the count of this name; on an error nothing changes.
+///
+/// # Errors
+/// Those of [`load`] and [`take_count`].
+pub(crate) fn load_counted(parameters: &mut [Parameter], state: &mut StateDict, name: &str) -> Result<u64> {
+    let mut rest = state.clone();
+    let count = take_count(&mut rest, name)?;
+    load(parameters, &mut rest)?;
+    *state = rest;
+    Ok(count)
+}
+
 /// A count as a tensor, for a checkpoint.
 pub(crate) fn counted(count: u64) -> Value {
     Value::from(Tensor::new([1], vec![count as i64]).expect("one element"))

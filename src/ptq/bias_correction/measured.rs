@@ -1,9 +1,10 @@
 //! The mean error of each layer's outputs on samples.
 
-use super::{Corrected, LayerCorrection, float_twin, folded_alike, is_correctable, lowered, put, root_mean_square};
+use super::{Corrected, LayerCorrection, float_twin, is_correctable, lowered, put, root_mean_square};
 use crate::error::{Error, Result};
 use crate::nn::{Layer, Model, Node, SkipReason, Skipped, evaluate_within};
 use crate::progress::Progress;
+use crate::ptq::layers::folded_alike;
 use crate::ptq::statistics::{Statistics, each_output, inner, input_of};
 use crate::tensor::{Tensor, Value};
 

@@ -40,7 +40,6 @@ pub use moments::correct_biases_by_norms;
 use std::fmt;
 
 use crate::error::Result;
-use crate::nn::rewrite::fold::fold_into;
 use crate::nn::{Layer, Model, Node, SkipReason, Skipped};
 
 /// A model with corrected biases.
@@ -100,13 +99,6 @@ impl fmt::Display for Corrected {
 /// The layers whose biases can be corrected: quantized, with a bias or room for one.
 fn is_correctable(node: &Node) -> bool {
     node.layer().biased().is_some() && !matches!(node.layer(), Layer::Conv2d(_) | Layer::Linear(_))
-}
-
-/// The float model with those batch norms folded that were folded into the quantized one.
-fn folded_alike(float: &Model, quantized: &Model) -> Result<Model> {
-    let folded = quantized.conversion().map(|conversion| conversion.folded.as_slice()).unwrap_or_default();
-    let is_one = |node: Option<&Node>| node.is_some_and(|node| folded.iter().any(|(_, layer)| layer == node.name()));
-    Ok(float.with_nodes(fold_into(float, is_one)?.nodes, None))
 }
 
 /// The float layer of a quantized one, by its name, or why there is none.

@@ -1,13 +1,14 @@
 //! The mean error of each layer's outputs, by the statistics of batch norms.
 
 use super::measured::nothing;
-use super::{Corrected, LayerCorrection, float_twin, folded_alike, is_correctable, lowered, put};
+use super::{Corrected, LayerCorrection, float_twin, is_correctable, lowered, put};
 use crate::convert::clamp;
 use crate::error::{Error, Result};
 use crate::kernels::Activation;
 use crate::nn::operator::{Binary, Operator, Variadic};
 use crate::nn::{Edge, Layer, Model, Node, SkipReason, Skipped, Wiring};
 use crate::num::math::erf_f64;
+use crate::ptq::layers::folded_alike;
 use crate::tensor::{Tensor, Value};
 
 /// `quantized` with the error that the rounding of weights makes on the mean input taken out of the biases; both models are untouched.

@@ -9,6 +9,7 @@ use crate::nn::quantized::{Conv2d, DynamicScheme, Linear};
 use crate::nn::recurrent::recurrent;
 use crate::nn::{Layer, LayerKind, Model, Node};
 use crate::progress::Progress;
+use crate::ptq::layers::folded_alike;
 use crate::ptq::{Calibrator, DynamicQuantization};
 use crate::tensor::{QuantizedTensor, Tensor, Value};
 
@@ -84,24 +85,18 @@ pub fn quantize_dynamic(
     if batches.is_empty() {
         return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give at least one batch" });
     }
-    // All layers as they will be; those that are fitted are put back into float until it is their turn.
-    let quantized = DynamicQuantization::new(kinds).apply(model)?;
-    let folded = crate::nn::rewrite::fold::fold_into(model, |before| {
-        before.is_some_and(|node| {
-            quantized.conversion().is_some_and(|conversion| conversion.quantized.iter().any(|name| name == node.name()))
-        })
-    })?;
-    let float = model.with_nodes(folded.nodes, quantized.conversion().cloned());
+    // All layers by their rule first; each is then replaced by one that is fitted to what it reads.
+    let mut current = DynamicQuantization::new(kinds).apply(model)?;
+    let float = folded_alike(model, &current)?;
     let is_fitted =
         |name: &str| float.node(name).is_some_and(|node| weight_of(node.layer()).is_some() || recurrent(node.layer()).is_some());
-    let names: Vec<String> = quantized
+    let names: Vec<String> = current
         .conversion()
         .map(|conversion| conversion.quantized.clone())
         .unwrap_or_default()
         .into_iter()
         .filter(|name| is_fitted(name))
         .collect();
-    let mut current = quantized.clone();
     let mut layers = Vec::new();
     for (done, name) in names.iter().enumerate() {
         progress.step("fit weights", name, done, names.len())?;

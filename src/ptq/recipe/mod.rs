@@ -246,7 +246,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Runs the steps with some of the samples, judged by the others, and those that stayed once more with all.
+    /// Runs the steps with some of the samples, judged by the others, and those that stayed once more with all, where that is more.
     fn twice(
         &self,
         model: &Model,
@@ -255,17 +255,22 @@ impl Recipe {
         steps: impl Fn(&mut Trials<'_>) -> Result<()>,
     ) -> Result<Improved> {
         let (all, parts) = Samples::split(model, batches)?;
+        let set_apart = parts.is_some();
         let [learn, judge] = parts.unwrap_or_else(|| [all.clone(), all.clone()]);
-        let (db, plain, stages) = {
+        let (plain, db, stages, made) = {
             let judge = Some(Judge::new(model, judge)?);
             let mut trials = Trials::new(model, learn, judge, self.stages.clone(), progress.lend());
             steps(&mut trials)?;
-            (trials.db, trials.plain_db, std::mem::take(&mut trials.stages))
+            (trials.plain_db, trials.db, std::mem::take(&mut trials.stages), (trials.float.clone(), trials.quantized.take()))
         };
-        let kept = stages.iter().filter(|gain| gain.kept).map(|gain| gain.stage).collect();
-        let mut trials = Trials::new(model, all, None, kept, progress);
-        steps(&mut trials)?;
-        let Trials { float, quantized, .. } = trials;
+        let (float, quantized) = if set_apart {
+            let kept = stages.iter().filter(|gain| gain.kept).map(|gain| gain.stage).collect();
+            let mut trials = Trials::new(model, all, None, kept, progress);
+            steps(&mut trials)?;
+            (trials.float.clone(), trials.quantized.take())
+        } else {
+            made
+        };
         let model = quantized.expect("steps begin with a quantized model");
         Ok(Improved { model, float, plain, db, stages })
     }

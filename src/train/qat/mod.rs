@@ -22,7 +22,7 @@ use rounding::FakeQuantization;
 use super::arithmetic::Mode;
 use super::graph::Graph;
 use super::network::Trainable;
-use super::parameter::{Gradients, Parameter, counted, load, state, take_count};
+use super::parameter::{Gradients, Parameter, counted_state, load_counted};
 use super::tape::Tape;
 use crate::convert::{Calibration, StaticPlan};
 use crate::error::Result;
@@ -166,17 +166,11 @@ impl Trainable for Qat {
     }
 
     fn state(&self) -> Vec<(String, Value)> {
-        let mut state = state(&self.parameters);
-        state.push((FROZEN.to_owned(), counted(self.rounding.frozen.into())));
-        state
+        counted_state(&self.parameters, FROZEN, self.rounding.frozen.into())
     }
 
     fn load_state(&mut self, state: &mut StateDict) -> Result<()> {
-        let mut rest = state.clone();
-        let frozen = take_count(&mut rest, FROZEN)?;
-        load(&mut self.parameters, &mut rest)?;
-        self.rounding.frozen = frozen != 0;
-        *state = rest;
+        self.rounding.frozen = load_counted(&mut self.parameters, state, FROZEN)? != 0;
         Ok(())
     }
 }
