@@ -90,8 +90,11 @@ fn run(arguments: &Arguments) -> Result<Report> {
     }
     let made = quantized.as_ref().unwrap_or(&float);
     if let (Some(path), Some(quantized)) = (&arguments.report, &quantized) {
-        let page = report.timed("compare", || Samples::read(arguments, &float)?.report(arguments, &float, quantized, progress()))?;
-        std::fs::write(path, page).map_err(|source| Error::Write { path: path.display().to_string(), source })?;
+        let compared = report.timed("compare", || Samples::read(arguments, &float)?.compare(arguments, &float, quantized, progress()))?;
+        let name = arguments.model.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy());
+        std::fs::write(path, compared.to_html(&format!("{name}, {}", arguments.mode.name())))
+            .map_err(|source| Error::Write { path: path.display().to_string(), source })?;
+        report.compared(&compared);
     }
     if let Some(path) = &arguments.export {
         report.timed("export", || onnx::save(path, made))?;

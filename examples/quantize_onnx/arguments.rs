@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 use lowprec::LayerKind;
+use lowprec::eval::Objective;
 use lowprec::nn::Pattern;
 use lowprec::nn::weight_only::Activations;
 use lowprec::ptq::DynamicQuantization;
@@ -14,7 +15,8 @@ use lowprec::quant::observer::ObserverKind;
 pub const USAGE: &str = "\
 usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--input IN.safetensors --output OUT.safetensors] [--export OUT.onnx] [--save OUT.safetensors]
-                     [--report OUT.html] [--target-drop POINTS] [--calibration CAL.safetensors] [--observer NAME] [--batch N]
+                     [--report OUT.html] [--target-drop POINTS [--objective smallest|fastest]]
+                     [--calibration CAL.safetensors] [--observer NAME] [--batch N]
                      [--weights FORMAT] [--activations float|int8] [--effort fast|balanced|best] [--weight-bits N]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
@@ -42,6 +44,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --report FILE      gets a page that compares float and quantized on the calibration samples
   --target-drop P    leaves layers in float until at most P percentage points are lost on the calibration samples, of top-1
                      against `labels`, else of agreement with float
+  --objective WHAT   of --target-drop: what the mix of precisions is to be, smallest (default) or fastest
   --threads N        threads; default: all
   --json             the report as JSON
 ";
@@ -77,6 +80,7 @@ pub struct Arguments {
     pub report: Option<PathBuf>,
     /// Percentage points.
     pub target_drop: Option<f64>,
+    pub objective: Option<Objective>,
     pub calibration: Option<PathBuf>,
     pub observer: Option<ObserverKind>,
     pub effort: Option<Effort>,
@@ -98,7 +102,7 @@ pub enum Request {
 pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
     let (mut export, mut save, mut report, mut target_drop) = (None, None, None, None);
-    let (mut calibration, mut observer, mut batch) = (None, None, None);
+    let (mut objective, mut calibration, mut observer, mut batch) = (None, None, None, None);
     let (mut weights, mut activations, mut effort, mut weight_bits) = (None, None, None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
@@ -113,6 +117,11 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("target-drop") => match parser.value()?.parse::<f64>()? {
                 drop if (0.0..=100.0).contains(&drop) => target_drop = Some(drop),
                 drop => return Err(format!("--target-drop is {drop}: from 0 to 100 percentage points").into()),
+            },
+            Arg::Long("objective") => match parser.value()?.string()?.as_str() {
+                "smallest" => objective = Some(Objective::Smallest),
+                "fastest" => objective = Some(Objective::Fastest),
+                other => return Err(format!("--objective is `{other}`: smallest or fastest").into()),
             },
             Arg::Long("calibration") => calibration = Some(PathBuf::from(parser.value()?)),
             Arg::Long("observer") => observer = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
@@ -166,6 +175,9 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             return Err(missing(&format!("--calibration, which {what} needs,")));
         }
     }
+    if objective.is_some() && target_drop.is_none() {
+        return Err("--objective belongs to --target-drop".into());
+    }
     if mode != Mode::Static && observer.is_some() {
         return Err("--observer belongs to --mode static".into());
     }
@@ -206,6 +218,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         save,
         report,
         target_drop,
+        objective,
         calibration,
         observer,
         effort,

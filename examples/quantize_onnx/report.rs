@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use lowprec::eval::Outcome;
+use lowprec::eval::{self, Outcome};
 use lowprec::nn::Conversion;
 use lowprec::ptq::recipe::{Gain, Improved};
 use lowprec::{DType, Model, Result, Value, metrics};
@@ -23,9 +23,10 @@ pub struct Report {
     outputs: Vec<Output>,
     search: Option<Search>,
     effort: Option<Steps>,
+    compared: Option<Steps>,
 }
 
-/// What the steps of an effort gained.
+/// What the steps of an effort gained, or a comparison found.
 struct Steps {
     text: String,
     json: Json,
@@ -61,6 +62,7 @@ impl Report {
             outputs: Vec::new(),
             search: None,
             effort: None,
+            compared: None,
         }
     }
 
@@ -98,6 +100,18 @@ impl Report {
         self.effort = Some(Steps { text: improved.to_string(), json });
     }
 
+    pub fn compared(&mut self, found: &eval::Report) {
+        let layers = found.layers.iter().map(|layer| {
+            json!({ "name": layer.name, "precision": layer.precision.name(), "sqnr_db": number(layer.errors.sqnr_db),
+                "isolated_db": layer.isolated.map(|own| number(own.errors.sqnr_db)),
+                "seconds": layer.time.map(|time| time.map(|time| time.as_secs_f64())) })
+        });
+        let json = json!({ "samples": found.samples, "top1": found.accuracy(), "agreement": found.agreement(),
+            "sqnr_db": number(found.sqnr_db), "seconds": found.time.map(|time| time.as_secs_f64()),
+            "slower_in_int8": found.slower_patterns(), "layers": layers.collect::<Vec<_>>() });
+        self.compared = Some(Steps { text: found.to_string(), json });
+    }
+
     pub fn outputs(&mut self, outputs: &[(String, Value)], reference: Option<&[(String, Value)]>) -> Result<()> {
         for (i, (name, value)) in outputs.iter().enumerate() {
             let expected = reference.and_then(|reference| reference[i].1.get::<f32>());
@@ -133,6 +147,11 @@ impl Report {
         }
         for done in self.conversion.iter().flat_map(|conversion| conversion.to_string().lines().map(str::to_owned).collect::<Vec<_>>()) {
             line("", done);
+        }
+        if let Some(compared) = &self.compared {
+            text.push('\n');
+            // What was passed over stands above.
+            text.extend(compared.text.lines().filter(|line| !line.starts_with("  left as it was")).map(|line| format!("{line}\n")));
         }
         text
     }
@@ -172,6 +191,7 @@ impl Report {
             "search": search,
             "effort": self.effort.as_ref().map(|effort| effort.json.clone()),
             "conversion": conversion,
+            "comparison": self.compared.as_ref().map(|compared| compared.json.clone()),
         });
         format!("{report:#}\n")
     }

@@ -1,7 +1,7 @@
 //! The calibration file as samples of one input, with labels where it has them.
 
 use lowprec::convert::{LayerConfig, QConfig};
-use lowprec::eval::{Comparison, Outcome, TargetSearch, accuracy, agreement};
+use lowprec::eval::{Comparison, Outcome, Report, TargetSearch, accuracy, agreement};
 use lowprec::io::safetensors;
 use lowprec::ptq::DynamicQuantization;
 use lowprec::{Error, Model, Progress, Result, Tensor, Value};
@@ -46,6 +46,7 @@ impl Samples {
     pub fn search(&self, arguments: &Arguments, model: &Model, config: QConfig, progress: Progress<'_>) -> Result<Outcome> {
         let max_drop = arguments.target_drop.expect("asked only where one is given") / 100.0;
         let mut search = TargetSearch::new(model, &self.images, max_drop).with_config(config).with_progress(progress);
+        search = search.with_objective(arguments.objective.unwrap_or_default());
         if let Some(threads) = arguments.threads {
             search = search.with_threads(threads);
         }
@@ -55,15 +56,13 @@ impl Samples {
         }
     }
 
-    /// The page that compares both models.
-    pub fn report(&self, arguments: &Arguments, float: &Model, quantized: &Model, progress: Progress<'_>) -> Result<String> {
+    /// Both models compared.
+    pub fn compare(&self, arguments: &Arguments, float: &Model, quantized: &Model, progress: Progress<'_>) -> Result<Report> {
         let mut comparison = Comparison::new(float, quantized).with_progress(progress);
         if let Some(threads) = arguments.threads {
             comparison = comparison.with_threads(threads);
         }
-        let report = comparison.run(&self.images, self.labels.as_deref())?;
-        let name = arguments.model.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy());
-        Ok(report.to_html(&format!("{name}, {}", arguments.mode.name())))
+        comparison.run(&self.images, self.labels.as_deref())
     }
 }
 

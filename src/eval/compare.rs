@@ -174,7 +174,7 @@ impl<'a> Comparison<'a> {
         let one = inputs.slice(0, 0..batch_size(self.float, 1).unwrap_or(batch))?;
         let [shapes, shapes_quantized] = executors.each_mut().map(|executor| shapes_of(executor, &one));
         let (shapes, shapes_quantized) = (shapes?, shapes_quantized?);
-        let time = time(&mut executors, &one)?;
+        let time = time(&mut executors, &one, TIMING)?;
         let [times, times_quantized] = executors.each_mut().map(|executor| profile(executor, &one));
         let (times, times_quantized) = (times?, times_quantized?);
 
@@ -187,6 +187,7 @@ impl<'a> Comparison<'a> {
             let twin = self.float.node(node.name());
             layers.push(LayerReport {
                 name: node.name().to_owned(),
+                position: layers.len(),
                 kind: node.layer().kind(),
                 precision: node.layer().precision(),
                 kernel: node.layer().kernel_name(),
@@ -213,7 +214,7 @@ impl<'a> Comparison<'a> {
                 metrics.push((name.clone(), [metric(&float)?, metric(&quantized)?]));
             }
         }
-        layers.sort_by(|a, b| a.errors.sqnr_db.total_cmp(&b.errors.sqnr_db));
+        layers.sort_by(LayerReport::by_loss);
         Ok(Report {
             samples,
             classification,
@@ -262,7 +263,7 @@ fn shapes_of(executor: &mut Executor, x: &Tensor) -> Result<HashMap<Edge, Shape>
 }
 
 /// Median time of a forward of each, in turn, so that a drift of the machine's speed meets both alike.
-fn time(executors: &mut [Executor; 2], x: &Tensor) -> Result<[Duration; 2]> {
+pub(super) fn time(executors: &mut [Executor; 2], x: &Tensor, budget: Duration) -> Result<[Duration; 2]> {
     let x = Value::from(x.clone());
     let mut samples: [Vec<Duration>; 2] = Default::default();
     let mut outputs: [Value; 2] = [x.clone(), x.clone()];
@@ -278,7 +279,7 @@ fn time(executors: &mut [Executor; 2], x: &Tensor) -> Result<[Duration; 2]> {
                 samples.push(begun.elapsed());
             }
         }
-        if round > ROUNDS && start.elapsed() > TIMING {
+        if round > ROUNDS && start.elapsed() > budget {
             break;
         }
     }

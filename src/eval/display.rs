@@ -63,7 +63,7 @@ impl fmt::Display for Report {
                 let [before, after] = layer.time.map(|time| time.map_or(0.0, micros));
                 writeln!(f, "  {} ({}): {after:.1} us instead of {before:.1}", layer.name, layer.kind)?;
             }
-            writeln!(f, "  they can be left in float: `exclude` of dynamic quantization, `QConfig::with_pattern` of static")?;
+            writeln!(f, "  to leave them in float, exclude {}", self.slower_patterns().join(","))?;
         }
         if let Some(conversion) = &self.conversion {
             for skipped in &conversion.skipped {
@@ -81,15 +81,18 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// The table of layers, worst first.
+/// The table of layers, in the order of the report.
 fn layers(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let width = report.layers.iter().map(|layer| layer.name.chars().count()).max().unwrap_or(0).max(5);
-    writeln!(f, "\nlayers, worst first: SQNR with all errors before it, by itself, of its weights and of its input alone;")?;
+    writeln!(
+        f,
+        "\nlayers, worst first: SQNR of the layer by itself, of its weights and of its input alone, and with all errors made before;"
+    )?;
     writeln!(f, "values clipped and range unused; time in float and quantized")?;
     writeln!(
         f,
         "  {:width$}  {:15} {:4} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>8}  weight bytes",
-        "", "", "", "SQNR", "itself", "weights", "input", "clipped", "unused", "us", "us"
+        "", "", "", "itself", "weights", "input", "with all", "clipped", "unused", "us", "us"
     )?;
     for layer in &report.layers {
         line(layer, width, f)?;
@@ -108,10 +111,10 @@ fn line(layer: &LayerReport, width: usize, f: &mut fmt::Formatter<'_>) -> fmt::R
         layer.name,
         layer.kind.to_string(),
         layer.precision.name(),
-        decibels(layer.errors.sqnr_db),
         db(own.map(|own| own.errors.sqnr_db)),
         db(own.and_then(|own| own.weights_db)),
         db(own.and_then(|own| own.input_db)),
+        decibels(layer.errors.sqnr_db),
         share(layer.range.map(|range| range.clipped)),
         share(layer.range.map(|range| range.unused)),
         time(layer.time[0]),

@@ -6,9 +6,10 @@
 //!
 //! - Of the output: the caller's own numbers ([`Comparison::with_metric`]); top-1 of both against the labels, how often the two agree, and the KL divergence of their softmaxes, when
 //!   it is `[samples, classes]`; the SQNR always.
-//! - Of every layer, worst first: `SQNR = 10 · log10(Σ y² / Σ (y - y')²)` in decibels, 6 dB a bit, errors made upstream
+//! - Of every layer: `SQNR = 10 · log10(Σ y² / Σ (y - y')²)` in decibels, 6 dB a bit, errors made upstream
 //!   included, and of the layer by itself, fed with what the float model feeds it: the whole of it, its weights alone, its input
-//!   alone; cosine and largest error; the share of values that are clipped, and of the range of codes that is unused; bytes of the
+//!   alone. The layer that loses most by itself is ranked first: those after a bad one carry its error, whatever they are like.
+//! - And of each: cosine and largest error; the share of values that are clipped, and of the range of codes that is unused; bytes of the
 //!   weights and time, before and after.
 //! - Of the whole: bytes, multiply-accumulates by precision, an estimate of the energy ([`Energy`], after M. Horowitz,
 //!   *Computing's energy problem*, ISSCC 2014), and the median time of a forward of each, taken in turn.

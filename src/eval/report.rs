@@ -1,11 +1,12 @@
 //! The numbers of a comparison.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::eval::Cost;
 use crate::eval::histogram::Histogram;
 use crate::eval::sums::Sums;
-use crate::nn::{Conversion, LayerKind, Precision};
+use crate::nn::{Conversion, LayerKind, Pattern, Precision};
 
 /// What [`compare`](crate::compare) found. Pairs are `[float, quantized]`. Its `Display` is the report to read.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,8 +22,9 @@ pub struct Report {
     pub sqnr_db: f64,
     /// The caller's own numbers: name, float, quantized.
     pub metrics: Vec<(String, [f64; 2])>,
-    /// Every layer of the quantized model whose output the float model has too, the worst first. Errors made upstream
-    /// are included.
+    /// Every layer of the quantized model whose output the float model has too, the worst first: by the error that it makes itself
+    /// ([`LayerReport::isolated`]), because all that follow a bad layer carry its error; then those of which that is not known and
+    /// then those that make none, both by their error with all made before.
     pub layers: Vec<LayerReport>,
     /// Bytes, operations and estimated energy of one forward.
     pub cost: [Cost; 2],
@@ -58,6 +60,8 @@ pub struct Classification {
 pub struct LayerReport {
     /// Its name.
     pub name: String,
+    /// Its place among the layers of the report in the order in which they run, from 0.
+    pub position: usize,
     /// Its kind.
     pub kind: LayerKind,
     /// What it computes in.
@@ -80,6 +84,19 @@ pub struct LayerReport {
     pub macs: u64,
     /// Median time within one forward; what runs inside another layer has none.
     pub time: [Option<Duration>; 2],
+}
+
+impl LayerReport {
+    /// The worst first, as [`Report::layers`] says.
+    pub(super) fn by_loss(&self, other: &Self) -> Ordering {
+        let key = |layer: &LayerReport| match layer.isolated.map(|own| own.errors.sqnr_db) {
+            Some(f64::INFINITY) => (2, layer.errors.sqnr_db),
+            Some(own) => (0, own),
+            None => (1, layer.errors.sqnr_db),
+        };
+        let ((class, db), (other_class, other_db)) = (key(self), key(other));
+        class.cmp(&other_class).then(db.total_cmp(&other_db))
+    }
 }
 
 /// How far two values are apart.
@@ -153,5 +170,12 @@ impl Report {
         let mut slower: Vec<&LayerReport> = self.layers.iter().filter(|layer| lost(layer).is_some()).collect();
         slower.sort_by_key(|layer| std::cmp::Reverse(lost(layer)));
         slower
+    }
+
+    /// The names of [`Report::slower`] as patterns that match these layers and no others: what `exclude` of
+    /// [`DynamicQuantization`](crate::ptq::DynamicQuantization) and `with_pattern` of [`QConfig`](crate::QConfig) take, to leave them in float.
+    pub fn slower_patterns(&self) -> Vec<String> {
+        let names = self.slower().into_iter().filter_map(|layer| Pattern::literal(&layer.name).ok());
+        names.map(|pattern| pattern.as_str().to_owned()).collect()
     }
 }

@@ -65,6 +65,22 @@ impl Pattern {
         Ok(Pattern { text: text.to_owned(), parts })
     }
 
+    /// The pattern that matches this name and no other.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for an empty name.
+    ///
+    /// ```
+    /// use lowprec::nn::Pattern;
+    /// let pattern = Pattern::literal("/layer1/conv*")?;
+    /// assert!(pattern.matches("/layer1/conv*") && !pattern.matches("/layer1/conv2"));
+    /// # Ok::<(), lowprec::Error>(())
+    /// ```
+    pub fn literal(name: &str) -> Result<Self> {
+        let escaped = name.chars().flat_map(|c| matches!(c, '*' | '?' | '\\').then_some('\\').into_iter().chain([c]));
+        Pattern::new(&escaped.collect::<String>())
+    }
+
     /// Whether the whole of `name` matches.
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();

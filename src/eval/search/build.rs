@@ -1,17 +1,21 @@
 //! Models of a mix, with what was calibrated kept from one to the next.
 
+use std::time::Duration;
+
 use super::{Choice, Mix};
 use crate::convert::{Calibration, LayerConfig, QConfig, StaticPlan};
 use crate::error::{Error, Result};
-use crate::eval::compare::batch_size;
+use crate::eval::compare::{self, batch_size};
 use crate::kernels::Isa;
 use crate::nn::quantized::{DYNAMIC_KINDS, DynamicScheme};
-use crate::nn::{Executor, Model};
+use crate::nn::{Executor, Model, Pattern};
 use crate::ptq::Calibrator;
 use crate::tensor::{Tensor, Value};
 
 /// Runs of which the time of layers is the median.
 const PROFILED: usize = 7;
+/// Time in which two mixes are told apart.
+const TIMING: Duration = Duration::from_millis(200);
 
 pub struct Builder<'a> {
     model: &'a Model,
@@ -51,7 +55,7 @@ impl<'a> Builder<'a> {
                 Choice::Dynamic => LayerConfig::Dynamic(DynamicScheme::default()),
                 Choice::Float => LayerConfig::Float,
             };
-            config = config.with_pattern(&literal(name), other)?;
+            config = config.with_pattern(Pattern::literal(name)?.as_str(), other)?;
         }
         let shapes = vec![self.batch(0)?.dims().to_vec()];
         let plan = match StaticPlan::new(self.model, &config, &shapes) {
@@ -65,10 +69,9 @@ impl<'a> Builder<'a> {
         plan.convert(&self.calibration.clone().with_shapes(shapes), Isa::best())
     }
 
-    /// Seconds of a forward that each of these layers saves in int8, of the model with all of them quantized.
-    pub fn seconds_saved<'n>(&mut self, names: impl Iterator<Item = &'n str>, data: &Tensor) -> Result<Vec<f64>> {
-        let size = batch_size(self.model, 1).unwrap_or(1).min(data.shape().axis(0)?);
-        let x = Value::from(data.slice(0, 0..size)?);
+    /// Seconds of a forward that each layer saves in int8, of the model with all of them quantized.
+    pub fn seconds_saved(&mut self, data: &Tensor) -> Result<Vec<(String, f64)>> {
+        let x = Value::from(self.one(data)?);
         let quantized = self.build(&Mix::default())?;
         let mut times = Vec::with_capacity(2);
         for model in [self.model, &quantized] {
@@ -80,7 +83,24 @@ impl<'a> Builder<'a> {
         }
         let seconds =
             |run: usize, name: &str| times[run].iter().find(|(other, _)| other == name).map_or(0.0, |(_, time)| time.as_secs_f64());
-        Ok(names.map(|name| seconds(0, name) - seconds(1, name)).collect())
+        Ok(self.layers.iter().map(|name| (name.clone(), seconds(0, name) - seconds(1, name))).collect())
+    }
+
+    /// Seconds of a forward of each of two mixes, run in turn.
+    pub fn seconds(&mut self, mixes: [&Mix; 2], data: &Tensor) -> Result<[f64; 2]> {
+        let x = self.one(data)?;
+        let [a, b] = mixes;
+        let mut executors = [Executor::new(&self.build(a)?), Executor::new(&self.build(b)?)];
+        if let Some(threads) = self.threads {
+            let [a, b] = executors;
+            executors = [a.with_threads(threads)?, b.with_threads(threads)?];
+        }
+        Ok(compare::time(&mut executors, &x, TIMING)?.map(|time| time.as_secs_f64()))
+    }
+
+    /// A forward as small as it can be.
+    fn one(&self, data: &Tensor) -> Result<Tensor> {
+        data.slice(0, 0..batch_size(self.model, 1).unwrap_or(1).min(data.shape().axis(0)?))
     }
 
     fn batch(&self, start: usize) -> Result<Tensor> {
@@ -107,9 +127,4 @@ impl<'a> Builder<'a> {
         }
         Ok(())
     }
-}
-
-/// The pattern that matches this name and no other.
-fn literal(name: &str) -> String {
-    name.chars().flat_map(|c| matches!(c, '*' | '?' | '\\').then_some('\\').into_iter().chain([c])).collect()
 }

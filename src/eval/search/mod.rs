@@ -1,6 +1,7 @@
 //! The mix of precisions that holds a target.
 //!
-//! 1. Everything that can be is quantized. If the metric drops by no more than the target, that is the answer.
+//! 1. Everything that can be is quantized; for the fastest mix ([`Objective::Fastest`]) less what is slower in int8 than in float, where the whole
+//!    is faster without it. If the metric drops by no more than the target, that is the answer.
 //! 2. Else each layer's part in the damage is measured: the output's error with this layer alone quantized, and with all but this one.
 //! 3. Layers are left in float one after the other, first those that give back the most per byte (or per second), until the target
 //!    holds.
@@ -22,6 +23,7 @@ use crate::progress::Progress;
 use crate::tensor::Tensor;
 use build::Builder;
 pub use outcome::{Outcome, Sensitivity, TradeOff};
+use state::Times;
 pub use state::{Choice, Measured, Mix, SearchState};
 
 /// The smallest mix of precisions whose metric is at most `max_drop` below the float model's, on `data` (the first axis counts the
@@ -60,7 +62,8 @@ pub enum Objective {
     /// Of few bytes: a layer left in float costs the bytes that it would have saved.
     #[default]
     Smallest,
-    /// Of little time, as profiled layer by layer: what is slower in int8 is the first that is left in float, if that helps at all.
+    /// Of little time: a layer that is slower in int8 than in float stays in float, target or not, where the whole model is faster for
+    /// it, both being timed in turn; and a layer left in float costs the time that it would have saved, as profiled layer by layer.
     Fastest,
 }
 
@@ -156,9 +159,16 @@ impl<'a> TargetSearch<'a> {
         let mut steps = vec![TradeOff { left: None, measured: all }];
         let mut sensitivity = Vec::new();
         let (mut mix, mut found) = (Mix::default(), all);
-        if !holds(&all) {
+        for name in run.slower()? {
+            mix.set(&name, Choice::Float);
+            found = run.measure("leave in float, being faster", &mix, 0, 1)?;
+            steps.push(TradeOff { left: Some(name), measured: found });
+        }
+        if !holds(&found) {
+            let faster = steps.len();
             sensitivity = run.sensitivity(&layers, all)?;
-            let order = run.order(&sensitivity, all)?;
+            let mut order = run.order(&sensitivity, all)?;
+            order.retain(|name| !steps.iter().any(|step| step.left.as_ref() == Some(name)));
             for (done, name) in order.iter().enumerate() {
                 mix.set(name, Choice::Float);
                 found = run.measure("leave in float", &mix, done, order.len())?;
@@ -168,7 +178,7 @@ impl<'a> TargetSearch<'a> {
                 }
             }
             // What was left on the way may not have been needed.
-            let left: Vec<String> = steps.iter().filter_map(|step| step.left.clone()).collect();
+            let left: Vec<String> = steps[faster..].iter().filter_map(|step| step.left.clone()).collect();
             for (done, name) in left.iter().rev().enumerate() {
                 for choice in [Choice::Configured, Choice::Dynamic] {
                     let mut other = mix.clone();
@@ -262,13 +272,44 @@ impl<M: FnMut(&Tensor) -> Result<f64>> Run<'_, '_, M> {
         Ok(found)
     }
 
+    /// For the fastest mix, the layers that make it faster in float: of those slower in int8 by themselves, the most time lost first, each
+    /// without which the whole takes less time.
+    fn slower(&mut self) -> Result<Vec<String>> {
+        if self.search.objective != Objective::Fastest {
+            return Ok(Vec::new());
+        }
+        if let Some(times) = &self.search.state.times {
+            return Ok(times.slower.clone());
+        }
+        let data = self.search.data;
+        let saved = self.builder.seconds_saved(data)?;
+        let mut lost: Vec<&(String, f64)> = saved.iter().filter(|(_, seconds)| *seconds < 0.0).collect();
+        lost.sort_by(|a, b| a.1.total_cmp(&b.1));
+        let (mut mix, mut slower) = (Mix::default(), Vec::new());
+        for (done, (name, _)) in lost.iter().enumerate() {
+            self.search.progress.step("time without", name, done, lost.len())?;
+            let mut without = mix.clone();
+            without.set(name, Choice::Float);
+            let [before, after] = self.builder.seconds([&mix, &without], data)?;
+            if after < before {
+                (mix, slower) = (without, [slower, vec![name.clone()]].concat());
+            }
+        }
+        self.search.state.times = Some(Times { saved, slower: slower.clone() });
+        Ok(slower)
+    }
+
     /// Names in the order in which they are left in float: by the noise that the whole loses without the layer in int8, for what leaving
     /// it costs.
     fn order(&mut self, sensitivity: &[Sensitivity], all: Measured) -> Result<Vec<String>> {
         let noise = |measured: &Measured| 10f64.powf(-measured.sqnr_db / 10.0);
         let costs: Vec<f64> = match self.search.objective {
             Objective::Smallest => sensitivity.iter().map(|layer| layer.saves as f64).collect(),
-            Objective::Fastest => self.builder.seconds_saved(sensitivity.iter().map(|layer| layer.name.as_str()), self.search.data)?,
+            Objective::Fastest => {
+                let times = self.search.state.times.as_ref().map_or(&[][..], |times| &times.saved);
+                let of = |name: &str| times.iter().find(|(other, _)| other == name).map_or(0.0, |(_, seconds)| *seconds);
+                sensitivity.iter().map(|layer| of(&layer.name)).collect()
+            }
         };
         let worth = |(layer, &cost): (&Sensitivity, &f64)| match (noise(&all) - noise(&layer.without)).max(0.0) {
             0.0 => 0.0,

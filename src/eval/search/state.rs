@@ -82,6 +82,19 @@ pub struct SearchState {
     /// Of the layers and the float model's outputs.
     fingerprint: u64,
     measured: Vec<(Mix, Measured)>,
+    /// What was found of time, of which another run would find something else.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub(super) times: Option<Times>,
+}
+
+/// Times of layers, for [`Objective::Fastest`](super::Objective::Fastest).
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Times {
+    /// Seconds that each saves in int8.
+    pub saved: Vec<(String, f64)>,
+    /// Layers without which in int8 the whole is faster.
+    pub slower: Vec<String>,
 }
 
 impl SearchState {
