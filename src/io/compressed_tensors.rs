@@ -1,13 +1,14 @@
-//! Weights as `compressed-tensors` packs them (vLLM, llm-compressor): its layout `pack-quantized`, int4 and int8, for Linear.
+//! Weights as `compressed-tensors` packs them (vLLM, llm-compressor): its layout `pack-quantized`, integers of 2 to 8 bits, for Linear.
 //!
 //! | tensor | holds |
 //! |---|---|
-//! | `{name}.weight_packed` | i32 `[out, ceil(in · bits / 32)]`: codes plus `2^(bits - 1)`, the first in the lowest bits |
-//! | `{name}.weight_scale` | f32, f16 or bf16 `[out, groups]` |
+//! | `{name}.weight_packed` | i32 `[out, ceil(in · bits / 32)]`: codes plus `2^(bits - 1)`, row by row, the first in the lowest bits of the first word, running over from word to word |
+//! | `{name}.weight_scale` | f32, f16 or bf16 `[out, groups]`, or one for the whole weight |
 //! | `{name}.weight_shape` | i64 or i32: `out`, `in` |
+//! | `{name}.weight_zero_point` | of asymmetric weights: i32 `[ceil(out · bits / 32), groups]`, packed like codes but down the rows |
 //!
-//! The number of bits follows from the shapes. Asymmetric weights (`weight_zero_point`) and columns in another order (`weight_g_idx`)
-//! are errors that say so.
+//! The number of bits follows from the shapes; where a row is so short that several would do, it is 4 or 8 if one of those does, else
+//! the least. The value of a code is `scale · (code - zero point)`. Columns in another order (`weight_g_idx`) are an error that says so.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +18,11 @@ use crate::num::{bf16, f16};
 use crate::tensor::{Granularity, QParams, QuantizedTensor, Shape, Tensor, Value};
 
 const PACKED: &str = ".weight_packed";
+/// Bits of a code, in the order in which they are looked for.
+const BITS: [usize; 7] = [4, 8, 2, 3, 5, 6, 7];
 
-/// Every packed weight of a file, by the name of its layer: symmetric codes `[out, in]`, with one scale per row where there is one group, else
-/// one for each group along a row.
+/// Every packed weight of a file, by the name of its layer: codes `[out, in]`, with one scale and zero point in all, for each row, or for each
+/// group along a row.
 ///
 /// ```no_run
 /// use lowprec::io::{compressed_tensors, safetensors};
@@ -32,7 +35,7 @@ const PACKED: &str = ".weight_packed";
 ///
 /// # Errors
 /// [`Error::Unknown`] for a tensor that is missing, [`Error::Type`], [`Error::Shape`] and [`Error::Scale`] for one that doesn't fit,
-/// [`Error::Unsupported`] for zero points and reordered columns; all inside an [`Error::Layer`].
+/// [`Error::Unsupported`] for reordered columns; all inside an [`Error::Layer`].
 pub fn weights(contents: &Contents) -> Result<BTreeMap<String, QuantizedTensor<i8>>> {
     let names = contents.tensors.iter().filter_map(|(name, _)| name.strip_suffix(PACKED));
     names.map(|name| Ok((name.to_owned(), weight(contents, name).map_err(|e| e.in_layer(name))?))).collect()
@@ -47,37 +50,80 @@ fn weight(contents: &Contents, name: &str) -> Result<QuantizedTensor<i8>> {
         let present = || contents.tensors.iter().map(|(name, _)| name).filter(|other| other.starts_with(name)).collect();
         find(what).ok_or_else(|| Error::Unknown { what: "tensor", name: format!("{name}.{what}"), present: present() })
     };
-    for (part, what) in [("weight_zero_point", "asymmetric weights"), ("weight_g_idx", "columns in another order")] {
-        if find(part).is_some() {
-            return Err(Error::Unsupported {
-                what: format!("`{part}` ({what})"),
-                way_out: "compress the model symmetrically, without activation ordering".into(),
-            });
-        }
+    if find("weight_g_idx").is_some() {
+        return Err(Error::Unsupported {
+            what: "`weight_g_idx` (columns in another order)".into(),
+            way_out: "compress the model without activation ordering, or with the ordering `static`, which moves no column".into(),
+        });
     }
     let packed = need("weight_packed")?;
     let packed = packed.get::<i32>().ok_or_else(|| wrong_type("weight_packed", "i32", packed))?;
     let (out, inner) = shape(need("weight_shape")?)?;
     let (scales, groups) = scales(need("weight_scale")?, out)?;
-    let bits = [4, 8].into_iter().find(|bits| packed.dims() == [out, inner.div_ceil(32 / bits)]).ok_or_else(|| {
-        let expected = format!("[{out}, {}] of 4 bits or [{out}, {}] of 8", inner.div_ceil(8), inner.div_ceil(4));
+    let bits = BITS.into_iter().find(|&bits| words(inner, bits).is_some_and(|words| packed.dims() == [out, words])).ok_or_else(|| {
+        let expected = format!("[{out}, {}] of 4 bits, or as many words as other bits take", inner.div_ceil(8));
         Error::shape("weight_packed", expected, packed.dims())
     })?;
+    let whole = groups == 1 && scales.len() == 1 && out != 1;
     if groups == 0 || inner % groups != 0 {
         return Err(Error::shape("weight_scale", format!("[{out}, a divisor of {inner}]"), &[out, groups]));
     }
-    let (half, mask) = (1i32 << (bits - 1), (1u32 << bits) - 1);
-    let mut codes = Vec::with_capacity(packed.len() * (32 / bits));
+    let half = 1i32 << (bits - 1);
+    let mut codes = Vec::with_capacity(out * inner);
     for row in packed.as_slice().chunks_exact(packed.dims()[1].max(1)) {
-        let row_codes = row.iter().flat_map(|&word| (0..32 / bits).map(move |i| (word as u32 >> (i * bits)) & mask));
-        codes.extend(row_codes.take(inner).map(|code| (code as i32 - half) as i8));
+        codes.extend(unpacked(row.iter().copied(), bits).take(inner).map(|code| (code - half) as i8));
     }
+    let zeros = match find("weight_zero_point") {
+        None => Vec::new(),
+        Some(zeros) => zero_points(zeros, bits, if whole { [1, 1] } else { [out, groups] })?,
+    };
     let granularity = match groups {
+        _ if whole => Granularity::PerTensor,
         1 => Granularity::PerChannel { axis: 0 },
         groups => Granularity::PerGroup { axis: 1, size: inner / groups },
     };
-    let params = QParams::new(scales, Vec::new(), granularity, -half, half - 1)?;
+    let params = QParams::new(scales, zeros, granularity, -half, half - 1)?;
     QuantizedTensor::from_storage(codes, Shape::new([out, inner])?, params)
+}
+
+/// Words that hold so many codes.
+fn words(codes: usize, bits: usize) -> Option<usize> {
+    Some(codes.checked_mul(bits)?.div_ceil(32))
+}
+
+/// The codes in words, half their range above what they stand for.
+fn unpacked(words: impl Iterator<Item = i32>, bits: usize) -> impl Iterator<Item = i32> {
+    let (mut held, mut left) = (0u64, 0);
+    let mut words = words.fuse();
+    std::iter::from_fn(move || {
+        if left < bits {
+            held |= u64::from(words.next()? as u32) << left;
+            left += 32;
+        }
+        let code = (held & ((1 << bits) - 1)) as i32;
+        (held, left) = (held >> bits, left - bits);
+        Some(code)
+    })
+}
+
+/// Zero points row by row: packed down the rows, or one for the whole weight, as it is.
+fn zero_points(value: &Value, bits: usize, [out, groups]: [usize; 2]) -> Result<Vec<i32>> {
+    if let (Value::I8(list), [1, 1]) = (value, [out, groups]) {
+        return Ok(list.as_slice().iter().map(|&zero| zero.into()).collect());
+    }
+    let packed = value.get::<i32>().ok_or_else(|| wrong_type("weight_zero_point", "i32", value))?;
+    let rows = words(out, bits).unwrap_or(usize::MAX);
+    if packed.dims() != [rows, groups] {
+        return Err(Error::shape("weight_zero_point", format!("[{rows}, {groups}]"), packed.dims()));
+    }
+    let mut zeros = vec![0; out * groups];
+    for group in 0..groups {
+        let column = packed.as_slice().iter().skip(group).step_by(groups).copied();
+        for (row, code) in unpacked(column, bits).take(out).enumerate() {
+            zeros[row * groups + group] = code - (1 << (bits - 1));
+        }
+    }
+    Ok(zeros)
 }
 
 /// Rows and columns.
@@ -107,8 +153,9 @@ fn scales(value: &Value, out: usize) -> Result<(Vec<f32>, usize)> {
     };
     match value.shape().dims() {
         &[rows, groups] if rows == out => Ok((list, groups)),
-        &[rows] if rows == out => Ok((list, 1)),
-        other => Err(Error::shape("weight_scale", format!("[{out}, groups]"), other)),
+        &[rows] if rows == out || rows == 1 => Ok((list, 1)),
+        &[1, 1] => Ok((list, 1)),
+        other => Err(Error::shape("weight_scale", format!("[{out}, groups], or one in all"), other)),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use lowprec::io::{compressed_tensors, safetensors};
+use lowprec::num::{bf16, f16};
 use lowprec::{Error, Granularity, Tensor, Value};
 
 use crate::support::Random;
@@ -78,9 +79,38 @@ fn what_does_not_fit_is_named() {
         replaced("q.weight_packed", Tensor::new([2, 4], vec![0.0f32; 8]).unwrap().into()),
     ];
     assert!(errors.iter().all(|error| error.to_string().contains("`q`")), "{errors:#?}");
-    let mut asymmetric = good();
-    asymmetric.push(("q.weight_zero_point", Tensor::new([1, 1], vec![0i32]).unwrap().into()));
-    let error = compressed_tensors::weights(&file(&asymmetric)).unwrap_err();
-    assert!(matches!(error.kind(), Error::Unsupported { .. }) && error.to_string().contains("asymmetric"), "{error}");
+    let mut with = |name: &'static str, value: Value| {
+        let mut tensors = good();
+        tensors.push((name, value));
+        compressed_tensors::weights(&file(&tensors)).unwrap_err()
+    };
+    let error = with("q.weight_zero_point", Tensor::new([2, 1], vec![0i32; 2]).unwrap().into());
+    assert!(matches!(error.kind(), Error::Shape { .. }), "{error}");
+    let error = with("q.weight_g_idx", Tensor::new([32], vec![0i32; 32]).unwrap().into());
+    assert!(matches!(error.kind(), Error::Unsupported { .. }) && error.to_string().contains("order"), "{error}");
     assert!(matches!(compressed_tensors::weights(&file(&good()[..2])).unwrap_err().kind(), Error::Unknown { .. }));
+}
+
+#[test]
+fn what_the_package_wrote_is_what_it_reads() {
+    let contents = safetensors::read_tensors_file(crate::networks::file("tests/fixtures/compressed_tensors.safetensors")).unwrap();
+    let find = |name: &str| &contents.tensors.iter().find(|(other, _)| other == name).unwrap().1;
+    let weights = compressed_tensors::weights(&contents).unwrap();
+    assert_eq!(weights.len(), 8);
+    for (name, weight) in &weights {
+        let expected = find(&format!("{name}.expected")).get::<f32>().unwrap();
+        // The package multiplies in the type of its scales.
+        let rounded = |x: f32| match find(&format!("{name}.weight_scale")) {
+            Value::F16(_) => f16::from_f32(x).to_f32(),
+            Value::Bf16(_) => bf16::from_f32(x).to_f32(),
+            _ => x,
+        };
+        let found: Vec<f32> = weight.dequantize().as_slice().iter().map(|&x| rounded(x)).collect();
+        assert_eq!(found, expected.as_slice(), "{name}");
+        assert_eq!(weight.params().zero_points().is_empty(), !name.ends_with("zeros"), "{name}");
+        let bits = name[3..4].parse::<u32>().unwrap();
+        assert_eq!((weight.params().qmin(), weight.params().qmax()), (-(1 << (bits - 1)), (1 << (bits - 1)) - 1), "{name}");
+    }
+    assert_eq!(weights["int8_tensor"].params().granularity(), Granularity::PerTensor);
+    assert_eq!(weights["int3_group"].params().granularity(), Granularity::PerGroup { axis: 1, size: 16 });
 }

@@ -45,7 +45,7 @@ fn write(report: &Report, title: &str, page: &mut String) -> fmt::Result {
     let title = Escaped(title);
     write!(page, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">")?;
     write!(page, "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title><style>{}", style::STYLE)?;
-    for (i, (title, _)) in COLUMNS.iter().enumerate().skip(1) {
+    for (i, (title, _)) in COLUMNS.iter().enumerate().skip(2) {
         write!(page, "td:nth-child({})::before{{content:\"{title}\"}}", i + 1)?;
     }
     writeln!(page, "}}{}</style></head><body><main>", style::REST)?;

@@ -29,11 +29,11 @@ table{border-collapse:collapse;font-size:.84rem;width:100%}th,td{padding:4px 8px
 thead th{color:var(--dim);vertical-align:bottom;white-space:normal}tbody th{white-space:normal;overflow-wrap:anywhere;min-width:9em;max-width:22em}tbody tr:last-child>*{border-bottom:0}\
 .n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.9em}\
 @media screen and (max-width:980px){.wide{overflow:visible;border:0;background:none}table,tbody,tr,tbody th,td{display:block;border:0}thead{display:none}\
-tbody tr{display:grid;grid-template-columns:repeat(auto-fill,minmax(92px,1fr));gap:2px 10px;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px 12px;margin-bottom:10px}\
-tbody th{grid-column:1/-1;max-width:none;padding:0;font-weight:600}td,td.n{padding:2px 0;text-align:left;white-space:normal}td:empty{display:none}td::before{display:block;color:var(--dim);font-size:.75rem;line-height:1.2}";
+tbody tr{display:grid;grid-template-columns:repeat(6,1fr);gap:2px 10px;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px 12px;margin-bottom:10px}\
+tbody th{grid-column:1/-1;max-width:none;padding:0;font-weight:600}td,td.n{padding:2px 0;text-align:left;white-space:normal}td:empty{display:none}td:nth-child(2){grid-column:1/-1;color:var(--dim)}td::before{display:block;color:var(--dim);font-size:.75rem;line-height:1.2}";
 
 /// What follows them: a screen narrower yet, and paper.
 pub const REST: &str = "\
-@media screen and (max-width:640px){.bars,.both{grid-template-columns:1fr auto;grid-auto-flow:dense;gap:0 12px}.bars>span,.both>span{margin-top:4px;max-width:none}.bars>b,.both>b{align-self:end}.bars>i{display:none}.bars>.ticks,.bars>svg,.both>svg{grid-column:1/-1}.ticks span:last-child{transform:translateX(-100%)}}\
+@media screen and (max-width:640px){tbody td{grid-column:span 2}td:nth-child(n+11){grid-column:span 3}.bars,.both{grid-template-columns:1fr auto;grid-auto-flow:dense;gap:0 12px}.bars>span,.both>span{margin-top:4px;max-width:none}.bars>b,.both>b{align-self:end}.bars>i{display:none}.bars>.ticks,.bars>svg,.both>svg{grid-column:1/-1}.ticks span:last-child{transform:translateX(-100%)}}\
 @media print{body{font-size:9pt;background:none}main{max-width:none;padding:0}.wide{overflow:visible;border:0}table{font-size:6.5pt}th,td{padding:1px 3px}tbody th{min-width:0}\
 h2{break-after:avoid}tr,figure,.card{break-inside:avoid}.note{break-after:avoid}*{print-color-adjust:exact}}";
