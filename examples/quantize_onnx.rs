@@ -24,10 +24,11 @@ use arguments::{Arguments, Mode, Request};
 use lowprec::convert::{StaticScheme, WeightScales};
 use lowprec::io::{safetensors, saved};
 use lowprec::nn::Executor;
+use lowprec::onnx::{self, Export};
 use lowprec::ptq::gptq::{self, Gptq};
 use lowprec::ptq::recipe::{Improved, Recipe};
 use lowprec::ptq::{Calibrator, DynamicQuantization, WeightConfig, quantize_weights_with};
-use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Scheme, Value, onnx};
+use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Scheme, Value};
 use report::Report;
 use samples::Samples;
 
@@ -97,10 +98,14 @@ fn run(arguments: &Arguments) -> Result<Report> {
         report.compared(&compared);
     }
     if let Some(path) = &arguments.export {
-        report.timed("export", || onnx::save(path, made))?;
+        let export = Export::new(made);
+        report.timed("export", || export.save(path))?;
+        let differ = export.differences().into_iter().map(|(name, why)| format!("{name}: {why}"));
+        report.written("export", path, differ.collect())?;
     }
     if let Some(path) = &arguments.save {
         report.timed("save", || saved::write_file(path, made))?;
+        report.written("save", path, Vec::new())?;
     }
     Ok(report)
 }

@@ -1,12 +1,13 @@
 //! What was done, and what it cost: as text, or as JSON.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Instant;
 
 use lowprec::eval::{self, Outcome};
 use lowprec::nn::Conversion;
 use lowprec::ptq::recipe::{Gain, Improved};
-use lowprec::{DType, Model, Result, Value, metrics};
+use lowprec::{DType, Error, Model, Result, Value, metrics};
 use serde_json::{Map, Number, Value as Json, json};
 
 use crate::arguments::Arguments;
@@ -24,6 +25,16 @@ pub struct Report {
     search: Option<Search>,
     effort: Option<Steps>,
     compared: Option<Steps>,
+    files: Vec<File>,
+}
+
+/// A file that was made of the model.
+struct File {
+    stage: &'static str,
+    path: String,
+    bytes: u64,
+    /// Layers that give something else there, and why.
+    differ: Vec<String>,
 }
 
 /// What the steps of an effort gained, or a comparison found.
@@ -63,6 +74,7 @@ impl Report {
             search: None,
             effort: None,
             compared: None,
+            files: Vec::new(),
         }
     }
 
@@ -98,6 +110,13 @@ impl Report {
         let steps: Vec<Json> = improved.stages.iter().map(step).collect();
         let json = json!({ "plain_db": number(improved.plain), "db": number(improved.db), "steps": steps });
         self.effort = Some(Steps { text: improved.to_string(), json });
+    }
+
+    pub fn written(&mut self, stage: &'static str, path: &Path, differ: Vec<String>) -> Result<()> {
+        let name = path.display().to_string();
+        let bytes = std::fs::metadata(path).map_err(|source| Error::File { path: name.clone(), source })?.len();
+        self.files.push(File { stage, path: name, bytes, differ });
+        Ok(())
     }
 
     pub fn compared(&mut self, found: &eval::Report) {
@@ -139,6 +158,12 @@ impl Report {
             let sqnr = output.sqnr_db.map_or_else(String::new, |db| format!(", SQNR {db:.2} dB against float"));
             line("output", format!("{} {} {:?}{sqnr}", output.name, output.dtype, output.shape));
         }
+        for file in &self.files {
+            line(file.stage, format!("{}, {} bytes", file.path, file.bytes));
+            for (why, names) in by_reason(&file.differ) {
+                line("", format!("other results there, {why}: {names}"));
+            }
+        }
         for step in self.effort.iter().flat_map(|effort| effort.text.lines()) {
             line("effort", step.to_owned());
         }
@@ -178,6 +203,8 @@ impl Report {
             let [float, quantized] = search.metric;
             json!({ "float": float, "quantized": quantized, "holds": search.holds, "in_float": search.in_float })
         });
+        let files =
+            self.files.iter().map(|file| json!({ "stage": file.stage, "path": file.path, "bytes": file.bytes, "differ": file.differ }));
         let kinds: Map<String, Json> = self.kinds.iter().map(|(kind, count)| (kind.clone(), json!(count))).collect();
         let seconds: Map<String, Json> = self.seconds.iter().map(|(stage, s)| (stage.replace(' ', "_"), json!(s))).collect();
         let report = json!({
@@ -188,6 +215,7 @@ impl Report {
             "bytes": { "float": self.float_bytes, "quantized": self.quantized_bytes },
             "seconds": seconds,
             "outputs": outputs,
+            "files": files.collect::<Vec<_>>(),
             "search": search,
             "effort": self.effort.as_ref().map(|effort| effort.json.clone()),
             "conversion": conversion,
@@ -195,6 +223,18 @@ impl Report {
         });
         format!("{report:#}\n")
     }
+}
+
+/// Reasons, and the layers of each.
+fn by_reason(differ: &[String]) -> Vec<(&str, String)> {
+    let mut reasons: Vec<(&str, String)> = Vec::new();
+    for (name, why) in differ.iter().filter_map(|line| line.rsplit_once(": ")) {
+        match reasons.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, names)) => *names += &format!(", {name}"),
+            None => reasons.push((why, name.to_owned())),
+        }
+    }
+    reasons
 }
 
 /// JSON has no infinity and no NaN: those are their names.

@@ -79,7 +79,7 @@ fn what_does_not_fit_is_named() {
         replaced("q.weight_packed", Tensor::new([2, 4], vec![0.0f32; 8]).unwrap().into()),
     ];
     assert!(errors.iter().all(|error| error.to_string().contains("`q`")), "{errors:#?}");
-    let mut with = |name: &'static str, value: Value| {
+    let with = |name: &'static str, value: Value| {
         let mut tensors = good();
         tensors.push((name, value));
         compressed_tensors::weights(&file(&tensors)).unwrap_err()

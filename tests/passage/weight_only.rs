@@ -92,14 +92,16 @@ fn every_format_is_saved_in_its_bytes_and_comes_back() {
 fn files_are_as_large_as_accounted() {
     let random = &mut Random(7);
     let mut net = Model::builder();
-    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(512)]).unwrap();
-    let y = net.add("fc", Linear::new(random.tensor([512, 512], 1.0), None).unwrap(), &[x]).unwrap();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(384)]).unwrap();
+    let y = net.add("fc", Linear::new(random.tensor([384, 384], 1.0), None).unwrap(), &[x]).unwrap();
     net.output("y", y).unwrap();
     let model = net.build().unwrap();
-    for text in ["int2:g32", "int3:g32", "nf4:g64:double", "int4:g32:largest=0.01", "mxfp6e2m3", "int8"] {
+    for text in FORMATS.iter().chain(&["int2:g32", "int3:g32", "nf4:g64:double", "int4:g32:largest=0.01", "mxfp6e2m3"]) {
         let model = small(&model, text);
         let accounted = model.node("fc").unwrap().layer().stored_weights().unwrap().quantized().unwrap().bytes() as f64;
-        let ratio = saved::write(&model).unwrap().len() as f64 / accounted;
+        let bytes = saved::write(&model).unwrap();
+        let (ratio, x) = (bytes.len() as f64 / accounted, random.tensor([2, 384], 1.0));
+        assert_eq!(saved::read(&bytes).unwrap().forward(&x).unwrap(), model.forward(&x).unwrap(), "{text}");
         assert!((1.0..1.02).contains(&ratio), "{text}: {ratio}");
     }
 }
@@ -138,11 +140,11 @@ fn what_is_exported_gives_the_same_numbers() {
         let model = small(&images, text);
         let bytes = match Export::new(&model).to_bytes() {
             Ok(bytes) => bytes,
-            // What the standard has no words for, or only for rows of whole groups.
+            // What the standard has no words for.
             Err(Error::Layer { source, .. }) => {
                 assert!(matches!(*source, Error::Unsupported { .. }), "{text}: {source}");
-                let expected = ["own", "largest", "smallest", "shift", ":g4", "int16"];
-                assert!(expected.iter().any(|part| text.contains(part)), "{text}: {source}");
+                assert!(["largest", "smallest"].iter().any(|part| text.contains(part)), "{text}: {source}");
+                assert!(source.to_string().contains("io::saved"), "{source}");
                 continue;
             }
             Err(error) => panic!("{text}: {error}"),

@@ -215,12 +215,47 @@ fn are_ones(value: &[usize; 2]) -> bool {
     *value == [1, 1]
 }
 
-/// What the codes of a weight are.
+fn eight() -> u32 {
+    8
+}
+
+fn is_eight(bits: &u32) -> bool {
+    *bits == 8
+}
+
+fn least() -> i32 {
+    -127
+}
+
+fn is_least(code: &i32) -> bool {
+    *code == least()
+}
+
+fn most() -> i32 {
+    127
+}
+
+fn is_most(code: &i32) -> bool {
+    *code == most()
+}
+
+fn all() -> (u8, u8) {
+    (0, 255)
+}
+
+fn are_all(range: &(u8, u8)) -> bool {
+    *range == all()
+}
+
+/// What the codes of a weight are; absent are 8 bits, and the codes -127 to 127.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Codes {
+    #[serde(default = "eight", skip_serializing_if = "is_eight")]
     pub bits: u32,
+    #[serde(default = "least", skip_serializing_if = "is_least")]
     pub qmin: i32,
+    #[serde(default = "most", skip_serializing_if = "is_most")]
     pub qmax: i32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub axis: Option<usize>,
@@ -267,6 +302,7 @@ pub struct Static {
 pub enum Written {
     Codes {
         grid: Grid,
+        #[serde(default = "all", skip_serializing_if = "are_all")]
         range: (u8, u8),
     },
     Float {
@@ -281,6 +317,7 @@ pub enum Written {
 #[serde(deny_unknown_fields)]
 pub struct Grid {
     pub scale: Real,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub zero_point: u8,
 }
 
@@ -324,11 +361,12 @@ enum Written64 {
 
 impl Serialize for Real {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.is_finite() {
-            // Exact in f64, whose digits are read back as the same number.
-            true => serializer.serialize_f64(self.0.into()),
-            false => serializer.collect_str(&self.0),
+        if !self.0.is_finite() {
+            return serializer.collect_str(&self.0);
         }
+        // The fewest digits that tell the f32; all that its f64 has, where those are read back as another number.
+        let short = self.0.to_string().parse::<f64>().ok().filter(|short| (*short as f32).to_bits() == self.0.to_bits());
+        serializer.serialize_f64(short.unwrap_or(self.0.into()))
     }
 }
 

@@ -40,8 +40,8 @@
 //! NaN and infinities are the texts `NaN`, `inf` and `-inf`.
 //!
 //! **Tensors** of node `conv1` are called `conv1.weight`, `conv1.weight_scale`, `conv1.bias`, and so on. Quantized weights
-//! have `codes: {bits, qmin, qmax, axis}` in their layer: codes in `qmin..=qmax`, one scale for each entry of `axis`, or one in all
-//! where it is absent; the value of a code is `scale * code`, or with `zeros: true`, `scale * (code - zero point)`, of as many zero points
+//! have `codes: {bits, qmin, qmax, axis}` in their layer: codes in `qmin..=qmax` (absent: 8 bits, -127 to 127), one scale for each entry
+//! of `axis`, or one in all where it is absent; the value of a code is `scale * code`, or with `zeros: true`, `scale * (code - zero point)`, of as many zero points
 //! as scales in `weight_zero` (i8). Codes of 8 bits are an i8 tensor of the weight's shape.
 //! Those of fewer bits are truly packed: a list of u8, each code in two's complement of `bits` bits, the first in the lowest bits
 //! of the first byte, codes running over from one byte to the next; `dims` then has the shape. Everything is in the order of
@@ -57,6 +57,10 @@
 //! **A calibration** is `{activations: {name: {qmin, qmax, scales, zero_points, granularity}}, shapes}`.
 //!
 //! **Weights** by themselves are `{name: {format, dims}}`, with tensors as above.
+//!
+//! **Size**: the numbers at their bits, nothing twice, and the header, which has some 450 bytes for a layer and 150 for a plain operator:
+//! within 2 % of the bytes held where layers hold 25 kB and more on average, as those of ResNet-50 (0.3 %) do; a tenth more for a network
+//! of five small ones. A file can be less than what the model holds, as kernels have weights in panels, padded to the width of a register.
 //!
 //! What is kept is the model, not its past: [`Model::conversion`](crate::nn::Model::conversion) of a model that was read is
 //! `None`.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Conv2dGeometry;
 use crate::nn::operator::{Attributes, Operator, ints};
 use crate::nn::{Layer, Node, Projection};
-use crate::tensor::{Element, Tensor, Value};
+use crate::tensor::{Element, Tensor};
 
 /// The node that computes `node` from `inputs` into `output`.
 pub fn layer(writer: &mut Writer<'_>, node: &Node, mut inputs: Vec<String>, outputs: &[String]) -> Result<()> {
@@ -36,27 +36,25 @@ pub fn layer(writer: &mut Writer<'_>, node: &Node, mut inputs: Vec<String>, outp
             let (coupled, parts) = lstm.parts();
             let (mut w, mut r, mut b, mut p) = (Stack::default(), Stack::default(), Stack::default(), Stack::default());
             for (input, hidden, peepholes) in &parts {
-                let [input, hidden] = [float(input)?, float(hidden)?];
-                w.push(input.weight());
-                r.push(hidden.weight());
-                b.list(&[bias(input), vec![-0.0; hidden.out_features()]].concat());
+                let rows = w.projection(input)?;
+                r.projection(hidden)?;
+                b.list(&[bias(input, rows), vec![-0.0; rows]].concat());
                 peepholes.iter().for_each(|peepholes| p.list(peepholes));
             }
             let peepholes = if p.data.is_empty() { None } else { Some(p) };
-            recurrent(writer, name, &mut inputs, [w, r, b], peepholes)?;
+            recurrent(writer, name, &mut inputs, ([w, r, b], parts.len()), peepholes)?;
             ("LSTM", lstm.options().attributes(("input_forget", coupled)))
         }
         Layer::Gru(gru) => {
             let (reset_after, parts) = gru.parts();
             let (mut w, mut r, mut b) = (Stack::default(), Stack::default(), Stack::default());
             for (input, gates, candidate) in &parts {
-                let [input, gates, candidate] = [float(input)?, float(gates)?, float(candidate)?];
-                w.push(input.weight());
-                let (hidden, both) = (candidate.out_features(), [gates.weight().as_slice(), candidate.weight().as_slice()].concat());
-                r.push(&Tensor::new([3 * hidden, hidden], both)?);
-                b.list(&[bias(input), vec![-0.0; 2 * hidden], bias(candidate)].concat());
+                let rows = w.projection(input)?;
+                let hidden = r.projection(gates)? / 2;
+                r.projection(candidate)?;
+                b.list(&[bias(input, rows), vec![-0.0; 2 * hidden], bias(candidate, hidden)].concat());
             }
-            recurrent(writer, name, &mut inputs, [w, r, b], None)?;
+            recurrent(writer, name, &mut inputs, ([w, r, b], parts.len()), None)?;
             ("GRU", gru.options().attributes(("linear_before_reset", reset_after)))
         }
         Layer::BatchNorm2d(norm) => {
@@ -122,53 +120,83 @@ pub fn transposed<T: Element>(matrix: &Tensor<T>) -> Result<Tensor<T>> {
     Tensor::new([cols, rows], (0..cols * rows).map(|i| data[i % rows * cols + i / rows]).collect())
 }
 
-/// Tensors one behind the other along a new first axis.
+/// Rows of the parts of a recurrent layer, one behind the other.
 #[derive(Default)]
 struct Stack {
     data: Vec<f32>,
-    dims: Vec<usize>,
-    count: usize,
+    /// Of rows in int8: their codes, and one scale each.
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    columns: usize,
 }
 
 impl Stack {
-    fn push(&mut self, tensor: &Tensor) {
-        self.dims = tensor.dims().to_vec();
-        self.data.extend_from_slice(tensor.as_slice());
-        self.count += 1;
+    /// Adds the rows of a product; returns their number.
+    fn projection(&mut self, part: &Projection) -> Result<usize> {
+        let (weight, rows) = match part {
+            Projection::Float(linear) => (linear.weight().clone(), linear.out_features()),
+            Projection::Int8(linear) => {
+                let weight = linear.weight()?;
+                self.codes.extend_from_slice(weight.storage());
+                match weight.params().scales() {
+                    [scale] => self.scales.extend(std::iter::repeat_n(*scale, linear.out_features())),
+                    scales => self.scales.extend_from_slice(scales),
+                }
+                (weight.dequantize(), linear.out_features())
+            }
+        };
+        self.columns = weight.dims().get(1).copied().unwrap_or(1);
+        self.data.extend_from_slice(weight.as_slice());
+        Ok(rows)
     }
 
     fn list(&mut self, list: &[f32]) {
-        self.dims = vec![list.len()];
+        self.columns = 1;
         self.data.extend_from_slice(list);
-        self.count += 1;
     }
 
-    fn value(self) -> Result<Value> {
-        Tensor::new([&[self.count], &self.dims[..]].concat(), self.data).map(Value::from)
+    /// The name of what holds them, `[parts, rows, columns]`, or `[parts, rows]` of lists.
+    fn write(self, writer: &mut Writer<'_>, name: &str, parts: usize, is_list: bool) -> Result<String> {
+        let rows = self.data.len().checked_div(parts * self.columns).unwrap_or(0);
+        let dims = if is_list { vec![parts, rows] } else { vec![parts, rows, self.columns] };
+        // As floats where some of them are.
+        if self.codes.is_empty() || self.codes.len() != self.data.len() {
+            return Ok(writer.constant(name, Tensor::new(dims, self.data)?));
+        }
+        let codes = writer.constant(name, Tensor::new([self.scales.len(), self.columns], self.codes)?);
+        let scales = writer.list(&format!("{name}_scale"), &self.scales);
+        let floats =
+            writer.value("DequantizeLinear", &[codes, scales], &format!("{name}/dequantized"), Attributes::new().with("axis", 0i64));
+        let dims: Vec<i64> = dims.into_iter().map(|length| length as i64).collect();
+        let shape = writer.constant(&format!("{name}/shape"), Tensor::new([dims.len()], dims)?);
+        Ok(writer.value("Reshape", &[floats, shape], &format!("{name}/parts"), Attributes::new()))
     }
 }
 
 /// A recurrent layer's inputs with its weights among them: the sequence, weights and biases, lengths and states, peepholes.
-fn recurrent(writer: &mut Writer<'_>, name: &str, inputs: &mut Vec<String>, weights: [Stack; 3], peepholes: Option<Stack>) -> Result<()> {
+fn recurrent(
+    writer: &mut Writer<'_>,
+    name: &str,
+    inputs: &mut Vec<String>,
+    (weights, parts): ([Stack; 3], usize),
+    peepholes: Option<Stack>,
+) -> Result<()> {
     for (i, (what, stack)) in ["W", "R", "B"].into_iter().zip(weights).enumerate() {
-        inputs.insert(1 + i, writer.constant(&format!("{name}.{what}"), stack.value()?));
+        inputs.insert(1 + i, stack.write(writer, &format!("{name}.{what}"), parts, what == "B")?);
     }
     if let Some(peepholes) = peepholes {
         inputs.resize(7, String::new());
-        inputs.push(writer.constant(&format!("{name}.P"), peepholes.value()?));
+        inputs.push(peepholes.write(writer, &format!("{name}.P"), parts, true)?);
     }
     Ok(())
 }
 
-fn float(part: &Projection) -> Result<&crate::nn::Linear> {
-    match part {
-        Projection::Float(linear) => Ok(linear),
-        Projection::Int8(_) => Err(unspoken("a recurrent layer in int8".into())),
-    }
-}
-
-fn bias(linear: &crate::nn::Linear) -> Vec<f32> {
-    linear.bias().map_or_else(|| vec![-0.0; linear.out_features()], |bias| bias.as_slice().to_vec())
+fn bias(part: &Projection, rows: usize) -> Vec<f32> {
+    let bias = match part {
+        Projection::Float(linear) => linear.bias().map(|bias| bias.as_slice().to_vec()),
+        Projection::Int8(linear) => linear.bias().map(<[f32]>::to_vec),
+    };
+    bias.unwrap_or_else(|| vec![-0.0; rows])
 }
 
 /// The error of a layer that the standard has no words for.

@@ -27,12 +27,16 @@ use super::schema::{
 };
 use super::tensor::element_code;
 use crate::error::{Error, Result};
-use crate::nn::{Dim, Layer, Model, shapes, shapes_for};
+use crate::nn::weight_only::Activations;
+use crate::nn::{Dim, Layer, Model, Precision, shapes, shapes_for};
 use crate::tensor::{DType, Shape, Value};
 use writer::Writer;
 
 /// The versions of the standard in which models can be written.
 const OPSETS: std::ops::RangeInclusive<i64> = 13..=21;
+
+/// What becomes of the inputs of products of weights that alone are quantized.
+const FLOATS: &str = "inputs multiplied as floats, which are quantized here";
 
 /// The bytes that protobuf lets a message have.
 const LIMIT: usize = i32::MAX as usize;
@@ -46,7 +50,8 @@ const LIMIT: usize = i32::MAX as usize;
 /// has one range for the whole tensor, where [`quantize_dynamic`](crate::quantize_dynamic) has one per image or row: of a
 /// batch of one image the results are the same, of a larger one they differ as far as the ranges of its images do. Quantized
 /// weights are constants in codes that DequantizeLinear (in blocks, from opset 21 on) or a look-up makes floats of; activations that such a
-/// layer would quantize in its products stay floats.
+/// layer would quantize in its products stay floats. So do those of a recurrent layer in int8: the standard's LSTM and GRU multiply
+/// floats, and get theirs from a DequantizeLinear of the layer's codes.
 ///
 /// Reading a file that was written gives a model with the same outputs, bit for bit, up to what the last paragraph says.
 ///
@@ -94,6 +99,24 @@ impl<'m> Export<'m> {
     /// each run decides can't simply be tried.
     pub fn with_inputs(self, inputs: Vec<Value>) -> Self {
         Export { inputs: Some(inputs), ..self }
+    }
+
+    /// Layers whose outputs differ from this model's, and why: by name, in the order in which they run. What others make of the same
+    /// inputs differs by the rounding of floats alone.
+    pub fn differences(&self) -> Vec<(&'m str, &'static str)> {
+        let of = |layer: &Layer| match layer {
+            Layer::QuantizedConv2d(_) | Layer::QuantizedConvTranspose2d(_) => {
+                Some("one range for the batch, where each image has its own here")
+            }
+            Layer::QuantizedLinear(_) => Some("one range for all rows, where each has its own here"),
+            Layer::Lstm(_) | Layer::Gru(_) if layer.precision() == Precision::Int8 => {
+                Some("inputs and states multiplied as floats, which are quantized here")
+            }
+            Layer::WeightOnlyConv2d(conv) if conv.activations() == Activations::Int8 => Some(FLOATS),
+            Layer::WeightOnlyLinear(linear) if linear.activations() == Activations::Int8 => Some(FLOATS),
+            _ => None,
+        };
+        self.model.nodes().iter().filter_map(|node| Some((node.name(), of(node.layer())?))).collect()
     }
 
     /// The bytes of the file.
