@@ -1,10 +1,10 @@
 //! The calibration file as samples of one input, with labels where it has them.
 
 use lowprec::convert::{LayerConfig, QConfig};
-use lowprec::eval::{Comparison, Outcome, Report, TargetSearch, accuracy, agreement};
+use lowprec::eval::{Comparison, Outcome, Report, TargetSearch, accuracy};
 use lowprec::io::safetensors;
 use lowprec::ptq::DynamicQuantization;
-use lowprec::{Error, Model, Progress, Result, Tensor, Value};
+use lowprec::{Error, Model, Progress, Result, Value};
 
 use crate::arguments::{Arguments, Mode};
 
@@ -12,7 +12,7 @@ use crate::arguments::{Arguments, Mode};
 const LABELS: &str = "labels";
 
 pub struct Samples {
-    pub images: Tensor,
+    pub inputs: Value,
     pub labels: Option<Vec<usize>>,
 }
 
@@ -33,26 +33,21 @@ impl Samples {
             name: input.name().to_owned(),
             present: contents.tensors.iter().map(|(name, _)| name).collect(),
         };
-        let images = find(input.name()).ok_or_else(missing)?;
-        let floats = images.get::<f32>().ok_or_else(|| Error::Type {
-            what: format!("tensor `{}`", input.name()),
-            expected: "f32",
-            got: images.dtype().name(),
-        })?;
-        Ok(Samples { images: floats.clone(), labels: find(LABELS).map(labels).transpose()? })
+        let inputs = find(input.name()).ok_or_else(missing)?;
+        Ok(Samples { inputs: inputs.clone(), labels: find(LABELS).map(labels).transpose()? })
     }
 
     /// The smallest mix of precisions that loses no more than was allowed.
     pub fn search(&self, arguments: &Arguments, model: &Model, config: QConfig, progress: Progress<'_>) -> Result<Outcome> {
         let max_drop = arguments.target_drop.expect("asked only where one is given") / 100.0;
-        let mut search = TargetSearch::new(model, &self.images, max_drop).with_config(config).with_progress(progress);
+        let mut search = TargetSearch::new(model, &self.inputs, max_drop).with_config(config).with_progress(progress);
         search = search.with_objective(arguments.objective.unwrap_or_default());
         if let Some(threads) = arguments.threads {
             search = search.with_threads(threads);
         }
         match &self.labels {
             Some(labels) => search.run(accuracy(labels)),
-            None => search.run(agreement(&model.forward(&self.images)?)?),
+            None => search.run_by_agreement(),
         }
     }
 
@@ -62,7 +57,7 @@ impl Samples {
         if let Some(threads) = arguments.threads {
             comparison = comparison.with_threads(threads);
         }
-        comparison.run(&self.images, self.labels.as_deref())
+        comparison.run(&self.inputs, self.labels.as_deref())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::eval::isolate::{Isolation, floats};
 use crate::eval::report::{Classification, Errors, LayerReport, RangeUse, Report};
 use crate::eval::sums::Sums;
 use crate::metrics;
-use crate::nn::{Dim, Edge, Executor, Model};
+use crate::nn::{Dim, Edge, Executor, Model, Tap};
 use crate::num::U8Grid;
 use crate::progress::Progress;
 use crate::tensor::{Shape, Tensor, Value};
@@ -25,10 +25,11 @@ const PROFILED: usize = 7;
 const TIMING: Duration = Duration::from_millis(600);
 const ROUNDS: usize = 5;
 
-/// Compares a quantized model with the float model that it was made from, on `inputs` (the first axis counts the
-/// samples), and with the truth where `labels` tells it (the index of the right output, a label a sample).
+/// Compares a quantized model with the float model that it was made from, on `inputs` (floats, or indices of words; the first axis counts
+/// the samples), and with the truth where `labels` tells it (the index of the right output, a label a row of classes).
 ///
-/// Outputs are rows of classes when they are `[samples, classes]`, with any number of axes of length 1 behind, and at least two
+/// Outputs are rows of classes when they are `[samples, classes]`, with any number of axes of length 1 behind, or
+/// `[samples, places, classes]` (a row a place, as models of language have them), and at least two
 /// classes; only then is there a top-1, an agreement and a KL divergence. Other outputs are compared by their SQNR alone.
 ///
 /// ```no_run
@@ -39,10 +40,10 @@ const ROUNDS: usize = 5;
 /// ```
 ///
 /// # Errors
-/// [`Error::Length`] when there are not as many labels as samples, [`Error::Parameter`] for a label beyond the outputs,
+/// [`Error::Length`] when there are not as many labels as rows of classes, [`Error::Parameter`] for a label beyond the outputs,
 /// [`Error::Unsupported`] for labels of outputs that are no rows of classes, [`Error::Empty`] without samples, [`Error::Shape`] when the two models' outputs differ in shape, and those of
 /// [`Model::forward`].
-pub fn compare(float: &Model, quantized: &Model, inputs: &Tensor, labels: Option<&[usize]>) -> Result<Report> {
+pub fn compare(float: &Model, quantized: &Model, inputs: impl Into<Value>, labels: Option<&[usize]>) -> Result<Report> {
     Comparison::new(float, quantized).run(inputs, labels)
 }
 
@@ -102,13 +103,11 @@ impl<'a> Comparison<'a> {
     ///
     /// # Errors
     /// Those of [`compare`], and [`Error::Cancelled`].
-    pub fn run(mut self, inputs: &Tensor, labels: Option<&[usize]>) -> Result<Report> {
+    pub fn run(mut self, inputs: impl Into<Value>, labels: Option<&[usize]>) -> Result<Report> {
+        let inputs: Value = inputs.into();
         let samples = inputs.shape().axis(0)?;
         if samples == 0 {
             return Err(Error::Empty { what: "set of inputs to compare on".into(), way_out: "give at least one sample" });
-        }
-        if let Some(labels) = labels.filter(|labels| labels.len() != samples) {
-            return Err(Error::length("list of labels", samples, labels.len()));
         }
         let batch = batch_size(self.float, samples)?;
         let mut executors = [self.executor(self.float)?, self.executor(self.quantized)?];
@@ -118,19 +117,21 @@ impl<'a> Comparison<'a> {
         let mut sums: HashMap<String, Sums> = HashMap::new();
         let (mut coverage, mut isolation) = (HashMap::<String, Coverage>::new(), Isolation::new(self.float, self.quantized)?);
         let mut outputs: [(Vec<f32>, Vec<usize>); 2] = Default::default();
-        let (mut whole, mut classes) = (Sums::default(), None);
+        let (mut whole, mut rows) = (Sums::default(), None);
         let (mut logits, mut logits_quantized) = (Vec::new(), Vec::new());
         for start in (0..samples).step_by(batch) {
             self.progress.step("compare", &format!("sample {start}"), start, samples)?;
             let x = inputs.slice(0, start..samples.min(start + batch))?;
             let mut values: HashMap<String, Tensor> = HashMap::new();
-            let y = executors[0].forward_with(&x, |tap| {
-                if let Value::F32(value) = tap.value {
-                    values.insert(tap.edge.to_owned(), value.clone());
+            let mut others: HashMap<String, Value> = HashMap::new();
+            let y = forward(&mut executors[0], &x, |tap| {
+                match tap.value {
+                    Value::F32(value) => _ = values.insert(tap.edge.to_owned(), value.clone()),
+                    other => _ = others.insert(tap.edge.to_owned(), other.clone()),
                 }
                 Ok(())
             })?;
-            let y_quantized = executors[1].forward_with(&x, |tap| {
+            let y_quantized = forward(&mut executors[1], &x, |tap| {
                 if let (Some(reference), Some(value)) = (values.get(tap.edge), floats(tap.value, grids.get(tap.edge).copied())?) {
                     if reference.shape() != value.shape() {
                         return Err(Error::shape(
@@ -154,7 +155,7 @@ impl<'a> Comparison<'a> {
                 ));
             }
             if start < self.isolated {
-                isolation.add(&values);
+                isolation.add(&values, &others);
             }
             whole.add(y.as_slice(), y_quantized.as_slice());
             if !self.metrics.is_empty() {
@@ -163,9 +164,9 @@ impl<'a> Comparison<'a> {
                     *dims = part.dims().to_vec();
                 }
             }
-            classes = class_axis(x.dims()[0], y.dims());
-            check_labels(labels, classes, y.dims())?;
-            if classes.is_some() {
+            rows = rows_of_classes(x.shape().dims()[0], y.dims());
+            check_labels(labels, (rows, samples), y.dims())?;
+            if rows.is_some() {
                 logits.extend_from_slice(y.as_slice());
                 logits_quantized.extend_from_slice(y_quantized.as_slice());
             }
@@ -178,7 +179,7 @@ impl<'a> Comparison<'a> {
         let [times, times_quantized] = executors.each_mut().map(|executor| profile(executor, &one));
         let (times, times_quantized) = (times?, times_quantized?);
 
-        let classification = classes.map(|classes| Classification::of(&logits, &logits_quantized, classes, labels)).transpose()?;
+        let classification = rows.map(|(_, classes)| Classification::of(&logits, &logits_quantized, classes, labels)).transpose()?;
         let mut layers: Vec<LayerReport> = Vec::new();
         for node in self.quantized.nodes() {
             let out = node.outputs()[0];
@@ -223,7 +224,7 @@ impl<'a> Comparison<'a> {
             layers,
             cost: [Cost::of(self.float, &shapes), Cost::of(self.quantized, &shapes_quantized)],
             time,
-            timed_batch: one.dims()[0],
+            timed_batch: one.shape().dims()[0],
             threads: executors[0].threads(),
             conversion: self.quantized.conversion().cloned(),
         })
@@ -235,6 +236,22 @@ impl<'a> Comparison<'a> {
             Some(threads) => executor.with_threads(threads),
             None => Ok(executor),
         }
+    }
+}
+
+/// One run of a model of one input and one output, every value shown.
+pub(super) fn forward(executor: &mut Executor, x: &Value, tap: impl FnMut(&Tap<'_>) -> Result<()>) -> Result<Tensor> {
+    let model = executor.model().clone();
+    let (input, _) = model.single()?;
+    floats_of(executor.run_with(&[(input, x)], tap)?)
+}
+
+/// The one output, which must be floats.
+pub(super) fn floats_of(outputs: Vec<(String, Value)>) -> Result<Tensor> {
+    match outputs.into_iter().next() {
+        Some((_, Value::F32(y))) => Ok(y),
+        Some((name, other)) => Err(Error::Type { what: format!("output `{name}`"), expected: "f32", got: other.dtype().name() }),
+        None => Err(Error::Empty { what: "list of outputs".into(), way_out: "compare models that have one" }),
     }
 }
 
@@ -251,9 +268,9 @@ pub(super) fn batch_size(model: &Model, samples: usize) -> Result<usize> {
     }
 }
 
-fn shapes_of(executor: &mut Executor, x: &Tensor) -> Result<HashMap<Edge, Shape>> {
+fn shapes_of(executor: &mut Executor, x: &Value) -> Result<HashMap<Edge, Shape>> {
     let mut shapes: HashMap<Edge, Shape> = executor.model().inputs().iter().map(|input| (input.edge(), x.shape().clone())).collect();
-    executor.forward_with(x, |tap| {
+    forward(executor, x, |tap| {
         if let Some(node) = tap.node {
             shapes.insert(node.outputs()[0], tap.value.shape().clone());
         }
@@ -263,8 +280,7 @@ fn shapes_of(executor: &mut Executor, x: &Tensor) -> Result<HashMap<Edge, Shape>
 }
 
 /// Median time of a forward of each, in turn, so that a drift of the machine's speed meets both alike.
-pub(super) fn time(executors: &mut [Executor; 2], x: &Tensor, budget: Duration) -> Result<[Duration; 2]> {
-    let x = Value::from(x.clone());
+pub(super) fn time(executors: &mut [Executor; 2], x: &Value, budget: Duration) -> Result<[Duration; 2]> {
     let mut samples: [Vec<Duration>; 2] = Default::default();
     let mut outputs: [Value; 2] = [x.clone(), x.clone()];
     let start = Instant::now();
@@ -274,7 +290,7 @@ pub(super) fn time(executors: &mut [Executor; 2], x: &Tensor, budget: Duration) 
             let model = executor.model().clone();
             let (input, name) = model.single()?;
             let begun = Instant::now();
-            executor.run_into(&[(input, &x)], &mut [(name, output)])?;
+            executor.run_into(&[(input, x)], &mut [(name, output)])?;
             if round > 0 {
                 samples.push(begun.elapsed());
             }
@@ -290,30 +306,35 @@ pub(super) fn time(executors: &mut [Executor; 2], x: &Tensor, budget: Duration) 
 }
 
 /// Median time of each node of a forward, by name.
-fn profile(executor: &mut Executor, x: &Tensor) -> Result<HashMap<String, Duration>> {
+fn profile(executor: &mut Executor, x: &Value) -> Result<HashMap<String, Duration>> {
     let model = executor.model().clone();
-    let x = Value::from(x.clone());
-    Ok(executor.profile(&[(model.single()?.0, &x)], PROFILED)?.into_iter().collect())
+    Ok(executor.profile(&[(model.single()?.0, x)], PROFILED)?.into_iter().collect())
 }
 
-/// The number of classes of outputs of this shape, where they are one row of them a sample.
-fn class_axis(samples: usize, dims: &[usize]) -> Option<usize> {
+/// Rows of a sample and classes of a row, of outputs of this shape, where they are rows of classes.
+pub(super) fn rows_of_classes(samples: usize, dims: &[usize]) -> Option<(usize, usize)> {
     match *dims {
-        [n, classes, ref rest @ ..] if n == samples && classes > 1 && rest.iter().all(|&length| length == 1) => Some(classes),
+        [n, classes, ref rest @ ..] if n == samples && classes > 1 && rest.iter().all(|&length| length == 1) => Some((1, classes)),
+        [n, places, classes] if n == samples && classes > 1 => Some((places, classes)),
         _ => None,
     }
 }
 
-fn check_labels(labels: Option<&[usize]>, classes: Option<usize>, dims: &[usize]) -> Result<()> {
-    match (labels, classes) {
+fn check_labels(labels: Option<&[usize]>, (rows, samples): (Option<(usize, usize)>, usize), dims: &[usize]) -> Result<()> {
+    match (labels, rows) {
         (None, _) => Ok(()),
-        (Some(labels), Some(classes)) => match labels.iter().find(|&&label| label >= classes) {
+        (Some(labels), Some((places, _))) if labels.len() != places * samples => {
+            Err(Error::length("list of labels", places * samples, labels.len()))
+        }
+        (Some(labels), Some((_, classes))) => match labels.iter().find(|&&label| label >= classes) {
             Some(label) => Err(Error::parameter("label", label, format!("must lie within the {classes} outputs"))),
             None => Ok(()),
         },
         (Some(_), None) => Err(Error::Unsupported {
             what: format!("labels for an output of shape {dims:?}"),
-            way_out: "compare without labels, or end the model in [samples, classes] with at least two classes".into(),
+            way_out:
+                "compare without labels, or end the model in [samples, classes] or [samples, places, classes] with at least two classes"
+                    .into(),
         }),
     }
 }
@@ -329,6 +350,7 @@ impl Classification {
         let hits = |top: &[Option<usize>], labels: &[usize]| top.iter().zip(labels).filter(|(top, label)| **top == Some(**label)).count();
         Ok(Classification {
             classes,
+            rows: tops[0].len(),
             hits: labels.map(|labels| tops.each_ref().map(|top| hits(top, labels))),
             flips: tops[0].iter().zip(&tops[1]).filter(|(a, b)| a != b).count(),
             kl: metrics::kl_divergence(logits, quantized, classes)?,
@@ -342,18 +364,18 @@ mod tests {
 
     #[test]
     fn classes_are_found_where_they_are() {
-        let cases: [(&[usize], Option<usize>); 8] = [
-            (&[4, 10], Some(10)),
-            (&[4, 10, 1, 1], Some(10)),
-            (&[4, 10, 1], Some(10)),
+        let cases: [(&[usize], Option<(usize, usize)>); 8] = [
+            (&[4, 10], Some((1, 10))),
+            (&[4, 10, 1, 1], Some((1, 10))),
+            (&[4, 10, 1], Some((1, 10))),
             (&[4, 10, 2, 1], None),
             (&[4, 1], None),
             (&[4], None),
-            (&[4, 3, 5], None),
+            (&[4, 3, 5], Some((3, 5))),
             (&[40, 10], None),
         ];
         for (dims, classes) in cases {
-            assert_eq!(class_axis(4, dims), classes, "{dims:?}");
+            assert_eq!(rows_of_classes(4, dims), classes, "{dims:?}");
         }
     }
 

@@ -27,9 +27,9 @@ impl fmt::Display for Report {
         match (&self.classification, self.agreement()) {
             (Some(found), Some(agreement)) => {
                 let agreement = 100.0 * agreement;
-                writeln!(f, "{:28} {:>12} {agreement:>10.2} %  {} of {} flipped", "agreement", "", found.flips, self.samples)?
+                writeln!(f, "{:28} {:>12} {agreement:>10.2} %  {} of {} flipped", "agreement", "", found.flips, found.rows)?
             }
-            _ => writeln!(f, "{:28} {:>12} {:>12}  outputs are not one row of classes a sample", "top-1, agreement, KL", "", "n/a")?,
+            _ => writeln!(f, "{:28} {:>12} {:>12}  outputs are not rows of classes", "top-1, agreement, KL", "", "n/a")?,
         }
         writeln!(f, "{:28} {:>12} {:>12}", "output SQNR", "", decibels(self.sqnr_db))?;
         if let Some(found) = &self.classification {

@@ -44,15 +44,15 @@ impl<'m> Isolation<'m> {
         })
     }
 
-    /// Adds the values of one batch of the float model, by name.
-    pub fn add(&mut self, values: &HashMap<String, Tensor>) {
+    /// Adds the values of one batch of the float model, by name: floats, and what else there is.
+    pub fn add(&mut self, values: &HashMap<String, Tensor>, others: &HashMap<String, Value>) {
         for node in self.quantized.nodes() {
             let Some(expected) = values.get(self.quantized.edge_name(node.outputs()[0])) else { continue };
             if is_border(node.layer()) {
                 continue;
             }
             // A layer that refuses what the float model feeds it (an infinity, say) has no error of its own to tell.
-            let Ok(Some(parts)) = self.parts(node, values, expected) else { continue };
+            let Ok(Some(parts)) = self.parts(node, (values, others), expected) else { continue };
             let sums = self.sums.entry(node.name().to_owned()).or_default();
             let [whole, weights, input] = parts;
             let add = |sums: &mut Sums, pair: &[Tensor; 2]| sums.add(pair[0].as_slice(), pair[1].as_slice());
@@ -86,12 +86,17 @@ impl<'m> Isolation<'m> {
     }
 
     /// Pairs of expected and found: of the whole layer, of its weights alone, of its input alone.
-    fn parts(&self, node: &Node, values: &HashMap<String, Tensor>, expected: &Tensor) -> Result<Option<[Option<[Tensor; 2]>; 3]>> {
+    fn parts(
+        &self,
+        node: &Node,
+        (values, others): (&HashMap<String, Tensor>, &HashMap<String, Value>),
+        expected: &Tensor,
+    ) -> Result<Option<[Option<[Tensor; 2]>; 3]>> {
         let mut inputs: Vec<Option<Value>> = Vec::with_capacity(node.inputs().len());
         for edge in node.inputs() {
             inputs.push(match edge {
                 None => None,
-                Some(edge) => match self.input(*edge, values)? {
+                Some(edge) => match self.input(*edge, (values, others))? {
                     Some(value) => Some(value),
                     None => return Ok(None),
                 },
@@ -110,11 +115,11 @@ impl<'m> Isolation<'m> {
     }
 
     /// The value of an edge as the float model has it, in codes where the edge has codes.
-    fn input(&self, edge: Edge, values: &HashMap<String, Tensor>) -> Result<Option<Value>> {
+    fn input(&self, edge: Edge, (values, others): (&HashMap<String, Tensor>, &HashMap<String, Value>)) -> Result<Option<Value>> {
         if let Some(value) = self.constants.get(&edge.index) {
             return Ok(Some((*value).clone()));
         }
-        let Some(float) = self.source(edge, values) else { return Ok(None) };
+        let Some(float) = self.source(edge, values) else { return Ok(others.get(self.quantized.edge_name(edge)).cloned()) };
         match (self.quantized.edge_type(edge), self.quantized.grid(edge)) {
             (DType::F32, _) => Ok(Some(Value::F32(float.clone()))),
             (DType::U8, Some(grid)) => {

@@ -15,8 +15,8 @@ use crate::nn::{Conversion, LayerKind, Pattern, Precision};
 pub struct Report {
     /// Samples run.
     pub samples: usize,
-    /// What the outputs say as rows of classes; `None` when they are none (`[samples, classes]` of at least two classes, axes
-    /// of length 1 behind them not counted).
+    /// What the outputs say as rows of classes; `None` when they are none (`[samples, classes]` or `[samples, places, classes]` of at least two
+    /// classes, axes of length 1 behind them not counted).
     pub classification: Option<Classification>,
     /// Signal to quantization noise of the output: `10 · log10(Σ y² / Σ (y - y')²)`.
     pub sqnr_db: f64,
@@ -38,16 +38,18 @@ pub struct Report {
     pub conversion: Option<Conversion>,
 }
 
-/// The outputs of a [`Report`], read as one row of classes a sample.
+/// The outputs of a [`Report`], read as rows of classes, one a sample or one for each of its places.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Classification {
     /// Outputs in a row.
     pub classes: usize,
-    /// Samples whose largest output is at the label, when labels were given.
+    /// Rows: one a sample, or one for each of its places.
+    pub rows: usize,
+    /// Rows whose largest output is at the label, when labels were given.
     pub hits: Option<[usize; 2]>,
-    /// Samples whose largest output is at another place than in the float model, or nowhere, being NaN.
+    /// Rows whose largest output is at another place than in the float model, or nowhere, being NaN.
     pub flips: usize,
     /// Mean KL divergence of the softmaxed outputs from the float model's, in nats.
     pub kl: f64,
@@ -143,15 +145,15 @@ pub struct RangeUse {
 }
 
 impl Report {
-    /// Share of samples whose largest output is at the label, when labels were given.
+    /// Share of rows whose largest output is at the label, when labels were given.
     pub fn accuracy(&self) -> Option<[f64; 2]> {
-        let hits = self.classification.as_ref()?.hits?;
-        Some(hits.map(|hits| hits as f64 / self.samples as f64))
+        let found = self.classification.as_ref()?;
+        Some(found.hits?.map(|hits| hits as f64 / found.rows.max(1) as f64))
     }
 
-    /// Share of samples for which both models have their largest output at the same place, when outputs are rows of classes.
+    /// Share of rows for which both models have their largest output at the same place, when outputs are rows of classes.
     pub fn agreement(&self) -> Option<f64> {
-        self.classification.as_ref().map(|found| 1.0 - found.flips as f64 / self.samples.max(1) as f64)
+        self.classification.as_ref().map(|found| 1.0 - found.flips as f64 / found.rows.max(1) as f64)
     }
 
     /// Bytes of the weights of all layers that were quantized (scales and sums included), before and after.

@@ -7,7 +7,7 @@
 //! - `safetensors` (with the feature of that name): tensors of all types that the format has, and weights under PyTorch's
 //!   names, into a [`StateDict`](crate::nn::StateDict) that layers take theirs from.
 //!
-//! - `compressed_tensors` (with `safetensors`): int4 and int8 weights as vLLM and llm-compressor pack them.
+//! - `compressed_tensors` (with `safetensors`): weights of 2 to 8 bits as vLLM and llm-compressor pack them.
 //!
 //! - `onnx` (with the feature of that name): networks, as a [`Model`](crate::nn::Model).
 //!

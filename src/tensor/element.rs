@@ -69,6 +69,12 @@ macro_rules! from {
     // Were f64 among them, `Value::from(Tensor::new([1], vec![0.5])?)` would be of f64: the type of literals that may be both.
     (Double $type:ty) => {};
     ($kind:ident $type:ty) => {
+        impl From<&Tensor<$type>> for Value {
+            fn from(tensor: &Tensor<$type>) -> Value {
+                Value::from(tensor.clone())
+            }
+        }
+
         impl From<Tensor<$type>> for Value {
             fn from(tensor: Tensor<$type>) -> Value {
                 <$type>::into_value(tensor)

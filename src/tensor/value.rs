@@ -5,6 +5,12 @@ use std::borrow::Cow;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, Shape, Tensor, Value, with_element, with_tensor};
 
+impl From<&Value> for Value {
+    fn from(value: &Value) -> Value {
+        value.clone()
+    }
+}
+
 impl Value {
     /// A value whose elements are all zero (false).
     ///

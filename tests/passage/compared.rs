@@ -1,8 +1,8 @@
 //! What the report says of each layer, against values worked out another way.
 
-use lowprec::eval::Comparison;
-use lowprec::nn::{Dim, Executor, Layer, Linear};
-use lowprec::{DType, LayerKind, Model, QConfig, Tensor, compare, metrics, quantize_dynamic, quantize_static};
+use lowprec::eval::{Comparison, TargetSearch, accuracy};
+use lowprec::nn::{Dim, Embedding, Executor, Layer, Linear};
+use lowprec::{DType, Error, LayerKind, Model, QConfig, Tensor, compare, metrics, quantize_dynamic, quantize_static};
 
 use crate::networks::{digits, images, static_digits};
 use crate::support::Random;
@@ -104,4 +104,31 @@ fn ranges_times_and_the_callers_own_metric() {
     }
     let cost = &report.cost[1].energy;
     assert!(cost.total_in_cache() < cost.total() && cost.total_in_cache() > cost.compute + cost.activations);
+}
+
+/// Words in, a row of classes for each place out.
+#[test]
+fn models_of_words_are_compared_place_by_place() {
+    let random = &mut Random(21);
+    let mut net = Model::builder();
+    let ids = net.input("ids", DType::I64, &[Dim::Any, Dim::Any]).unwrap();
+    let x = net.add("words", Embedding::new(random.tensor([30, 16], 1.0)).unwrap(), &[ids]).unwrap();
+    let x = net.add("head", Linear::new(random.tensor([9, 16], 0.5), None).unwrap(), &[x]).unwrap();
+    net.output("logits", x).unwrap();
+    let model = net.build().unwrap();
+    let ids = Tensor::new([5, 7], (0..35).map(|i| i * 11 % 30).collect::<Vec<i64>>()).unwrap();
+    let int8 = quantize_dynamic(&model, &[LayerKind::Embedding, LayerKind::Linear]).unwrap();
+    let output = model.run(&[("ids", &ids.clone().into())]).unwrap().remove(0).1;
+    let labels = metrics::top1(output.get::<f32>().unwrap().as_slice(), 9).unwrap();
+    let report = compare(&model, &int8, &ids, Some(&labels)).unwrap();
+    let found = report.classification.as_ref().unwrap();
+    assert_eq!((found.classes, found.rows, report.samples, found.hits.unwrap()[0]), (9, 35, 5, 35));
+    assert_eq!(report.accuracy().unwrap()[1], report.agreement().unwrap());
+    assert!(report.layers.iter().all(|layer| layer.isolated.is_some()), "{report}");
+    assert!(matches!(compare(&model, &int8, &ids, Some(&labels[..5])), Err(Error::Length { .. })));
+
+    let mut search = TargetSearch::new(&model, &ids, 0.0);
+    let (by_agreement, by_labels) =
+        (search.run_by_agreement().unwrap(), TargetSearch::new(&model, &ids, 0.0).run(accuracy(&labels)).unwrap());
+    assert!(by_agreement.holds && by_agreement.mix == by_labels.mix && by_agreement.float == 1.0, "{by_agreement}{by_labels}");
 }

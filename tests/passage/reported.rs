@@ -17,9 +17,12 @@ fn a_page_stands_alone() {
     assert!(page.contains("digits &lt;residual&gt; &amp; &quot;more&quot;") && page.contains("prefers-color-scheme:dark"));
     let [before, after] = report.accuracy().unwrap();
     assert!(page.contains(&format!("{:.2} %", 100.0 * after)) && page.contains(&format!("{:.2} % in float", 100.0 * before)));
-    // A row of the table and a bar for each layer, a drawing for each that has weights.
+    // A row of the table for each layer, a bar for each that makes an error, a drawing for each that has weights.
     assert_eq!(page.matches("<th scope=\"row\">").count(), report.layers.len());
-    assert_eq!(page.matches("class=\"b\"").count(), report.layers.len());
+    let noisy = report.layers.iter().filter(|layer| layer.isolated.is_none_or(|own| own.errors.sqnr_db.is_finite())).count();
+    assert_eq!(page.matches("<rect class=\"o\"").count(), noisy);
+    // Three charts along the network; size, time and both energies before and after.
+    assert_eq!((page.matches("class=\"plot\"").count(), page.matches("<rect class=\"w\"").count()), (3, 4));
     let drawn = report.layers.iter().map(|layer| usize::from(layer.weights.is_some()) + usize::from(layer.values.is_some()));
     assert_eq!(page.matches("class=\"h\"").count(), drawn.sum::<usize>());
     // Every element that is opened is closed.

@@ -110,6 +110,33 @@ fn the_report_ranks_the_hostile_layer_first_and_the_search_leaves_it_in_float() 
     assert!(fastest.holds && fastest.mix.layers().any(|(name, choice)| name == "fc1" && choice == Choice::Float), "{fastest}");
 }
 
+/// What is slower in int8 stays in float, whether the target asks for it or not; told by a state, as times are never the same twice.
+#[cfg(feature = "serde")]
+#[test]
+fn the_fastest_mix_leaves_what_is_slower_in_float() {
+    let float = digits("digits_cnn");
+    let (samples, _) = images("train");
+    let samples = samples.slice(0, 0..50).unwrap();
+    let fastest = |state: SearchState| {
+        let mut search = TargetSearch::new(&float, &samples, 1.0).with_objective(Objective::Fastest).with_state(state);
+        let found = search.run_by_agreement().unwrap();
+        (found, search.state().clone())
+    };
+    let (_, state) = fastest(SearchState::default());
+    let mut told = serde_json::to_value(&state).unwrap();
+    for slower in [vec![], vec!["conv2"], vec!["fc", "conv1"]] {
+        told["times"]["slower"] = slower.clone().into();
+        let (found, after) = fastest(serde_json::from_value(told.clone()).unwrap());
+        let mut expected = slower.clone();
+        expected.sort_unstable();
+        assert_eq!(found.mix.in_float(), expected, "{found}");
+        assert_eq!(found.steps.len(), 1 + slower.len());
+        assert!(found.holds && serde_json::to_value(&after).unwrap()["times"] == told["times"]);
+    }
+    // By bytes all of them are in int8.
+    assert!(TargetSearch::new(&float, &samples, 1.0).run_by_agreement().unwrap().mix.in_float().is_empty());
+}
+
 #[test]
 fn a_search_that_was_cancelled_goes_on_where_it_was() {
     let float = hostile(3);

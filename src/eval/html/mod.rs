@@ -89,7 +89,7 @@ fn cards(report: &Report, page: &mut String) -> fmt::Result {
         )?;
     }
     if let (Some(found), Some(agreement)) = (&report.classification, report.agreement()) {
-        card("Agreement with float", format!("{:.2} %", 100.0 * agreement), format!("{} of {} flipped", found.flips, report.samples))?;
+        card("Agreement with float", format!("{:.2} %", 100.0 * agreement), format!("{} of {} flipped", found.flips, found.rows))?;
         card("KL divergence", short(found.kl as f32), "nats, of the output’s softmax".into())?;
     }
     card("Output SQNR", decibels(report.sqnr_db), "signal to noise, 6 dB a bit".into())?;

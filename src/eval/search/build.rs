@@ -10,7 +10,7 @@ use crate::kernels::Isa;
 use crate::nn::quantized::{DYNAMIC_KINDS, DynamicScheme};
 use crate::nn::{Executor, Model, Pattern};
 use crate::ptq::Calibrator;
-use crate::tensor::{Tensor, Value};
+use crate::tensor::Value;
 
 /// Runs of which the time of layers is the median.
 const PROFILED: usize = 7;
@@ -20,7 +20,7 @@ const TIMING: Duration = Duration::from_millis(200);
 pub struct Builder<'a> {
     model: &'a Model,
     config: QConfig,
-    samples: &'a Tensor,
+    samples: Value,
     threads: Option<usize>,
     /// Of all values that any mix so far looked at.
     calibration: Calibration,
@@ -28,7 +28,7 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(model: &'a Model, config: QConfig, samples: &'a Tensor, threads: Option<usize>) -> Result<Self> {
+    pub fn new(model: &'a Model, config: QConfig, samples: Value, threads: Option<usize>) -> Result<Self> {
         let mut builder = Builder { model, config, samples, threads, calibration: Calibration::new(), layers: Vec::new() };
         let all = builder.build(&Mix::default())?;
         builder.layers = all.conversion().map(|conversion| conversion.quantized.clone()).unwrap_or_default();
@@ -57,7 +57,7 @@ impl<'a> Builder<'a> {
             };
             config = config.with_pattern(Pattern::literal(name)?.as_str(), other)?;
         }
-        let shapes = vec![self.batch(0)?.dims().to_vec()];
+        let shapes = vec![self.batch(0)?.shape().dims().to_vec()];
         let plan = match StaticPlan::new(self.model, &config, &shapes) {
             // Everything is left in float.
             Err(Error::NothingToQuantize { .. }) if !self.layers.is_empty() => return Ok(self.model.clone()),
@@ -70,8 +70,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Seconds of a forward that each layer saves in int8, of the model with all of them quantized.
-    pub fn seconds_saved(&mut self, data: &Tensor) -> Result<Vec<(String, f64)>> {
-        let x = Value::from(self.one(data)?);
+    pub fn seconds_saved(&mut self, data: &Value) -> Result<Vec<(String, f64)>> {
+        let x = self.one(data)?;
         let quantized = self.build(&Mix::default())?;
         let mut times = Vec::with_capacity(2);
         for model in [self.model, &quantized] {
@@ -87,7 +87,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Seconds of a forward of each of two mixes, run in turn.
-    pub fn seconds(&mut self, mixes: [&Mix; 2], data: &Tensor) -> Result<[f64; 2]> {
+    pub fn seconds(&mut self, mixes: [&Mix; 2], data: &Value) -> Result<[f64; 2]> {
         let x = self.one(data)?;
         let [a, b] = mixes;
         let mut executors = [Executor::new(&self.build(a)?), Executor::new(&self.build(b)?)];
@@ -99,11 +99,11 @@ impl<'a> Builder<'a> {
     }
 
     /// A forward as small as it can be.
-    fn one(&self, data: &Tensor) -> Result<Tensor> {
+    fn one(&self, data: &Value) -> Result<Value> {
         data.slice(0, 0..batch_size(self.model, 1).unwrap_or(1).min(data.shape().axis(0)?))
     }
 
-    fn batch(&self, start: usize) -> Result<Tensor> {
+    fn batch(&self, start: usize) -> Result<Value> {
         let samples = self.samples.shape().axis(0)?;
         let size = batch_size(self.model, samples)?;
         self.samples.slice(0, start..samples.min(start + size))
@@ -119,8 +119,8 @@ impl<'a> Builder<'a> {
         let (samples, mut start) = (self.samples.shape().axis(0)?, 0);
         while start < samples {
             let batch = self.batch(start)?;
-            start += batch.dims()[0];
-            calibrator.observe(&[(input, &Value::from(batch))])?;
+            start += batch.shape().dims()[0];
+            calibrator.observe(&[(input, &batch)])?;
         }
         for (name, params) in calibrator.finish()?.activations() {
             self.calibration.insert(name, params.clone());

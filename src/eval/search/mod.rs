@@ -16,17 +16,18 @@ mod state;
 
 use crate::convert::QConfig;
 use crate::error::{Error, Result};
+use crate::eval::compare::{floats_of, rows_of_classes};
 use crate::eval::sums::Sums;
 use crate::metrics;
 use crate::nn::{Executor, Model};
 use crate::progress::Progress;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, Value};
 use build::Builder;
 pub use outcome::{Outcome, Sensitivity, TradeOff};
 use state::Times;
 pub use state::{Choice, Measured, Mix, SearchState};
 
-/// The smallest mix of precisions whose metric is at most `max_drop` below the float model's, on `data` (the first axis counts the
+/// The smallest mix of precisions whose metric is at most `max_drop` below the float model's, on `data` (floats, or indices of words; the first axis counts the
 /// samples, which calibrate too).
 ///
 /// `metric` says of the outputs of all samples how good they are, more being better: [`accuracy`] of labels,
@@ -51,7 +52,12 @@ pub use state::{Choice, Measured, Mix, SearchState};
 /// # Errors
 /// Those of [`quantize_static`](crate::quantize_static), of running the model, and of `metric`; [`Error::Parameter`] for a drop below 0 or a metric
 /// that is no number.
-pub fn quantize_to_target(model: &Model, data: &Tensor, metric: impl FnMut(&Tensor) -> Result<f64>, max_drop: f64) -> Result<Outcome> {
+pub fn quantize_to_target(
+    model: &Model,
+    data: impl Into<Value>,
+    metric: impl FnMut(&Tensor) -> Result<f64>,
+    max_drop: f64,
+) -> Result<Outcome> {
     TargetSearch::new(model, data, max_drop).run(metric)
 }
 
@@ -72,8 +78,8 @@ pub enum Objective {
 #[must_use = "nothing happens until `run`"]
 pub struct TargetSearch<'a> {
     model: &'a Model,
-    data: &'a Tensor,
-    calibration: &'a Tensor,
+    data: Value,
+    calibration: Value,
     config: QConfig,
     objective: Objective,
     max_drop: f64,
@@ -84,11 +90,12 @@ pub struct TargetSearch<'a> {
 
 impl<'a> TargetSearch<'a> {
     /// The choices of [`quantize_to_target`].
-    pub fn new(model: &'a Model, data: &'a Tensor, max_drop: f64) -> Self {
+    pub fn new(model: &'a Model, data: impl Into<Value>, max_drop: f64) -> Self {
+        let data: Value = data.into();
         TargetSearch {
             model,
+            calibration: data.clone(),
             data,
-            calibration: data,
             config: QConfig::default(),
             objective: Objective::default(),
             max_drop,
@@ -105,8 +112,8 @@ impl<'a> TargetSearch<'a> {
     }
 
     /// Calibrates on these samples instead of those that the metric is taken of.
-    pub fn with_calibration(mut self, samples: &'a Tensor) -> Self {
-        self.calibration = samples;
+    pub fn with_calibration(mut self, samples: impl Into<Value>) -> Self {
+        self.calibration = samples.into();
         self
     }
 
@@ -149,7 +156,7 @@ impl<'a> TargetSearch<'a> {
         }
         let reference = self.outputs(self.model)?;
         let float = score(&mut metric, &reference)?;
-        let mut builder = Builder::new(self.model, self.config.clone(), self.calibration, self.threads)?;
+        let mut builder = Builder::new(self.model, self.config.clone(), self.calibration.clone(), self.threads)?;
         let layers = builder.layers().to_vec();
         self.state.claim(&layers, &reference)?;
         let mut run = Run { search: self, builder: &mut builder, metric: &mut metric, reference: &reference };
@@ -208,6 +215,15 @@ impl<'a> TargetSearch<'a> {
         })
     }
 
+    /// Searches by how often the largest output is where the float model has it: what can be held to without labels.
+    ///
+    /// # Errors
+    /// Those of [`TargetSearch::run`].
+    pub fn run_by_agreement(&mut self) -> Result<Outcome> {
+        let metric = agreement(&self.outputs(self.model)?)?;
+        self.run(metric)
+    }
+
     /// The model's outputs for all samples.
     fn outputs(&self, model: &Model) -> Result<Tensor> {
         let samples = self.data.shape().axis(0)?;
@@ -218,10 +234,12 @@ impl<'a> TargetSearch<'a> {
         if let Some(threads) = self.threads {
             executor = executor.with_threads(threads)?;
         }
+        let (input, _) = model.single()?;
         let (mut all, mut dims) = (Vec::new(), Vec::new());
         let size = super::compare::batch_size(model, samples)?;
         for start in (0..samples).step_by(size) {
-            let y = executor.forward(&self.data.slice(0, start..samples.min(start + size))?)?;
+            let x = self.data.slice(0, start..samples.min(start + size))?;
+            let y = floats_of(executor.run(&[(input, &x)])?)?;
             dims = y.dims().to_vec();
             all.extend_from_slice(y.as_slice());
         }
@@ -281,8 +299,8 @@ impl<M: FnMut(&Tensor) -> Result<f64>> Run<'_, '_, M> {
         if let Some(times) = &self.search.state.times {
             return Ok(times.slower.clone());
         }
-        let data = self.search.data;
-        let saved = self.builder.seconds_saved(data)?;
+        let data = self.search.data.clone();
+        let saved = self.builder.seconds_saved(&data)?;
         let mut lost: Vec<&(String, f64)> = saved.iter().filter(|(_, seconds)| *seconds < 0.0).collect();
         lost.sort_by(|a, b| a.1.total_cmp(&b.1));
         let (mut mix, mut slower) = (Mix::default(), Vec::new());
@@ -290,7 +308,7 @@ impl<M: FnMut(&Tensor) -> Result<f64>> Run<'_, '_, M> {
             self.search.progress.step("time without", name, done, lost.len())?;
             let mut without = mix.clone();
             without.set(name, Choice::Float);
-            let [before, after] = self.builder.seconds([&mix, &without], data)?;
+            let [before, after] = self.builder.seconds([&mix, &without], &data)?;
             if after < before {
                 (mix, slower) = (without, [slower, vec![name.clone()]].concat());
             }
@@ -329,7 +347,7 @@ fn score(metric: &mut impl FnMut(&Tensor) -> Result<f64>, outputs: &Tensor) -> R
     if score.is_finite() { Ok(score) } else { Err(Error::parameter("metric", score, "must be a finite number")) }
 }
 
-/// A metric: the share of samples whose largest output is at the label.
+/// A metric: the share of samples, or of their places where outputs are `[samples, places, classes]`, whose largest output is at the label.
 pub fn accuracy(labels: &[usize]) -> impl FnMut(&Tensor) -> Result<f64> + use<'_> {
     move |outputs| {
         let classes = outputs.len() / labels.len().max(1);
@@ -341,12 +359,13 @@ pub fn accuracy(labels: &[usize]) -> impl FnMut(&Tensor) -> Result<f64> + use<'_
     }
 }
 
-/// A metric: the share of samples whose largest output is where the float model, whose outputs these are, has it.
+/// A metric: the share of samples, or of their places where outputs are `[samples, places, classes]`, whose largest output is where the float model, whose outputs these are, has it.
 ///
 /// # Errors
 /// [`Error::Shape`] for outputs without axes.
 pub fn agreement(float: &Tensor) -> Result<impl FnMut(&Tensor) -> Result<f64> + use<>> {
     let samples = float.shape().axis(0)?;
-    let labels = metrics::top1(float.as_slice(), float.len() / samples.max(1))?;
+    let classes = rows_of_classes(samples, float.dims()).map_or(float.len() / samples.max(1), |(_, classes)| classes);
+    let labels = metrics::top1(float.as_slice(), classes)?;
     Ok(move |outputs: &Tensor| accuracy(&labels)(outputs))
 }
