@@ -65,7 +65,8 @@ fn run(arguments: &Arguments) -> Result<Report> {
         pool.map_err(|error| Error::Parameter { what: "--threads", value: threads.to_string(), rule: error.to_string() })?;
     }
     let mut report = Report::new(arguments);
-    let float = report.timed("load", || onnx::load(&arguments.model))?;
+    let saved = arguments.model.extension().is_some_and(|extension| extension == "safetensors");
+    let float = report.timed("load", || if saved { saved::read_file(&arguments.model) } else { onnx::load(&arguments.model) })?;
     let quantized = match arguments.mode {
         Mode::Float => None,
         _ if arguments.target_drop.is_some() => {
@@ -211,6 +212,14 @@ type Batch = Vec<(String, Value)>;
 /// The samples of a calibration file, in batches that the model takes.
 fn calibration(arguments: &Arguments, model: &Model, path: &Path) -> Result<Vec<Batch>> {
     let contents = safetensors::read_tensors_file(path)?;
+    let named = |name: &str| contents.tensors.iter().any(|(other, _)| other == name);
+    if let Some(input) = model.inputs().iter().find(|input| !named(input.name())) {
+        return Err(Error::Unknown {
+            what: "tensor of the calibration file",
+            name: input.name().to_owned(),
+            present: contents.tensors.iter().map(|(name, _)| name).collect(),
+        });
+    }
     let inputs = contents.tensors.iter().filter(|(name, _)| model.inputs().iter().any(|input| input.name() == name));
     let samples: Vec<(&str, &Value)> = inputs.map(|(name, value)| (name.as_str(), value)).collect();
     let parts = batches::parts(model, &samples, arguments.batch)?;

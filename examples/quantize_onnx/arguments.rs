@@ -20,7 +20,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--weights FORMAT] [--activations float|int8] [--effort fast|balanced|best] [--weight-bits N]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
-  --mode float       run the model as it is
+  --mode float       run the model as it is; what --save made (*.safetensors) too
   --mode dynamic     weights in int8, activations quantized as they come
   --mode static      integers from layer to layer, by the ranges of values on calibration samples
   --mode weight-only weights in any format, activations as they are; with --calibration fitted to what they do to outputs
