@@ -35,5 +35,5 @@ tbody th{grid-column:1/-1;max-width:none;padding:0;font-weight:600}td,td.n{paddi
 /// What follows them: a screen narrower yet, and paper.
 pub const REST: &str = "\
 @media screen and (max-width:640px){tbody td{grid-column:span 2}td:nth-child(n+11){grid-column:span 3}.bars,.both{grid-template-columns:1fr auto;grid-auto-flow:dense;gap:0 12px}.bars>span,.both>span{margin-top:4px;max-width:none}.bars>b,.both>b{align-self:end}.bars>i{display:none}.bars>.ticks,.bars>svg,.both>svg{grid-column:1/-1}.ticks span:last-child{transform:translateX(-100%)}}\
-@media print{body{font-size:9pt;background:none}main{max-width:none;padding:0}.wide{overflow:visible;border:0}table{font-size:6.5pt}th,td{padding:1px 3px}tbody th{min-width:0}\
+@media print{body{font-size:9pt;background:none}main{max-width:none;padding:0}.wide{overflow:visible;border:0}table{font-size:6.5pt}th,td{padding:1px 3px}tbody th{min-width:12em}td:nth-child(2){white-space:normal}\
 h2{break-after:avoid}tr,figure,.card{break-inside:avoid}.note{break-after:avoid}*{print-color-adjust:exact}}";
