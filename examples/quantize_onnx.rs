@@ -114,7 +114,10 @@ fn run(arguments: &Arguments) -> Result<Report> {
 /// Runs what there is of float and quantized model, and writes what the last of them made.
 fn execute(arguments: &Arguments, report: &mut Report, models: [Option<&Model>; 2], [input, output]: [&Path; 2]) -> Result<()> {
     let contents = safetensors::read_tensors_file(input)?;
-    let inputs: Vec<(&str, &Value)> = contents.tensors.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    // A file of samples may have labels, which are for `--report` and `--target-drop`.
+    let takes = |name: &str| models.into_iter().flatten().any(|model| model.inputs().iter().any(|input| input.name() == name));
+    let given = contents.tensors.iter().filter(|(name, _)| name != samples::LABELS || takes(name));
+    let inputs: Vec<(&str, &Value)> = given.map(|(name, value)| (name.as_str(), value)).collect();
     let mut made: Vec<Vec<(String, Value)>> = Vec::new();
     for (stage, model) in ["run", "run quantized"].into_iter().zip(models.into_iter().flatten()) {
         let mut executor = Executor::new(model);

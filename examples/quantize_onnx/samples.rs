@@ -9,7 +9,7 @@ use lowprec::{Error, Model, Progress, Result, Value};
 use crate::arguments::{Arguments, Mode};
 
 /// Tensor of the labels.
-const LABELS: &str = "labels";
+pub const LABELS: &str = "labels";
 
 pub struct Samples {
     pub inputs: Value,
