@@ -80,7 +80,7 @@ fn a_layer_that_grew_is_told() {
     net.output("y", y).unwrap();
     let model = net.build().unwrap();
     let int8 = quantize_dynamic(&model, &[LayerKind::Conv2d]).unwrap();
-    let report = compare(&model, &int8, &Tensor::full([1, 1, 2, 2], 1.0).unwrap(), None).unwrap();
+    let report = compare(&model, &int8, Tensor::full([1, 1, 2, 2], 1.0).unwrap(), None).unwrap();
     let [before, after] = report.layers[0].weight_bytes;
     let grew = format!("grew to {:.1} %", 100.0 * after as f64 / before as f64);
     assert!(after > before && report.to_string().contains(&grew), "{report}");

@@ -19,12 +19,12 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// One on which the errors of these layers lie, which reaches to 10 % of the output and further where one is larger: a network that is
-    /// well does not look as if it were ill.
+    /// One on which the errors of these layers lie, but for those below 0.1 % (60 dB). It reaches to 10 % of the output, and further where
+    /// one is larger: a network that is well does not look as if it were ill.
     pub fn of(layers: &[LayerReport]) -> Self {
         let all = layers.iter().flat_map(|layer| [Some(layer.errors.sqnr_db), own(layer)]).flatten().filter(|db| db.is_finite());
         let (least, most) = all.fold((20.0f64, 40.0f64), |(least, most), db| (least.min(db), most.max(db)));
-        Axis { small: (most / 10.0).ceil().min(9.0) * 10.0, large: (least / 10.0).floor().max(-4.0) * 10.0 }
+        Axis { small: (most / 10.0).ceil().min(6.0) * 10.0, large: (least / 10.0).floor().max(-4.0) * 10.0 }
     }
 
     /// Length of a bar, of 100.
