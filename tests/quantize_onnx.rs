@@ -8,6 +8,7 @@ mod arguments;
 mod batches;
 
 use arguments::{Mode, Request, parse};
+use lowprec::eval::Objective;
 use lowprec::nn::weight_only::Activations;
 use lowprec::nn::{Dim, Executor, Layer, Linear};
 use lowprec::quant::observer::ObserverKind;
@@ -59,6 +60,9 @@ fn wrong_usage() {
         assert!(arguments(&format!("{right} {more}")).is_err(), "{more}");
     }
     let made = "m.onnx --mode dynamic --calibration c --report r.html --target-drop 0.5";
+    let Ok(Request::Run(fastest)) = arguments(&format!("{made} --objective fastest")) else { panic!() };
+    assert_eq!(fastest.objective, Some(Objective::Fastest));
+    assert!(arguments(&format!("{right} --objective fastest")).is_err() && arguments(&format!("{made} --objective best")).is_err());
     let Ok(Request::Run(made)) = arguments(made) else { panic!() };
     assert_eq!((made.report, made.target_drop, made.run), (Some("r.html".into()), Some(0.5), None));
     for more in ["--weights int3.5", "--activations int4"] {

@@ -41,7 +41,7 @@ fn a_page_stands_alone() {
 fn weights_and_values_lie_within_their_codes() {
     let float = digits("digits_cnn");
     let (test, _) = images("test");
-    let report = compare(&float, &static_digits(&float), &test.slice(0, 0..64).unwrap(), None).unwrap();
+    let report = compare(&float, &static_digits(&float), test.slice(0, 0..64).unwrap(), None).unwrap();
     for layer in report.layers.iter().filter(|layer| layer.kernel.is_some()) {
         let weights = layer.weights.as_ref().unwrap();
         assert_eq!((weights.codes, weights.step), ([-127.0, 127.0], 1.0), "{}", layer.name);
@@ -62,7 +62,7 @@ fn reports_and_configurations_are_json() {
     use lowprec::convert::LayerConfig;
     let float = digits("digits_cnn");
     let (test, labels) = images("test");
-    let report = compare(&float, &static_digits(&float), &test.slice(0, 0..64).unwrap(), Some(&labels[..64])).unwrap();
+    let report = compare(&float, &static_digits(&float), test.slice(0, 0..64).unwrap(), Some(&labels[..64])).unwrap();
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["samples"], 64);
     assert_eq!(json["layers"].as_array().unwrap().len(), report.layers.len());
