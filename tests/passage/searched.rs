@@ -73,6 +73,10 @@ fn a_hostile_channel_of_a_trained_network_is_found_and_the_target_holds_elsewher
     assert!((right(&float, &test, &answers) - right(&healthy, &test, &answers)).abs() < 0.005);
     let all = lowprec::quantize_static(&float, [&samples], &Default::default()).unwrap();
     assert!(right(&all, &test, &answers) < right(&float, &test, &answers) - 0.02);
+    // It is the input of the layer that reads the channel that is bad.
+    let report = compare(&float, &all, &samples, Some(labels)).unwrap();
+    let (worst, own) = (&report.layers[0], report.layers[0].isolated.unwrap());
+    assert!(worst.name == "conv2" && own.input_db.unwrap() < own.weights_db.unwrap() - 10.0, "{report}");
     let found = quantize_to_target(&float, &samples, accuracy(labels), 0.005).unwrap();
     println!("{found}");
     // What reads the channel, and no more than one beside it.
