@@ -111,9 +111,9 @@ def main(tool):
                     signal = 10 * np.log10((ours**2).sum() / ((ours - batch) ** 2).sum())
                     line += f"  one range for the batch: {signal:.1f} dB from ours, {int((ours.argmax(1) != batch.argmax(1)).sum())} flips"
                 bad = flips > 0 or (worst > 1 if told is None else told[0] > 1)
-                failures += bad
+                failures += bool(bad)
                 print(line, "  FAILED" if bad else "")
-    sys.exit(failures > 0)
+    sys.exit(bool(failures > 0))
 
 
 if __name__ == "__main__":
