@@ -2,11 +2,14 @@
 //!
 //!     cargo run --release --example schemes [FORMAT...]
 //!
+//! Its output for no format in particular is the table of the documentation of [`lowprec::quant::weights`], `src/quant/weights/schemes.md`.
+//!
 //! Each format ([`WeightFormat`]'s text; `int4:g32` for instance) quantizes all weights of the digits network that `quantize_dynamic.rs`
 //! builds, 44 thousand in seven layers, and the table says what that cost and gave:
 //!
 //! - `bits`: a weight's, everything charged: scales, zero points, tables, what is kept exactly;
-//! - `SQNR`: of all weights, in decibels; `flushed`: weights that were not zero and are; `small`: the mean relative error of the tenth of
+//! - `normal`, `Laplace`: signal to noise in decibels of 256 rows of 1024 such numbers;
+//! - `trained`: the same of all weights of the network; `flushed`: weights that were not zero and are; `small`: the mean relative error of the tenth of
 //!   the weights with the smallest magnitudes;
 //! - `output`: SQNR of the logits on the 647 test images, and how many of them are told right;
 //! - `1 row`, `64 rows`: microseconds of such a product with 1024x1024 weights on one thread, activations in float (and, for formats whose
@@ -25,11 +28,12 @@ use lowprec::metrics::{flushed_fraction, relative_error_by_decile, sqnr_db, top1
 use lowprec::nn::weight_only::{Activations, Linear};
 use lowprec::nn::{Layer, Model};
 use lowprec::ptq::WeightConfig;
-use lowprec::quant::WeightFormat;
+use lowprec::quant::{WeightFormat, random_unit};
 use lowprec::{Error, Tensor, io::safetensors};
 
 /// From the most bits to the fewest.
 const FORMATS: &[&str] = &[
+    "int16",
     "int8",
     "int8:g32",
     "mxint8",
@@ -40,10 +44,12 @@ const FORMATS: &[&str] = &[
     "int4",
     "int4:g32",
     "int4:g32:range",
+    "int4:g32:p97",
     "int4:g64",
     "int4:g32:double",
     "uint4:g32",
     "offset4:g32",
+    "offset4:g64:hqq",
     "midrise4:g32",
     "nf4:g64",
     "nf4:g32:double",
@@ -87,20 +93,23 @@ fn main() -> Result<(), Error> {
     let matrix = Tensor::new([SIDE, SIDE], wave(SIDE * SIDE, 0.37))?;
     let asked: Vec<String> = std::env::args().skip(1).collect();
     let formats = if asked.is_empty() { FORMATS.iter().map(|&text| text.to_owned()).collect() } else { asked };
-    println!(
-        "{:22} {:>6} {:>6} {:>8} {:>7} {:>7} {:>5} {:>13} {:>13}",
-        "format", "bits", "SQNR", "flushed", "small", "output", "right", "1 row", "64 rows"
-    );
-    println!("{:22} {:>6} {:>6} {:>8} {:>7} {:>7} {:>5}", "f32", 32, "", "", "", "", right(&logits)?);
+    let [normal, laplace] = [normal as fn(u64) -> f32, laplace].map(|of| Tensor::new([256, 1024], (0..1 << 18).map(of).collect()));
+    let (normal, laplace) = (normal?, laplace?);
+    println!("| format | bits | normal | Laplace | trained | flushed | small | output | right | 1 row, us | 64 rows, us |");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("| f32 | 32 | | | | | | | {} | | |", right(&logits)?);
     for text in formats {
         let format: WeightFormat = text.parse()?;
+        let alone = |x: &Tensor| sqnr_db(x.as_slice(), format.quantize(x)?.dequantize().as_slice());
         let small = lowprec::quantize_weights(&model, &WeightConfig::new(format.clone()))?;
         let y = small.forward(&images)?;
         let Weights { exact, held, bytes } = weights(&model, &small)?;
         let deciles = relative_error_by_decile(&exact, &held)?;
         println!(
-            "{text:22} {:>6.2} {:>6.1} {:>7.1}% {:>6.0}% {:>7.1} {:>5} {:>13} {:>13}",
+            "| `{text}` | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} % | {:.0} % | {:.1} | {} | {} | {} |",
             8.0 * bytes as f64 / exact.len() as f64,
+            alone(&normal)?,
+            alone(&laplace)?,
             sqnr_db(&exact, &held)?,
             100.0 * flushed_fraction(&exact, &held)?,
             100.0 * deciles[0],
@@ -158,6 +167,18 @@ fn times(weight: &Tensor, format: &WeightFormat, rows: usize) -> Result<String, 
         each.push(format!("{:.0}", 1e6 * best));
     }
     Ok(each.join(" / "))
+}
+
+/// Number `i` of a normal distribution, by Box and Muller's transform of two of an even one.
+fn normal(i: u64) -> f32 {
+    let [u, v] = [1, 2].map(|seed| f64::from(random_unit(seed, i)));
+    ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}
+
+/// Number `i` of a Laplace distribution.
+fn laplace(i: u64) -> f32 {
+    let u = f64::from(random_unit(3, i)) - 0.5;
+    (-(1.0 - 2.0 * u.abs()).max(f64::from(f32::EPSILON)).ln()).copysign(u) as f32
 }
 
 fn wave(len: usize, step: f32) -> Vec<f32> {

@@ -18,4 +18,5 @@ mod weight_formats;
 mod weight_formats_optimal;
 #[cfg(all(feature = "onnx", feature = "safetensors"))]
 mod weight_formats_peers;
+mod weight_formats_ranges;
 mod weight_formats_reference;

@@ -11,14 +11,14 @@ use lowprec::{Error, NonFinite, Shape, Tensor};
 /// One of each kind, with every scale format and rule among them.
 const FORMATS: &str = "int2 int3:g32 int4:g32 int4:g32:f32 int5:g24 int6:tensor int7:g16:bf16 int8 int8:range int16 int16:g64:range int4:g32:signedmax \
     int4:g32:signedmax:f32 int4:g32:range:f32 int4:g32:e8m0 int4:g32:e8m0:range int8:g32:e8m0 uint2:g32 uint3:g32:f32 uint4:g32 \
-    uint4:g32:range uint4:range uint5:g32 uint8:g64 uint8:range offset2:g32 offset4:g32 offset4:range offset8:range midrise1:g32 midrise2:g32 \
+    uint4:g32:range uint4:range uint5:g32 uint8:g64 uint8:range uint16 uint16:g48 offset2:g32 offset4:g32 offset4:range offset8:range midrise1:g32 midrise2:g32 \
     midrise3 nf4:g64 nf4:g64:range nf4:f32 pot3:g32 pot4 pot5:tensor apot2:g32 apot3 apot4:g32 apot5:g64 gauss2:g32 gauss3:g64 gauss4 gauss5:g128 \
     fp8e4m3 fp8e5m2:range fp8e4m3:tensor:range fp6e2m3:g32 fp6e3m2:g32 fp4:g32 fp4:range mxfp8e4m3 mxfp8e5m2 mxfp6e2m3 mxfp6e3m2 mxfp4 mxfp4:mse \
     mxint8 nvfp4:range [-1,-0.25,0,0.125,0.5]:g32";
 const OTHERS: &str = "kmeans1 kmeans2:g64 kmeans3:channel kmeans4 kmeans4:g64 kmeans4:g64:zero kmeans3:own:channel kmeans2:own:g64:zero quantile4 \
     quantile4:g64 quantile3:own:channel:zero nf4:g64:double int4:g16:e4m3 int4:g32:double nvfp4:mse int4:g32:half int3:g64:largest=0.01 nf4:g64:smallest=0.05 \
     uint4:g32:sensitive=0.02 shift3:g32:log3 shift4:g32:log4 shift4:g64 shift4 shift3:g32:e4m3 int4:g32:log4 nf4:g64:log6 uint4:g32:log5 int3:g32:log2 \
-    trellis1:g32:e4m3 trellis2:tensor trellis3:g16:f32 trellis4 trellis4:g16:double trellis4:g24:largest=0.02";
+    trellis1:g32:e4m3 trellis2:tensor trellis3:g16:f32 trellis4 trellis4:g16:double trellis4:g24:largest=0.02 int4:p99 int4:g64:p97.5 uint4:p99.5 uint8:g64:p98 uint16:p99.9 offset16 offset16:g32 int4:f32:p99 offset4:g32:p95 offset4:g32:hqq uint3:g64:hqq uint4:hqq nf4:g64:p97 fp8e4m3:p99.9 kmeans4:g64:p99";
 
 fn format(text: &str) -> WeightFormat {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -150,6 +150,17 @@ fn text_there_and_back() {
         "trellis5",
         "trellis4:range",
         "int4:log1",
+        "int4:hqq",
+        "offset16:hqq",
+        "int4:p101",
+        "int4:p49",
+        "int4:pNaN",
+        "int4:p",
+        "kmeans4:own:p99",
+        "shift4:p99",
+        "trellis4:p99",
+        "uint16:mse",
+        "uint12",
         "int4:log3:signedmax",
     ] {
         let error = wrong.parse::<WeightFormat>().expect_err(wrong).to_string();

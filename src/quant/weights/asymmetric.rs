@@ -3,7 +3,9 @@
 use crate::error::{Error, Result};
 use crate::num::{affine_qparams, round_clamped};
 use crate::quant::level_search::{LevelSearch, Reach, Weighted};
+use crate::quant::weights::half_quadratic::half_quadratic;
 use crate::quant::weights::nearest::Even;
+use crate::quant::weights::percentile::percentile;
 use crate::quant::weights::{Fit, Scales};
 
 /// How many zero points on either side of the range's are tried where not all are.
@@ -12,24 +14,43 @@ const NEAR: i32 = 4;
 /// Chooses scale and zero point of groups with codes `0..=qmax`.
 pub(crate) struct ZeroPointFitter {
     qmax: i32,
-    /// None for the exact range.
+    fit: Fit,
+    /// Of least squares.
     search: Option<LevelSearch>,
     grids: Vec<Reach>,
 }
 
-/// The smallest and largest value, zero included.
-fn ends(x: Weighted) -> (f32, f32) {
-    x.values.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)))
+/// The smallest and largest value, or by percentile those of the range that is kept; of none 0.
+fn ends(x: Weighted, fit: Fit) -> (f32, f32) {
+    let Some(&first) = x.values.first() else { return (0.0, 0.0) };
+    let (low, high) = x.values.iter().fold((first, first), |(low, high), &x| (low.min(x), high.max(x)));
+    let Fit::Percentile { percent } = fit else { return (low, high) };
+    let cut = 100.0 - f64::from(percent);
+    let (below, above) = match () {
+        () if low >= 0.0 => (0.0, cut),
+        () if high <= 0.0 => (cut, 0.0),
+        () => (0.5 * cut, 0.5 * cut),
+    };
+    let at = |percent: f64| percentile(x.values.iter().copied(), percent) as f32;
+    let kept = (at(below), at(100.0 - above));
+    // Of nothing but zeros within, what is beyond.
+    if kept.0.min(0.0) < kept.1.max(0.0) { kept } else { (low, high) }
+}
+
+/// [`ends`], zero included.
+fn ends_with_zero(x: Weighted, fit: Fit) -> (f32, f32) {
+    let (low, high) = ends(x, fit);
+    (low.min(0.0), high.max(0.0))
 }
 
 impl ZeroPointFitter {
     pub(crate) fn new(bits: u32, fit: Fit) -> Self {
         let qmax = (1 << bits) - 1;
-        ZeroPointFitter { qmax, search: (fit == Fit::LeastSquares).then(|| LevelSearch::integers(qmax as usize)), grids: Vec::new() }
+        ZeroPointFitter { qmax, fit, search: (fit == Fit::LeastSquares).then(|| LevelSearch::integers(qmax as usize)), grids: Vec::new() }
     }
 
     pub(crate) fn wanted(&mut self, x: Weighted) -> (f64, i32) {
-        let (low, high) = ends(x);
+        let (low, high) = ends_with_zero(x, self.fit);
         if low == high {
             return (0.0, 0);
         }
@@ -43,6 +64,12 @@ impl ZeroPointFitter {
             if error < best.0 && error < 1e-10 * x.squares() {
                 best = (error, scale, zero_point);
             }
+        }
+        if self.fit == Fit::HalfQuadratic {
+            let point = |scale: f64, offset: f64| (-offset / scale).round_ties_even().clamp(0.0, f64::from(self.qmax));
+            let start = (best.1, -best.1 * f64::from(best.2));
+            let (scale, offset) = half_quadratic(x, start, self.qmax, |scale, offset| -scale * point(scale, offset));
+            return (scale, point(scale, offset) as i32);
         }
         let Some(search) = &mut self.search else { return (best.1, best.2) };
         // Where all values have one sign, codes on the other side are of no use.
@@ -71,9 +98,12 @@ impl ZeroPointFitter {
         if wanted == 0.0 {
             return Ok((candidates[0], 0));
         }
+        if self.fit == Fit::HalfQuadratic {
+            return Ok((candidates[0], zero_point));
+        }
         if self.search.is_none() {
             // The zero point that goes with the scale as stored, where rounding it moved the ends.
-            let of = |scale: f32| (scale, round_clamped(-ends(x).0 / scale, 0, self.qmax));
+            let of = |scale: f32| (scale, round_clamped(-ends_with_zero(x, self.fit).0 / scale, 0, self.qmax));
             let (scale, zero_point) = of(candidates[0]);
             let error = self.error(x, scale, zero_point);
             if error > 0.0 && error < 1e-10 * x.squares() || error.is_infinite() {
@@ -88,7 +118,7 @@ impl ZeroPointFitter {
         if error > 0.0 && error < 1e-10 * x.squares() && matches!(scales, Scales::F32(_)) {
             let parts = [3.0, 5.0, 7.0, 9.0, 11.0, 13.0].map(|part| (wanted / part) as f32);
             let near = parts.into_iter().flat_map(|scale| [scale, scale.next_up(), scale.next_down()]);
-            let zero = |scale: f32| (scale, round_clamped(-ends(x).0 / scale, 0, self.qmax));
+            let zero = |scale: f32| (scale, round_clamped(-ends_with_zero(x, self.fit).0 / scale, 0, self.qmax));
             return Ok(self.least(x, std::iter::once(best).chain(near.filter(|scale| *scale > 0.0).map(zero))));
         }
         Ok(best)
@@ -136,10 +166,12 @@ impl OffsetFitter {
 
     /// Scale and offset before they are rounded.
     pub(crate) fn wanted(&self, x: Weighted) -> (f64, f64) {
-        let mut values = x.values.iter().map(|&x| f64::from(x));
-        let Some(first) = values.next() else { return (0.0, 0.0) };
-        let (low, high) = values.fold((first, first), |(low, high), x| (low.min(x), high.max(x)));
+        let (low, high) = ends(x, self.fit);
+        let (low, high) = (f64::from(low), f64::from(high));
         let range = ((high - low) / f64::from(self.qmax), low);
+        if self.fit == Fit::HalfQuadratic {
+            return half_quadratic(x, range, self.qmax, |_, offset| offset);
+        }
         if self.fit != Fit::LeastSquares || low == high {
             return range;
         }
@@ -210,7 +242,8 @@ impl OffsetFitter {
         consider(&offsets, if self.fit == Fit::LeastSquares { usize::MAX } else { 1 });
         // Values that lie on a grid came from this format, but they need not have had these codes: then the offset that they came
         // with, which can be stored, lies some steps away.
-        if scale > 0.0 && self.exact_error(x, (scale, offset)) < 1e-10 * x.squares() {
+        // Of 16 bits every value lies near one of so many.
+        if self.qmax < 256 && scale > 0.0 && self.exact_error(x, (scale, offset)) < 1e-10 * x.squares() {
             for code in -self.qmax..=self.qmax {
                 consider(&lists.1.candidates(index, offset - f64::from(code) * scale, false)?, usize::MAX);
             }

@@ -37,15 +37,18 @@ pub enum Learning {
 pub enum Levels {
     /// Integers `-2^(bits-1)` to `2^(bits-1) - 1`, in two's complement: 2 to 8 and 16 bits.
     Int(u32),
-    /// `code - zero_point` for codes `0..2^bits` and an integer zero point of as many bits in each group: 2 to 8 bits.
+    /// `code - zero_point` for codes `0..2^bits` and an integer zero point of as many bits in each group: 2 to 8 and 16 bits.
     Uint(u32),
-    /// `scale · code + offset`, with a floating offset in each group, stored as the scale is: 2 to 8 bits.
+    /// `scale · code + offset`, with a floating offset in each group, stored as the scale is: 2 to 8 and 16 bits.
     Offset(u32),
     /// `scale · (level + shift)`: a table that is known beforehand, 3 or 4 bits, and one of 16 shifts for each group, in 4 bits.
     Shifted(u32),
     /// `scale · level`, of twice as many levels as there are codes: those of [`Table::Gauss`] of one more bit. Level `k` is one of subset
     /// `k mod 4`; the subset is told by the lowest bits of the weight's code and of the eight before it, the level within by the code's
     /// other bits. 1 to 4 bits.
+    ///
+    /// There is nothing before the first weight of a run: as many whole groups as have 4096 weights, the least number that does. Runs are
+    /// searched side by side: one group for the whole tensor is one run, on one thread.
     Trellis(u32),
     /// Small floats: a code is the number's bits.
     Float(FloatFormat),
@@ -86,13 +89,21 @@ impl Levels {
 }
 
 /// How the scale of a group is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Fit {
     /// The exact range: the largest magnitude on the largest level (of integers `2^(bits-1) - 1`), so nothing is clipped;
     /// smallest and largest value on the first and last code where there is a zero point. A power of two is rounded up.
     Range,
+    /// The range that so many percent of a group's values lie in, on the last levels as in [`Fit::Range`]; the others are clipped. With
+    /// scales alone they are those of smallest magnitude; with a zero point or an offset as many are left out at either end, or all at
+    /// one where zero is the other. Between two values the border lies in proportion, as NumPy's `percentile` has it: in small groups the
+    /// largest value is drawn in.
+    Percentile {
+        /// 50 to 100.
+        percent: f32,
+    },
     /// OCP MX: `2^(floor(log2(largest magnitude)) - emax)`, with the exponent of the largest level as `emax`; clips.
     Ocp,
     /// Of integers: the largest magnitude on `2^(bits-1) - 1/2`, as PyTorch's torchao has it; clips on one side. Quantizing twice
@@ -104,6 +115,9 @@ pub enum Fit {
     /// With a zero point, over all of them up to 4 bits, and over those near the range's above; with an offset, by alternation
     /// from several starts.
     LeastSquares,
+    /// Of zero points and offsets: the grid of least `Σ |x - x̂|^0.7` that half-quadratic splitting finds (HQQ, Badri and Shaji 2023; scale
+    /// and offset both, the best of all steps). Near the median of a group where least squares is near its mean: outliers count for less.
+    HalfQuadratic,
 }
 
 /// A fraction of the weights that is kept exactly, beside the codes.
@@ -135,8 +149,8 @@ pub enum Kept {
 /// | text | levels |
 /// |---|---|
 /// | `int2` to `int8`, `int16` | integers with a scale |
-/// | `uint2` to `uint8` | with an integer zero point |
-/// | `offset2` to `offset8` | with a floating offset |
+/// | `uint2` to `uint8`, `uint16` | with an integer zero point |
+/// | `offset2` to `offset8`, `offset16` | with a floating offset |
 /// | `shift3`, `shift4` | between evenly spaced and best for a normal distribution, moved by one of 16 shifts |
 /// | `trellis1` to `trellis4` | twice as many, best for a normal distribution, chosen among by the codes before, too |
 /// | `midrise1` to `midrise8` | evenly spaced without zero |
@@ -148,8 +162,8 @@ pub enum Kept {
 /// | `nvfp4` | `fp4:g16:e4m3:range` |
 ///
 /// Options: `tensor`, `channel` or `g<size>` ([`Grouping`]; channels unless said otherwise, learned levels the tensor);
-/// `f32`, `f16`, `bf16`, `e8m0`, `e4m3`, `double`, `log2` to `log6` ([`ScaleFormat`]; f16 for groups, else f32); `range`, `ocp`, `half`,
-/// `signedmax`, `mse` ([`Fit`]; `mse`, for 16 bits and the formats of a standard `range` or `ocp`); `largest=`, `smallest=`
+/// `f32`, `f16`, `bf16`, `e8m0`, `e4m3`, `double`, `log2` to `log6` ([`ScaleFormat`]; f16 for groups of codes up to 8 bits, else f32);
+/// `range`, `p` with a percentage (`p99.9`), `ocp`, `half`, `signedmax`, `hqq`, `mse` ([`Fit`]; `mse`, for 16 bits and the formats of a standard `range` or `ocp`); `largest=`, `smallest=`
 /// and `sensitive=` with a fraction ([`Keep`]).
 ///
 /// ```
@@ -173,14 +187,15 @@ pub struct WeightFormat {
 }
 
 impl WeightFormat {
-    /// These levels with scales for `grouping`, stored as f16 for groups and f32 otherwise, chosen by least squares (16-bit
-    /// integers: by range).
+    /// These levels with scales for `grouping`, stored as f16 for groups and f32 otherwise, chosen by least squares (of 16 bits: as
+    /// f32, by range; a step of f16 is larger than one of theirs).
     ///
     /// # Errors
     /// [`Error::Parameter`] for levels of a number of bits that they do not have, and groups of size 0.
     pub fn new(levels: Levels, grouping: Grouping) -> Result<Self> {
-        let scale = if matches!(grouping, Grouping::Group(_)) { ScaleFormat::F16 } else { ScaleFormat::F32 };
-        let fit = if levels == Levels::Int(16) { Fit::Range } else { Fit::LeastSquares };
+        let wide = levels.bits() > 8;
+        let scale = if matches!(grouping, Grouping::Group(_)) && !wide { ScaleFormat::F16 } else { ScaleFormat::F32 };
+        let fit = if wide { Fit::Range } else { Fit::LeastSquares };
         WeightFormat { levels, grouping, scale, fit, keep: None }.checked()
     }
 
@@ -262,8 +277,7 @@ impl WeightFormat {
     fn checked(self) -> Result<Self> {
         let bits = self.levels.bits();
         let (range, also) = match self.levels {
-            Levels::Int(_) => (2..=8, Some(16)),
-            Levels::Uint(_) | Levels::Offset(_) => (2..=8, None),
+            Levels::Int(_) | Levels::Uint(_) | Levels::Offset(_) => (2..=8, Some(16)),
             Levels::Shifted(_) => (3..=4, None),
             Levels::Trellis(_) => (1..=4, None),
             Levels::Learned { .. } => (1..=8, None),
@@ -283,6 +297,11 @@ impl WeightFormat {
         if let Some(keep) = self.keep.filter(|keep| !(0.0..=1.0).contains(&keep.fraction)) {
             return Err(Error::parameter("fraction of weights to keep", keep.fraction, "must be 0 to 1"));
         }
+        if let Fit::Percentile { percent } = self.fit
+            && !(50.0..=100.0).contains(&percent)
+        {
+            return Err(Error::parameter("percentage of weights within the range", percent, "must be 50 to 100"));
+        }
         if let ScaleFormat::Log(bits) = self.scale
             && !(2..=6).contains(&bits)
         {
@@ -297,6 +316,9 @@ impl WeightFormat {
         }
         let integers = matches!(self.levels, Levels::Int(_));
         match self.fit {
+            Fit::HalfQuadratic if !matches!(self.levels, Levels::Uint(_) | Levels::Offset(_)) || bits > 8 => {
+                unsupported("half-quadratic splitting for these levels".into(), "choose uint or offset of 2 to 8 bits, or mse")
+            }
             Fit::Ocp if self.scale != ScaleFormat::E8M0 => unsupported(format!("OCP's scale as {}", self.scale), "store scales as e8m0"),
             Fit::Ocp if !matches!(self.levels, Levels::Float(_) | Levels::MxInt8) => {
                 unsupported("OCP's scale for these levels".into(), "choose small floats or mxint8")
@@ -313,7 +335,10 @@ impl WeightFormat {
             Fit::SignedMax if !self.scale.is_signed() => {
                 unsupported(format!("a negative scale as {}", self.scale), "store scales as f32, f16, bf16 or e4m3")
             }
-            Fit::LeastSquares if self.levels == Levels::Int(16) => unsupported("the least-squares scale of 16 bits".into(), "choose range"),
+            Fit::LeastSquares if bits > 8 => unsupported(format!("the least-squares scale of {bits} bits"), "choose range"),
+            Fit::Percentile { .. } if matches!(self.levels, Levels::Learned { own: true, .. }) => {
+                unsupported("a percentile's range for levels of each group's own".into(), "choose mse, or levels that all share")
+            }
             _ => Ok(self),
         }
     }

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::quant::level_search::{LevelSearch, Reach, Weighted};
 use crate::quant::weights::alphabet::Alphabet;
 use crate::quant::weights::nearest::Nearest;
+use crate::quant::weights::percentile::percentile;
 use crate::quant::weights::{Fit, Scales};
 
 /// Chooses scales for groups over one alphabet.
@@ -11,6 +12,8 @@ pub(crate) struct ScaleFitter<'a> {
     alphabet: &'a Alphabet,
     nearest: &'a Nearest,
     fit: Fit,
+    /// The largest scale whose levels are all within f32.
+    ceiling: f64,
     searches: Vec<Search>,
 }
 
@@ -44,7 +47,9 @@ impl Search {
 impl<'a> ScaleFitter<'a> {
     pub(crate) fn new(alphabet: &'a Alphabet, nearest: &'a Nearest, fit: Fit, signed: bool) -> Self {
         let searches = if fit == Fit::LeastSquares { Search::of(alphabet, signed) } else { Vec::new() };
-        ScaleFitter { alphabet, nearest, fit, searches }
+        // The last code below may be further out than the one above.
+        let furthest = alphabet.levels().into_iter().fold(0.0f32, |furthest, level| furthest.max(level.abs()));
+        ScaleFitter { alphabet, nearest, fit, ceiling: f64::from(f32::MAX) / f64::from(furthest), searches }
     }
 
     /// The scale that the rule asks for, before it is rounded to its format.
@@ -55,6 +60,12 @@ impl<'a> ScaleFitter<'a> {
             return 0.0;
         }
         match (self.fit, self.alphabet) {
+            (Fit::Percentile { percent }, _) => {
+                let within = percentile(x.values.iter().map(|x| x.abs()), f64::from(percent));
+                // Of nothing but zeros within, what is beyond.
+                let wanted = if within > 0.0 { within / f64::from(self.alphabet.largest()) } else { range };
+                wanted.min(self.ceiling)
+            }
             (Fit::Ocp, Alphabet::Float(format)) => largest / f64::from(1u32 << format.largest_exponent()),
             (Fit::Ocp, _) => largest,
             (Fit::HalfRange, Alphabet::Fixed { bits, .. }) => largest / (f64::from(1u32 << (bits - 1)) - 0.5),

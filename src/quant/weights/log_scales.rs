@@ -68,7 +68,7 @@ impl LogScales {
     /// The one of least cost, and others that may be as good.
     pub(crate) fn plans(bits: u32, wanted: &[f64]) -> Vec<Self> {
         let largest = wanted.iter().fold(0.0f64, |largest, scale| largest.max(scale.abs()));
-        let plan = |largest, fall| LogScales { codes: PackedCodes::of(bits, &[]), largest, fall };
+        let plan = |largest, fall| LogScales { codes: PackedCodes::with_room(bits, wanted.len()), largest, fall };
         if largest == 0.0 {
             return vec![plan(F8E8M0::from_bits(0), 0)];
         }

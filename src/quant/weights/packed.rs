@@ -59,6 +59,11 @@ impl PackedCodes {
         PackedCodes { bytes, bits, len: codes.len() }
     }
 
+    /// None yet, with room for so many.
+    pub(crate) fn with_room(bits: u32, len: usize) -> Self {
+        PackedCodes { bytes: Vec::with_capacity((len * bits as usize).div_ceil(8)), bits, len: 0 }
+    }
+
     /// One more code, known to have no more bits.
     pub(crate) fn push(&mut self, code: u16) {
         let bit = self.len * self.bits as usize;
@@ -203,9 +208,10 @@ mod tests {
             }
             let short: Vec<u16> = codes.iter().map(|&code| code as u16).collect();
             assert_eq!(PackedCodes::of(bits, &short), packed);
-            let mut pushed = PackedCodes::of(bits, &[]);
+            let mut pushed = PackedCodes::with_room(bits, short.len());
             short.iter().for_each(|&code| pushed.push(code));
             assert_eq!(pushed, packed);
+            assert_eq!(pushed.bytes.capacity(), packed.bytes.len());
             assert!((0..codes.len()).all(|i| packed.get(i) == Some(codes[i])) && packed.get(codes.len()).is_none());
             assert_eq!(PackedCodes::from_bytes(bits, codes.len(), packed.as_bytes().to_vec()).unwrap(), packed);
             assert!(PackedCodes::new(bits, [1 << bits]).is_err());

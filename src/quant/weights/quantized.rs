@@ -183,7 +183,8 @@ impl QuantizedWeights {
         let end = first + output.len();
         assert!(end <= self.shape.elements(), "weights {first}..{end} of {}", self.shape.elements());
         let table = match (&self.levels, self.format.levels()) {
-            (StoredLevels::Own(_), _) | (_, Levels::Int(16) | Levels::Shifted(_)) => Vec::new(),
+            (StoredLevels::Own(_), _) | (_, Levels::Shifted(_)) => Vec::new(),
+            _ if self.format.bits() > 8 => Vec::new(),
             _ => self.table(0),
         };
         let shifted: Vec<Vec<f32>> = match self.format.levels() {

@@ -68,7 +68,7 @@ impl<'a> WeightQuantizer<'a> {
     }
 
     /// With a policy for NaN and infinities: to leave them out of scales, NaN then having the code of zero and an infinity the
-    /// last on its side.
+    /// last on its side (of [`Levels::Trellis`], the nearest to these that the codes around it leave).
     #[must_use]
     pub fn with_non_finite(self, non_finite: NonFinite) -> Self {
         WeightQuantizer { non_finite, ..self }
@@ -184,7 +184,7 @@ impl<'a> WeightQuantizer<'a> {
                 scales.push(scale);
             }
             let learned = map_groups(wanted.len(), gathered.weights(), || (), |(), i| lesson.own(gathered.group(i), scales.at(i)));
-            let (mut stored, mut tables) = (Vec::<f16>::new(), Vec::new());
+            let (mut stored, mut tables) = (Vec::<f16>::with_capacity(wanted.len() << lesson.bits), Vec::new());
             for levels in learned {
                 let levels = levels?;
                 let mut distinct: Vec<f32> = levels.iter().map(|level| level.to_f32()).collect();

@@ -27,8 +27,15 @@ const SCALES: [ScaleFormat; 11] = [
     ScaleFormat::Log(5),
     ScaleFormat::Log(6),
 ];
-const FITS: [(&str, Fit); 5] =
-    [("range", Fit::Range), ("ocp", Fit::Ocp), ("half", Fit::HalfRange), ("signedmax", Fit::SignedMax), ("mse", Fit::LeastSquares)];
+/// Those without a number.
+const FITS: [(&str, Fit); 6] = [
+    ("hqq", Fit::HalfQuadratic),
+    ("range", Fit::Range),
+    ("ocp", Fit::Ocp),
+    ("half", Fit::HalfRange),
+    ("signedmax", Fit::SignedMax),
+    ("mse", Fit::LeastSquares),
+];
 const KEEPS: [(&str, Kept); 3] = [("largest", Kept::Largest), ("smallest", Kept::Smallest), ("sensitive", Kept::Sensitive)];
 
 /// What a name stands for where no option says otherwise.
@@ -120,12 +127,14 @@ impl FromStr for WeightFormat {
                         found.scale = Some(scale);
                     } else if let Some(&(_, fit)) = FITS.iter().find(|(name, _)| *name == option) {
                         found.fit = Some(fit);
+                    } else if let Some(Ok(percent)) = option.strip_prefix('p').map(str::parse) {
+                        found.fit = Some(Fit::Percentile { percent });
                     } else if kept.is_some() {
                         keep = kept;
                     } else {
                         return Err(refuse(format!(
-                            "`{name}` has no option `{option}`: options are tensor, channel, g<size>, f32, f16, bf16, e8m0, e4m3, double, log2 to log6, range, ocp, half, \
-                             signedmax, mse, largest=, smallest= and sensitive= with a fraction, and of learned levels zero and own"
+                            "`{name}` has no option `{option}`: options are tensor, channel, g<size>, f32, f16, bf16, e8m0, e4m3, double, log2 to log6, range, p<percent>, ocp, \
+                             half, signedmax, hqq, mse, largest=, smallest= and sensitive= with a fraction, and of learned levels zero and own"
                         )));
                     }
                 }
@@ -185,7 +194,10 @@ impl fmt::Display for WeightFormat {
             write!(f, ":{}", self.scale_format())?;
         }
         if fit != Some(self.fit()) {
-            write!(f, ":{}", FITS.iter().find(|(_, fit)| *fit == self.fit()).map_or("", |(name, _)| name))?;
+            match self.fit() {
+                Fit::Percentile { percent } => write!(f, ":p{percent}")?,
+                fit => write!(f, ":{}", FITS.iter().find(|(_, other)| *other == fit).map_or("", |(name, _)| name))?,
+            }
         }
         if let Some(keep) = self.keep() {
             let name = KEEPS.iter().find(|(_, which)| *which == keep.which).map_or("", |(name, _)| name);
