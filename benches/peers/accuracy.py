@@ -18,7 +18,7 @@ Runtime's float logits:
   KL     mean divergence of the predictions from the float network's, in nats
   flips  predictions of another class than the float network's
   bits   of a quantized weight, scales and zero points counted as the tool stores them
-and at the end of each case the crate's best beside the others' best, and the distance from what issue 10 asks for.
+and at the end of each case the crate's best beside the others' best, and the distance from what is aimed at.
 
 With --tool the crate is measured too, with the arguments of OURS (of those that --ways matches); --with adds arguments to all, and CASE=FILE takes logits that
 something else wrote. A way that fails is a row with its error. --json writes all of it.
@@ -177,7 +177,7 @@ def measure(case, network, theirs, ours, arguments):
 
 
 def verdicts(case, rows, before):
-    """What the issue asks for: (text, holds) of each line. `before` are the rows of the cases so far."""
+    """What is aimed at: (text, holds) of each line. `before` are the rows of the cases so far."""
     rows = [row for row in rows if "error" not in row]
     theirs, ours = ([row for row in rows if (row["tool"] == "lowprec") == own] for own in (False, True))
     if not ours or not theirs:

@@ -57,8 +57,10 @@
 //! # Ok::<(), lowprec::Error>(())
 //! ```
 
+pub mod awq;
 pub mod bias_correction;
 mod calibrate;
+pub mod channel_scales;
 mod dynamic;
 pub mod equalize;
 pub mod gptq;

@@ -144,7 +144,7 @@ mod digits {
         }
     }
 
-    /// The gate of the issue: per tensor and per channel, within a tenth of a decibel of the network that was never rescaled.
+    /// What equalization must reach: per tensor and per channel, within a tenth of a decibel of the network that was never rescaled.
     #[test]
     fn what_rescaling_lost_comes_back() {
         let (samples, test) = (images("train").0.slice(0, 0..100).unwrap(), images("test").0);

@@ -5,6 +5,7 @@ mod static_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod awq;
 mod bias_correction;
 mod compare;
 #[cfg(feature = "safetensors")]

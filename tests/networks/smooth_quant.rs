@@ -4,11 +4,12 @@ use crate::support::Random;
 use lowprec::metrics::{relative_error, sqnr_db};
 use lowprec::nn::operator::{LayerNormalization, MatMul, Softmax, Transpose, Unary};
 use lowprec::nn::{Dim, Layer, Linear, Model};
-use lowprec::ptq::smooth_quant::{Ranges, Smoothed, smooth_quant};
+use lowprec::ptq::channel_scales::Rescaled;
+use lowprec::ptq::smooth_quant::{Ranges, smooth_quant};
 use lowprec::{DType, Error, LayerKind, Progress, QConfig, Tensor, Value, quantize_dynamic, quantize_static};
 
 /// A block of a transformer of one head, with a few channels that its normalizations make large.
-fn block(seed: u64) -> Model {
+pub(crate) fn block(seed: u64) -> Model {
     let r = &mut Random(seed);
     let width = 24;
     let mut net = Model::builder();
@@ -48,7 +49,7 @@ fn block(seed: u64) -> Model {
     net.build().unwrap()
 }
 
-fn smoothed(model: &Model, samples: &Tensor, ranges: Ranges) -> Result<Smoothed, Error> {
+fn smoothed(model: &Model, samples: &Tensor, ranges: Ranges) -> Result<Rescaled, Error> {
     let samples = Value::from(samples.clone());
     smooth_quant(model, &[&[("x", &samples)]], ranges, Progress::silent())
 }

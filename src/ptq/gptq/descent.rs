@@ -23,22 +23,28 @@ pub(super) fn sweep(grid: &mut Grid, hessians: &[Products<'_>], threads: usize) 
 fn sweep_strip(strip: &mut Strip<'_>, products: &mut Products<'_>) -> Result<()> {
     let (d, group) = (strip.grid().columns, strip.grid().group);
     let mut errors: Vec<f32> = strip.values.iter().zip(strip.exact).map(|(q, w)| q - w).collect();
+    products.track(&errors)?;
     let fits = strip.grid().fits_scales();
     for start in (0..d).step_by(group) {
         let columns = start..(start + group).min(d);
         if columns.len() <= BLOCK {
             // What changes in the group changes the group's gradients by products within it.
-            let mut gradients = products.of(&errors, columns.clone())?.to_vec();
+            let before = part(&errors, d, &columns);
+            let mut gradients = products.of_tracked(&errors, columns.clone())?.to_vec();
             move_codes(strip, &mut errors, products, columns.clone(), &mut gradients);
             if fits && fit_scales(strip, &mut errors, products, columns.clone(), &mut gradients)? {
-                move_codes(strip, &mut errors, products, columns, &mut gradients);
+                move_codes(strip, &mut errors, products, columns.clone(), &mut gradients);
             }
+            changed(products, &errors, before, d, columns)?;
             continue;
         }
         move_blocks(strip, &mut errors, products, columns.clone())?;
         if fits {
-            let mut gradients = products.of(&errors, columns.clone())?.to_vec();
-            if fit_scales(strip, &mut errors, products, columns.clone(), &mut gradients)? {
+            let before = part(&errors, d, &columns);
+            let mut gradients = products.of_tracked(&errors, columns.clone())?.to_vec();
+            let moved = fit_scales(strip, &mut errors, products, columns.clone(), &mut gradients)?;
+            changed(products, &errors, before, d, columns.clone())?;
+            if moved {
                 move_blocks(strip, &mut errors, products, columns)?;
             }
         }
@@ -46,12 +52,27 @@ fn sweep_strip(strip: &mut Strip<'_>, products: &mut Products<'_>) -> Result<()>
     Ok(())
 }
 
+/// These columns of rows of `d`.
+fn part(errors: &[f32], d: usize, columns: &Range<usize>) -> Vec<f32> {
+    errors.chunks_exact(d).flat_map(|row| row[columns.clone()].iter().copied()).collect()
+}
+
+/// Tells what the errors of these columns were before.
+fn changed(products: &mut Products<'_>, errors: &[f32], mut before: Vec<f32>, d: usize, columns: Range<usize>) -> Result<()> {
+    let now = errors.chunks_exact(d).flat_map(|row| &row[columns.clone()]);
+    before.iter_mut().zip(now).for_each(|(x, now)| *x = now - *x);
+    products.changed(&before, columns)
+}
+
 /// [`move_codes`] of more columns than gradients are kept for.
 fn move_blocks(strip: &mut Strip<'_>, errors: &mut [f32], products: &mut Products<'_>, columns: Range<usize>) -> Result<()> {
+    let d = strip.grid().columns;
     for start in columns.clone().step_by(BLOCK) {
         let block = start..(start + BLOCK).min(columns.end);
-        let mut gradients = products.of(errors, block.clone())?.to_vec();
-        move_codes(strip, errors, products, block, &mut gradients);
+        let before = part(errors, d, &block);
+        let mut gradients = products.of_tracked(errors, block.clone())?.to_vec();
+        move_codes(strip, errors, products, block.clone(), &mut gradients);
+        changed(products, errors, before, d, block)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Second moments of a layer's inputs.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
@@ -11,10 +12,15 @@ pub struct Hessian {
     width: usize,
     samples: usize,
     sums: Vec<f64>,
+    /// The rows themselves while they are few: see [`FEW`].
+    rows: Vec<f32>,
 }
 
 /// Rows whose products are added in f32 before they are added to the sums.
 const ROWS: usize = 256;
+
+/// Rows of a `FEW`th of their width and fewer are kept: products with them, and with them again, cost less than products with `H`.
+const FEW: usize = 4;
 
 impl Hessian {
     /// Of inputs of so many values, none seen yet.
@@ -24,7 +30,7 @@ impl Hessian {
     pub fn new(width: usize) -> Result<Self> {
         let cells = width.checked_mul(width).filter(|cells| *cells <= isize::MAX as usize / size_of::<f64>());
         let cells = cells.ok_or_else(|| Error::ShapeOverflow { shape: vec![width, width] })?;
-        Ok(Hessian { width, samples: 0, sums: vec![0.0; cells] })
+        Ok(Hessian { width, samples: 0, sums: vec![0.0; cells], rows: Vec::new() })
     }
 
     /// Values of an input row.
@@ -66,7 +72,13 @@ impl Hessian {
                     self.sums[i * d + j] += f64::from(product[i * d + j]);
                 }
             }
+            if self.rows.len() == self.samples * d {
+                self.rows.extend_from_slice(rows);
+            }
             self.samples += m;
+            if self.samples * FEW > d {
+                self.rows = Vec::new();
+            }
         }
         for i in 0..d {
             for j in 0..i {
@@ -86,6 +98,11 @@ impl Hessian {
         (0..self.width).map(|i| self.sums[i * (self.width + 1)])
     }
 
+    /// The rows, as long as they are few.
+    fn rows(&self) -> Option<&[f32]> {
+        (self.samples > 0 && self.rows.len() == self.samples * self.width).then_some(&self.rows[..])
+    }
+
     /// The mean over samples of `|e x|²`, summed over the rows `e` of `errors`.
     ///
     /// # Errors
@@ -96,6 +113,17 @@ impl Hessian {
             return Ok(0.0);
         }
         let mut sum = 0.0;
+        if let Some(samples) = self.rows() {
+            let (mut output, mut workspace) = (vec![0f32; ROWS * self.samples], Workspace::new());
+            for rows in errors.chunks(ROWS * d) {
+                let (m, n) = (rows.len() / d, self.samples);
+                let (lhs, rhs) = (Matrix::new(rows, m, d)?, Matrix::new(samples, n, d)?);
+                let dst = MatrixMut::new(&mut output[..m * n], m, n)?;
+                matmul_f32(lhs, rhs, WeightLayout::Nk, &FloatEpilogue::new(), dst, &mut workspace, threads)?;
+                sum += output[..m * n].iter().map(|&y| f64::from(y).powi(2)).sum::<f64>();
+            }
+            return Ok(sum / self.samples as f64);
+        }
         let mut products = Products::new(self, threads);
         for rows in errors.chunks(ROWS * d) {
             let product = products.of(rows, 0..d)?;
@@ -106,24 +134,29 @@ impl Hessian {
 }
 
 /// Products of rows with columns of a Hessian, in f32.
-pub(super) struct Products<'h> {
+pub(in crate::ptq) struct Products<'h> {
     width: usize,
     values: Cow<'h, [f32]>,
+    /// The rows whose products `H` is, where they are few, and the errors' products with them.
+    rows: Option<&'h [f32]>,
+    inner: Vec<f32>,
     output: Vec<f32>,
     workspace: Workspace,
     threads: usize,
 }
 
-impl Products<'_> {
-    pub fn new(hessian: &Hessian, threads: usize) -> Self {
+impl<'h> Products<'h> {
+    pub fn new(hessian: &'h Hessian, threads: usize) -> Self {
         let values = hessian.sums.iter().map(|&x| x as f32).collect();
-        Products { width: hessian.width, values: Cow::Owned(values), output: Vec::new(), workspace: Workspace::new(), threads }
+        let (inner, output, workspace) = (Vec::new(), Vec::new(), Workspace::new());
+        Products { width: hessian.width, values: Cow::Owned(values), rows: hessian.rows(), inner, output, workspace, threads }
     }
 
     /// Another of the same Hessian, with memory of its own.
     pub fn beside(&self) -> Products<'_> {
-        let (width, threads) = (self.width, self.threads);
-        Products { width, values: Cow::Borrowed(&self.values), output: Vec::new(), workspace: Workspace::new(), threads }
+        let (width, threads, rows) = (self.width, self.threads, self.rows);
+        let (inner, output, workspace) = (Vec::new(), Vec::new(), Workspace::new());
+        Products { width, values: Cow::Borrowed(&self.values), rows, inner, output, workspace, threads }
     }
 
     /// `H` in f32.
@@ -132,7 +165,7 @@ impl Products<'_> {
     }
 
     /// `rows · H[columns, columns]`, rows as wide as the columns.
-    pub fn within(&mut self, rows: &[f32], columns: std::ops::Range<usize>) -> Result<&[f32]> {
+    pub fn within(&mut self, rows: &[f32], columns: Range<usize>) -> Result<&[f32]> {
         let (m, n) = (rows.len() / columns.len().max(1), columns.len());
         self.output.resize(m * n, 0.0);
         let lhs = Matrix::new(rows, m, n)?;
@@ -143,11 +176,45 @@ impl Products<'_> {
     }
 
     /// `rows · H[.., columns]`, rows as wide as `H`.
-    pub fn of(&mut self, rows: &[f32], columns: std::ops::Range<usize>) -> Result<&[f32]> {
+    pub fn of(&mut self, rows: &[f32], columns: Range<usize>) -> Result<&[f32]> {
         let (m, n) = (rows.len() / self.width.max(1), columns.len());
         self.output.resize(m * n, 0.0);
         let lhs = Matrix::new(rows, m, self.width)?;
         let rhs = Matrix::new(&self.values[columns.start..], self.width, n)?.with_stride(self.width)?;
+        let dst = MatrixMut::new(&mut self.output, m, n)?;
+        matmul_f32(lhs, rhs, WeightLayout::Kn, &FloatEpilogue::new(), dst, &mut self.workspace, self.threads)?;
+        Ok(&self.output)
+    }
+
+    /// Begins to keep track of `errors`, rows as wide as `H`.
+    pub fn track(&mut self, errors: &[f32]) -> Result<()> {
+        let Some(rows) = self.rows else { return Ok(()) };
+        let (m, n) = (errors.len() / self.width.max(1), rows.len() / self.width.max(1));
+        self.inner.resize(m * n, 0.0);
+        let (lhs, rhs) = (Matrix::new(errors, m, self.width)?, Matrix::new(rows, n, self.width)?);
+        let dst = MatrixMut::new(&mut self.inner, m, n)?;
+        matmul_f32(lhs, rhs, WeightLayout::Nk, &FloatEpilogue::new(), dst, &mut self.workspace, self.threads)
+    }
+
+    /// Some columns of the errors that are kept track of became larger by this much.
+    pub fn changed(&mut self, by: &[f32], columns: Range<usize>) -> Result<()> {
+        let Some(rows) = self.rows else { return Ok(()) };
+        let (m, n) = (by.len() / columns.len().max(1), rows.len() / self.width.max(1));
+        let lhs = Matrix::new(by, m, columns.len())?;
+        let rhs = Matrix::new(&rows[columns.start..], n, columns.len())?.with_stride(self.width)?;
+        let dst = MatrixMut::new(&mut self.inner, m, n)?;
+        let add = FloatEpilogue::new().with_accumulate(true);
+        matmul_f32(lhs, rhs, WeightLayout::Nk, &add, dst, &mut self.workspace, self.threads)
+    }
+
+    /// [`Products::of`] the errors that are kept track of.
+    pub fn of_tracked(&mut self, errors: &[f32], columns: Range<usize>) -> Result<&[f32]> {
+        let Some(rows) = self.rows else { return self.of(errors, columns) };
+        let k = rows.len() / self.width.max(1);
+        let (m, n) = (self.inner.len() / k.max(1), columns.len());
+        self.output.resize(m * n, 0.0);
+        let lhs = Matrix::new(&self.inner, m, k)?;
+        let rhs = Matrix::new(&rows[columns.start..], k, n)?.with_stride(self.width)?;
         let dst = MatrixMut::new(&mut self.output, m, n)?;
         matmul_f32(lhs, rhs, WeightLayout::Kn, &FloatEpilogue::new(), dst, &mut self.workspace, self.threads)?;
         Ok(&self.output)

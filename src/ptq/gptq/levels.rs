@@ -213,13 +213,16 @@ pub(super) fn by_strips(
     threads: usize,
     work: impl Fn(&mut Strip<'_>, usize) -> Result<()> + Sync,
 ) -> Result<()> {
-    /// Rows of a strip: enough for products to run at speed.
-    const ROWS: usize = 96;
+    /// Rows of a strip: enough for products to run at speed, and so many for those that bring a large factor along, once a strip.
+    const ROWS: Range<usize> = 96..512;
+    /// Strips that there are at least of many rows, for threads.
+    const STRIPS: usize = 8;
     let rows = grid.rows / parts.max(1);
-    let in_part = rows.div_ceil(ROWS);
+    let of_strip = rows.div_ceil(STRIPS).clamp(ROWS.start, ROWS.end);
+    let in_part = rows.div_ceil(of_strip);
     let strip = |index: usize| {
-        let (part, within) = (index / in_part, index % in_part * ROWS);
-        let mut strip = grid.strip(part * rows + within..part * rows + (within + ROWS).min(rows));
+        let (part, within) = (index / in_part, index % in_part * of_strip);
+        let mut strip = grid.strip(part * rows + within..part * rows + (within + of_strip).min(rows));
         work(&mut strip, part)?;
         Ok(strip.done())
     };

@@ -31,14 +31,15 @@ mod patches;
 mod recurrent;
 
 pub use hessian::Hessian;
+pub(super) use hessian::Products;
 pub use int8::{quantize_dynamic, quantize_static};
 pub use model::{FittedModel, LayerFit, quantize_weights};
+pub(super) use moments::{input_of, moments, weight_of};
 
 use crate::error::{Error, Result};
 use crate::quant::{Levels, QuantizedWeights, WeightFormat, WeightQuantizer};
 use crate::tensor::{QuantizedTensor, Tensor};
 use factor::Factor;
-use hessian::Products;
 use levels::Grid;
 
 /// How weights are fitted to their inputs.

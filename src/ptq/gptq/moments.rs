@@ -8,7 +8,7 @@ use crate::ptq::statistics;
 use crate::tensor::{Tensor, Value};
 
 /// The weights of a layer of products; `None` for another.
-pub(super) fn weight_of(layer: &Layer) -> Option<&Tensor> {
+pub(in crate::ptq) fn weight_of(layer: &Layer) -> Option<&Tensor> {
     match layer {
         Layer::Linear(linear) => Some(linear.weight()),
         Layer::Conv2d(conv) => Some(conv.weight()),
@@ -17,7 +17,11 @@ pub(super) fn weight_of(layer: &Layer) -> Option<&Tensor> {
 }
 
 /// Hessians of the parts of a layer by the inputs that it reads, one or none a batch: of three in four samples, and of those held out.
-pub(super) fn moments(layer: &Layer, threads: usize, inputs: impl Iterator<Item = Result<Option<Tensor>>>) -> Result<[Vec<Hessian>; 2]> {
+pub(in crate::ptq) fn moments(
+    layer: &Layer,
+    threads: usize,
+    inputs: impl Iterator<Item = Result<Option<Tensor>>>,
+) -> Result<[Vec<Hessian>; 2]> {
     let (width, parts) = match layer {
         Layer::Conv2d(conv) => (conv.weight().dims()[1..].iter().product(), conv.geometry().groups),
         Layer::Linear(linear) => (linear.in_features(), 1),
@@ -83,7 +87,7 @@ impl Moments {
 }
 
 /// What the node reads when the model runs on this batch, codes as the values that they stand for.
-pub(super) fn input_of(model: &Model, node: &Node, batch: &[(&str, &Value)]) -> Result<Option<Tensor>> {
+pub(in crate::ptq) fn input_of(model: &Model, node: &Node, batch: &[(&str, &Value)]) -> Result<Option<Tensor>> {
     let grid = node.reads().next().and_then(|edge| model.grid(edge));
     match (statistics::input_of(model, node, batch)?, grid) {
         (Some(Value::U8(codes)), Some(grid)) => {

@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | [`Stage::Equalize`] | yes | yes | | [`equalize`](super::equalize): channels of one value brought to like ranges |
 //! | [`Stage::Smooth`] | yes | yes | | [`smooth_quant`](super::smooth_quant): outliers of activations moved into weights |
+//! | [`Stage::Scale`] | | | yes | [`awq`](super::awq): channels of large activations given larger weights |
 //! | [`Stage::Ranges`] | yes | | | ranges of activations by least squared error, in place of the configuration's observer |
 //! | [`Stage::Fit`] | yes | yes | yes | [`gptq`]: weights fitted to what they are multiplied with |
 //! | [`Stage::Biases`] | yes | yes | yes | [`bias_correction`](super::bias_correction): means of channels put back |
@@ -30,6 +31,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
 
+use super::awq;
 use super::bias_correction::correct_biases;
 use super::equalize::{Equalization, equalize};
 use super::gptq::{self, Gptq};
@@ -88,6 +90,8 @@ pub enum Stage {
     Equalize,
     /// Outliers of activations moved into weights.
     Smooth,
+    /// Channels of large activations given larger weights.
+    Scale,
     /// Ranges of activations by least squared error.
     Ranges,
     /// Weights fitted to samples.
@@ -101,6 +105,7 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Stage::Equalize => "equalize",
             Stage::Smooth => "smooth",
+            Stage::Scale => "scale channels",
             Stage::Ranges => "ranges",
             Stage::Fit => "fit weights",
             Stage::Biases => "correct biases",
@@ -120,8 +125,8 @@ impl Recipe {
     pub fn new(effort: Effort) -> Self {
         let stages = match effort {
             Effort::Fast => vec![],
-            Effort::Balanced => vec![Stage::Equalize, Stage::Smooth, Stage::Ranges, Stage::Biases],
-            Effort::Best => vec![Stage::Equalize, Stage::Smooth, Stage::Ranges, Stage::Fit, Stage::Biases],
+            Effort::Balanced => vec![Stage::Equalize, Stage::Smooth, Stage::Scale, Stage::Ranges, Stage::Biases],
+            Effort::Best => vec![Stage::Equalize, Stage::Smooth, Stage::Scale, Stage::Ranges, Stage::Fit, Stage::Biases],
         };
         Recipe { stages, gptq: Gptq::new() }
     }
@@ -211,6 +216,11 @@ impl Recipe {
     ) -> Result<Improved> {
         self.twice(model, batches, progress, |trials| {
             trials.begin(|_| quantize_weights(model, config))?;
+            trials.attempt(Stage::Scale, |float, _, samples, progress| {
+                let scaled = samples.with(|batches| awq::scale_channels(float, batches, config, progress))?;
+                let changed = scaled.values.iter().any(|value| value.strength.is_some());
+                if changed { Ok(Some((scaled.model.clone(), quantize_weights(&scaled.model, config)?))) } else { Ok(None) }
+            })?;
             trials.attempt(Stage::Fit, |float, _, samples, progress| {
                 // What is rounded by chance is not fitted.
                 if config.rounding() != Rounding::Nearest {

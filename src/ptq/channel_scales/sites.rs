@@ -1,4 +1,4 @@
-//! Values that can be smoothed: who writes them, who reads them.
+//! Values whose channels can be scaled: who writes them, who reads them.
 
 use std::collections::HashMap;
 
@@ -74,10 +74,10 @@ fn site(model: &Model, wiring: &Wiring<'_>, edge: Edge) -> Result<Site, SkipReas
 }
 
 impl Site {
-    /// The layers that read the value, with their names.
-    pub fn readers<'m>(&self, model: &'m Model) -> impl Iterator<Item = (&'m str, &'m Linear)> {
+    /// The layers that read the value, with their positions.
+    pub fn readers<'m>(&self, model: &'m Model) -> impl Iterator<Item = (usize, &'m Linear)> {
         self.readers.iter().filter_map(move |&reader| match model.nodes()[reader].layer() {
-            Layer::Linear(linear) => Some((model.nodes()[reader].name(), linear)),
+            Layer::Linear(linear) => Some((reader, linear)),
             _ => None,
         })
     }
