@@ -160,8 +160,7 @@ fn improve(arguments: &Arguments, model: &Model) -> Result<Improved> {
     let batches = calibration(arguments, model, path)?;
     let batches: Vec<Vec<(&str, &Value)>> = batches.iter().map(by_name).collect();
     let batches: Vec<&[(&str, &Value)]> = batches.iter().map(Vec::as_slice).collect();
-    let gptq = arguments.threads.map_or(Gptq::new(), |threads| Gptq::new().with_threads(threads));
-    let recipe = Recipe::new(arguments.effort.unwrap_or_default()).with_gptq(gptq);
+    let recipe = Recipe::new(arguments.effort.unwrap_or_default()).with_gptq(gptq(arguments));
     let start = Instant::now();
     let improved = match arguments.mode {
         Mode::Static => recipe.quantize_static(model, &batches, &static_config(arguments)?, progress()),
@@ -170,6 +169,12 @@ fn improve(arguments: &Arguments, model: &Model) -> Result<Improved> {
     };
     quantized_in(start);
     improved
+}
+
+/// How weights are fitted.
+fn gptq(arguments: &Arguments) -> Gptq {
+    let gptq = arguments.threads.map_or(Gptq::new(), |threads| Gptq::new().with_threads(threads));
+    arguments.sweeps.map_or(gptq, |sweeps| gptq.with_sweeps(sweeps))
 }
 
 /// What the command line says of weights.
@@ -201,8 +206,7 @@ fn weights(arguments: &Arguments, model: &Model) -> Result<Model> {
             let batches = calibration(arguments, model, path)?;
             let batches: Vec<Vec<(&str, &Value)>> = batches.iter().map(|batch| by_name(batch)).collect();
             let batches: Vec<&[(&str, &Value)]> = batches.iter().map(Vec::as_slice).collect();
-            let gptq = arguments.threads.map_or(Gptq::new(), |threads| Gptq::new().with_threads(threads));
-            gptq::quantize_weights(model, &batches, &config, &gptq, progress()).map(|fitted| fitted.model)
+            gptq::quantize_weights(model, &batches, &config, &gptq(arguments), progress()).map(|fitted| fitted.model)
         }
     };
     quantized_in(start);

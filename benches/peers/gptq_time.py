@@ -10,7 +10,8 @@ as they then are. Single precision. Inputs are correlated (neighbours by 0.9), s
 
 Printed: seconds by the clock and of the processor (the machine may be busy: the fewest of all repetitions), by part; and the decibels of
 the outputs, sum y^2 / sum (y - q)^2 on as many other rows, beside plain rounding. With --tool the crate on the same layer and rows, one
-thread: by the clock what `quantize_onnx` says that quantizing took, of the processor all that it did, with reading and running the layer.
+thread, the same algorithm (grids of the range, no descent after it) and what it does by default (grids of least squares, three sweeps of
+descent): by the clock what `quantize_onnx` says that quantizing took, of the processor all that it did, with reading and running the layer.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def gptq(weight, inputs, group, clock):
     return made
 
 
-def by_tool(tool, weight, inputs, others, group):
+def by_tool(tool, weight, inputs, others, format, more):
     """(seconds by the clock, of the processor, outputs on the other rows) of the crate."""
     with tempfile.TemporaryDirectory() as folder:
         path, rows, given, made = (Path(folder) / name for name in ("layer.onnx", "rows", "others", "made"))
@@ -121,7 +122,7 @@ def by_tool(tool, weight, inputs, others, group):
         onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
         safetensors.torch.save_file({"x": inputs.contiguous()}, rows)
         safetensors.torch.save_file({"x": others.contiguous()}, given)
-        command = [tool, path, "--mode", "weight-only", "--weights", f"uint{BITS}:g{group}", "--calibration", rows]
+        command = [tool, path, "--mode", "weight-only", "--weights", format, *more, "--calibration", rows]
         command += ["--input", given, "--output", made, "--threads", 1, "--json"]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
@@ -158,10 +159,12 @@ def main():
     reached, before = (decibels(exact, others @ values.T) for values in (made, plain(weight, arguments.group)))
     print(f"outputs on other rows: {reached:.2f} dB, plain rounding {before:.2f} dB")
     if arguments.tool:
-        found = [by_tool(arguments.tool, weight, inputs, others, arguments.group) for _ in range(arguments.repeat)]
-        wall, cpu = (min(run[i] for run in found) for i in range(2))
-        reached = decibels(exact, found[0][2])
-        print(f"{Path(arguments.tool).name}: {wall:.2f} s by the clock, {cpu:.2f} s of the processor, {reached:.2f} dB")
+        format = f"uint{BITS}:g{arguments.group}"
+        for name, format, more in (("same algorithm", f"{format}:range", ["--sweeps", 0]), ("default", format, [])):
+            found = [by_tool(arguments.tool, weight, inputs, others, format, more) for _ in range(arguments.repeat)]
+            wall, cpu = (min(run[i] for run in found) for i in range(2))
+            reached = decibels(exact, found[0][2])
+            print(f"{Path(arguments.tool).name}, {name}: {wall:.2f} s by the clock, {cpu:.2f} s of the processor, {reached:.2f} dB")
 
 
 if __name__ == "__main__":

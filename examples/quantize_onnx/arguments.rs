@@ -17,7 +17,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--input IN.safetensors --output OUT.safetensors] [--export OUT.onnx] [--save OUT.safetensors]
                      [--report OUT.html] [--target-drop POINTS [--objective smallest|fastest]]
                      [--calibration CAL.safetensors] [--observer NAME] [--batch N]
-                     [--weights FORMAT] [--activations float|int8] [--effort fast|balanced|best] [--weight-bits N]
+                     [--weights FORMAT] [--activations float|int8] [--effort fast|balanced|best] [--sweeps N]
+                     [--weight-bits N]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
   --mode float       run the model as it is; what --save made (*.safetensors) too
@@ -30,6 +31,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      and `labels` (integers) where there are some
   --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, ranges,
                      biases), best (weights fitted too); each step is kept where it helps on a quarter of them, held out
+  --sweeps N         where weights are fitted: sweeps of descent after GPTQ's feedback of errors, 3 (default), 0 for none
   --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,
                      entropy, range:MIN:MAX
   --weight-bits N    of --mode static: bits of weights, 2 to 8 (default); below 8 with scales of least squared error
@@ -84,6 +86,7 @@ pub struct Arguments {
     pub calibration: Option<PathBuf>,
     pub observer: Option<ObserverKind>,
     pub effort: Option<Effort>,
+    pub sweeps: Option<usize>,
     pub weight_bits: Option<u32>,
     pub batch: Option<usize>,
     pub weights: Option<WeightFormat>,
@@ -103,7 +106,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
     let (mut export, mut save, mut report, mut target_drop) = (None, None, None, None);
     let (mut objective, mut calibration, mut observer, mut batch) = (None, None, None, None);
-    let (mut weights, mut activations, mut effort, mut weight_bits) = (None, None, None, None);
+    let (mut weights, mut activations, mut effort, mut sweeps, mut weight_bits) = (None, None, None, None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -126,6 +129,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("calibration") => calibration = Some(PathBuf::from(parser.value()?)),
             Arg::Long("observer") => observer = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
             Arg::Long("effort") => effort = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
+            Arg::Long("sweeps") => sweeps = Some(parser.value()?.parse()?),
             Arg::Long("weight-bits") => match parser.value()?.parse()? {
                 bits @ 2..=8 => weight_bits = Some(bits),
                 bits => return Err(format!("--weight-bits is {bits}: 2 to 8").into()),
@@ -197,6 +201,9 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if !calibrated && calibration.is_some() && report.is_none() && target_drop.is_none() {
         return Err("--calibration belongs to --mode static, --mode weight-only, --effort, --report and --target-drop".into());
     }
+    if sweeps.is_some() && effort != Some(Effort::Best) && !(mode == Mode::WeightOnly && calibration.is_some() && effort.is_none()) {
+        return Err("--sweeps belongs to fitted weights: --effort best, or --mode weight-only with --calibration".into());
+    }
     if mode == Mode::WeightOnly && target_drop.is_some() {
         return Err("--target-drop chooses among int8 layers: --mode weight-only has none".into());
     }
@@ -222,6 +229,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         calibration,
         observer,
         effort,
+        sweeps,
         weight_bits,
         batch,
         weights,

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::hessian::Products;
-use super::levels::{Grid, Levels, Strip, by_strips, nearest};
+use super::levels::{Grid, Levels, Strip, by_strips};
 use crate::error::Result;
+use crate::kernels::math::vectorized;
 
 /// Columns whose gradients are kept up to date together.
 const BLOCK: usize = 128;
@@ -81,28 +82,35 @@ fn move_blocks(strip: &mut Strip<'_>, errors: &mut [f32], products: &mut Product
 /// these columns, and are kept so.
 fn move_codes(strip: &mut Strip<'_>, errors: &mut [f32], products: &Products<'_>, columns: Range<usize>, gradients: &mut [f32]) {
     let (d, rows, width) = (strip.grid().columns, strip.rows.len(), columns.len());
-    let h = products.values();
-    for row in 0..rows {
-        let levels: Levels = strip.levels(strip.group_of(row, columns.start));
-        let gradients = &mut gradients[row * width..][..width];
-        for (i, column) in columns.clone().enumerate() {
-            let (index, curvature) = (row * d + column, h[column * d + column]);
-            if curvature <= 0.0 || !strip.moves(index) {
-                continue;
+    // In one piece, as in the feedback.
+    let h: Vec<f32> =
+        columns.clone().flat_map(|column| &products.values()[column * d + columns.start..column * d + columns.end]).copied().collect();
+    let levels: Vec<Levels> = (0..rows).map(|row| strip.levels(strip.group_of(row, columns.start))).collect();
+    vectorized(
+        #[inline(always)]
+        || {
+            for (row, levels) in levels.iter().enumerate() {
+                let gradients = &mut gradients[row * width..][..width];
+                for i in 0..width {
+                    let (index, curvature) = (row * d + columns.start + i, h[i * width + i]);
+                    if curvature <= 0.0 || !strip.moves(index) {
+                        continue;
+                    }
+                    let old = strip.values[index];
+                    let level = levels.nearest(old - gradients[i] / curvature);
+                    let step = level.0 - old;
+                    let gain = -step * (2.0 * gradients[i] + step * curvature);
+                    if gain <= LEAST * curvature * step * step {
+                        continue;
+                    }
+                    strip.set(index, level);
+                    errors[index] = level.0 - strip.exact[index];
+                    let neighbours = &h[i * width..(i + 1) * width];
+                    gradients.iter_mut().zip(neighbours).for_each(|(gradient, h)| *gradient += step * h);
+                }
             }
-            let old = strip.values[index];
-            let level = nearest(&levels, old - gradients[i] / curvature);
-            let step = level.0 - old;
-            let gain = -step * (2.0 * gradients[i] + step * curvature);
-            if gain <= LEAST * curvature * step * step {
-                continue;
-            }
-            strip.set(index, level);
-            errors[index] = level.0 - strip.exact[index];
-            let neighbours = &h[column * d + columns.start..column * d + columns.end];
-            gradients.iter_mut().zip(neighbours).for_each(|(gradient, h)| *gradient += step * h);
-        }
-    }
+        },
+    );
 }
 
 /// The scale of these columns' group (and its offset) to where each row's error is least, as far as the scale's format can say it. Says

@@ -1,8 +1,9 @@
 //! Rounding column by column, each column told the errors of those before it.
 
 use super::factor::Factor;
-use super::levels::{Grid, Levels, Strip, by_strips, nearest};
+use super::levels::{Grid, Levels, Strip, by_strips};
 use crate::error::Result;
+use crate::kernels::math::vectorized;
 use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, WeightLayout, Workspace, matmul_f32};
 
 /// Columns whose errors are passed on one by one; those of whole blocks go through products.
@@ -39,25 +40,36 @@ fn round_strip(strip: &mut Strip<'_>, factor: &Factor) -> Result<()> {
             let dst = MatrixMut::new(wanted, rows, width)?;
             matmul_f32(lhs, rhs, WeightLayout::Kn, &FloatEpilogue::new().with_accumulate(true), dst, &mut workspace, 1)?;
         }
-        for row in 0..rows {
-            let wanted = &mut wanted[row * width..][..width];
-            for (i, position) in block.clone().enumerate() {
-                let column = factor.order[position];
-                let index = row * d + column;
-                let exact = strip.exact[index];
-                // Where nothing came from other columns the code stays that of rounding, ties and all.
-                if strip.moves(index) && wanted[i] != exact {
-                    let level = nearest(&levels[strip.group_of(row, column)], wanted[i]);
-                    strip.set(index, level);
+        // The block's part of the factor in one piece: rows of the whole lie so far apart that they drive each other out of the cache.
+        let within: Vec<f32> =
+            block.clone().flat_map(|position| &factor.values[position * d + block.start..position * d + block.end]).copied().collect();
+        let columns = &factor.order[block.clone()];
+        let groups = strip.groups_within(columns);
+        vectorized(
+            #[inline(always)]
+            || {
+                for row in 0..rows {
+                    let wanted = &mut wanted[row * width..][..width];
+                    let errors = &mut errors[row * d..][block.clone()];
+                    let first = strip.group_of(row, 0);
+                    for i in 0..width {
+                        let index = row * d + columns[i];
+                        let exact = strip.exact[index];
+                        // Where nothing came from other columns the code stays that of rounding, ties and all.
+                        if wanted[i] != exact && strip.moves(index) {
+                            let level = levels[first + groups[i]].nearest(wanted[i]);
+                            strip.set(index, level);
+                        }
+                        let error = exact - strip.values[index];
+                        errors[i] = error;
+                        if error != 0.0 {
+                            let next = &within[i * width + i + 1..(i + 1) * width];
+                            wanted[i + 1..].iter_mut().zip(next).for_each(|(to, v)| *to += error * v);
+                        }
+                    }
                 }
-                let error = exact - strip.values[index];
-                errors[row * d + position] = error;
-                if error != 0.0 {
-                    let next = &factor.values[position * d + position + 1..position * d + block.end];
-                    wanted[i + 1..].iter_mut().zip(next).for_each(|(to, v)| *to += error * v);
-                }
-            }
-        }
+            },
+        );
     }
     Ok(())
 }

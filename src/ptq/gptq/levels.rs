@@ -48,8 +48,37 @@ pub(super) struct Done {
     first_group: usize,
 }
 
-/// The values of a group's codes, ascending, each with a code of it.
-pub(super) type Levels = Vec<(f32, u16)>;
+/// The values of a group's codes, each with a code of it.
+pub(super) struct Levels {
+    /// Ascending, then infinities that fill the last [`LANES`].
+    values: Vec<f32>,
+    codes: Vec<u16>,
+}
+
+/// Levels that are compared with a value together.
+const LANES: usize = 16;
+/// As many levels as are compared one and all; among more, halves are left out.
+const FEW: usize = 32;
+
+impl Levels {
+    /// The level nearest to a value, and its code; of two as near the lower.
+    #[inline(always)]
+    pub fn nearest(&self, value: f32) -> (f32, u16) {
+        let levels = &self.values[..self.codes.len()];
+        let above = if levels.len() <= FEW {
+            let below = |levels: &[f32]| levels.iter().map(|&level| u32::from(level < value)).sum::<u32>();
+            self.values.chunks_exact(LANES).map(below).sum::<u32>() as usize
+        } else {
+            levels.partition_point(|&level| level < value)
+        };
+        let lower = above.saturating_sub(1);
+        match (levels.get(lower), levels.get(above)) {
+            (Some(&below), Some(&next)) if lower == above || value - below > next - value => (next, self.codes[above]),
+            (Some(&below), _) => (below, self.codes[lower]),
+            (None, _) => (0.0, 0),
+        }
+    }
+}
 
 impl Grid {
     /// From weights whose scales, zero points and levels are settled.
@@ -143,12 +172,19 @@ impl<'g> Strip<'g> {
         self.grid.start.group_of((self.rows.start + row) * self.grid.columns + column) - self.first_group
     }
 
+    /// The group of each of these columns, counted from that of the row's first.
+    pub fn groups_within(&self, columns: &[usize]) -> Vec<usize> {
+        let first = self.group_of(0, 0);
+        columns.iter().map(|&column| self.group_of(0, column) - first).collect()
+    }
+
     /// Groups of the strip.
     pub fn groups(&self) -> usize {
         self.scales.len()
     }
 
     /// Whether the weight has a code that counts.
+    #[inline]
     pub fn moves(&self, index: usize) -> bool {
         self.grid.kept.is_empty() || self.grid.kept.binary_search(&(self.rows.start * self.grid.columns + index)).is_err()
     }
@@ -156,12 +192,15 @@ impl<'g> Strip<'g> {
     /// What the codes of a group stand for now.
     pub fn levels(&self, group: usize) -> Levels {
         let values = self.grid.start.values(self.first_group + group, self.scales[group], self.offset(group));
-        let mut levels: Levels = values.into_iter().zip(0..).filter(|(value, _)| value.is_finite()).collect();
+        let mut levels: Vec<(f32, u16)> = values.into_iter().zip(0..).filter(|(value, _)| value.is_finite()).collect();
         levels.sort_by(|a, b| a.0.total_cmp(&b.0));
-        levels
+        let (mut values, codes): (Vec<f32>, Vec<u16>) = levels.into_iter().unzip();
+        values.resize(codes.len().next_multiple_of(LANES), f32::INFINITY);
+        Levels { values, codes }
     }
 
     /// Sets a weight to a level.
+    #[inline(always)]
     pub fn set(&mut self, index: usize, (value, code): (f32, u16)) {
         self.values[index] = value;
         self.codes[index] = code;
@@ -241,15 +280,4 @@ pub(super) fn by_strips(
     };
     done?.into_iter().for_each(|strip| grid.put(strip));
     Ok(())
-}
-
-/// The level nearest to a value; of two as near the lower.
-pub(super) fn nearest(levels: &[(f32, u16)], value: f32) -> (f32, u16) {
-    let above = levels.partition_point(|level| level.0 < value);
-    match (above.checked_sub(1).map(|below| levels[below]), levels.get(above)) {
-        (Some(below), Some(&above)) if value - below.0 <= above.0 - value => below,
-        (_, Some(&above)) => above,
-        (Some(below), None) => below,
-        (None, None) => (0.0, 0),
-    }
 }
