@@ -45,6 +45,8 @@ const PLAIN: &[&str] = &[
     "int6",
     "int7:g30",
     "int16",
+    "uint16:g32",
+    "offset16",
     "uint6:g16",
     "offset4:g32",
     "kmeans4:own",

@@ -130,6 +130,7 @@ fn looked_up(writer: &mut Writer<'_>, name: &str, weights: &QuantizedWeights, [r
             let bytes: Vec<u8> = indices.chunks(2).map(|two| two[0] as u8 | (two.get(1).copied().unwrap_or(0) as u8) << 4).collect();
             Value::from_packed(DType::U4, Shape::new(groups.dims)?, &bytes)?
         }
+        false if per_group > 256 => Tensor::new(groups.dims, indices)?.into(),
         false => Tensor::new(groups.dims, indices.into_iter().map(|index| index as u8).collect::<Vec<u8>>())?.into(),
     };
     let codes = writer.constant(&format!("{name}.weight"), codes);
