@@ -263,6 +263,9 @@ fn static_config(arguments: &Arguments) -> Result<QConfig> {
     if let Some(bits) = arguments.weight_bits.filter(|bits| *bits < 8) {
         scheme = scheme.with_weights(Scheme::INT8_WEIGHT.with_bits(bits)).with_weight_scales(WeightScales::LeastSquares);
     }
+    if let Some(bits) = arguments.activation_bits {
+        scheme = scheme.with_activations(Scheme::UINT8_ACTIVATION.with_bits(bits));
+    }
     samples::config(arguments, QConfig::new(scheme))
 }
 

@@ -18,7 +18,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--report OUT.html] [--target-drop POINTS [--objective smallest|fastest]]
                      [--calibration CAL.safetensors] [--observer NAME] [--batch N]
                      [--weights FORMAT] [--activations float|int8] [--effort fast|balanced|best] [--sweeps N]
-                     [--weight-bits N]
+                     [--weight-bits N] [--activation-bits N]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
   --mode float       run the model as it is; what --save made (*.safetensors) too
@@ -35,6 +35,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,
                      entropy, range:MIN:MAX
   --weight-bits N    of --mode static: bits of weights, 2 to 8 (default); below 8 with scales of least squared error
+  --activation-bits N of --mode static: bits of the values between layers, 2 to 8 (default)
   --batch N          calibrate on N samples at a time; default: as many as the model takes
   --kinds KIND,...   quantize layers of these kinds (conv2d, linear, ...); default: every kind that can be
   --exclude GLOB,... leave out layers of these names
@@ -88,6 +89,7 @@ pub struct Arguments {
     pub effort: Option<Effort>,
     pub sweeps: Option<usize>,
     pub weight_bits: Option<u32>,
+    pub activation_bits: Option<u32>,
     pub batch: Option<usize>,
     pub weights: Option<WeightFormat>,
     pub activations: Option<Activations>,
@@ -106,7 +108,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut model, mut mode, mut input, mut output) = (None, None, None, None);
     let (mut export, mut save, mut report, mut target_drop) = (None, None, None, None);
     let (mut objective, mut calibration, mut observer, mut batch) = (None, None, None, None);
-    let (mut weights, mut activations, mut effort, mut sweeps, mut weight_bits) = (None, None, None, None, None);
+    let (mut weights, mut activations, mut effort, mut sweeps) = (None, None, None, None);
+    let (mut weight_bits, mut activation_bits) = (None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -133,6 +136,10 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("weight-bits") => match parser.value()?.parse()? {
                 bits @ 2..=8 => weight_bits = Some(bits),
                 bits => return Err(format!("--weight-bits is {bits}: 2 to 8").into()),
+            },
+            Arg::Long("activation-bits") => match parser.value()?.parse()? {
+                bits @ 2..=8 => activation_bits = Some(bits),
+                bits => return Err(format!("--activation-bits is {bits}: 2 to 8").into()),
             },
             Arg::Long("batch") => match parser.value()?.parse()? {
                 0 => return Err("--batch is 0: at least 1".into()),
@@ -197,6 +204,9 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if mode != Mode::Static && weight_bits.is_some() {
         return Err("--weight-bits belongs to --mode static; --mode weight-only has --weights".into());
     }
+    if mode != Mode::Static && activation_bits.is_some() {
+        return Err("--activation-bits belongs to --mode static".into());
+    }
     let calibrated = matches!(mode, Mode::Static | Mode::WeightOnly) || effort.is_some();
     if !calibrated && calibration.is_some() && report.is_none() && target_drop.is_none() {
         return Err("--calibration belongs to --mode static, --mode weight-only, --effort, --report and --target-drop".into());
@@ -231,6 +241,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         effort,
         sweeps,
         weight_bits,
+        activation_bits,
         batch,
         weights,
         activations,

@@ -39,6 +39,8 @@ pub(crate) struct Anchor<'a> {
     pub scheme: &'a StaticScheme,
     /// The edge where its codes come out, if it writes any.
     pub out: Option<usize>,
+    /// The edge that its output stage writes, codes or not.
+    pub end: usize,
     /// The edge that is added before rounding.
     pub residual: Option<usize>,
     pub activation: Activation,
@@ -230,7 +232,7 @@ impl StaticPlan {
         let (Role::Anchor(group), LayerConfig::Static(scheme)) = (&self.roles.roles[node], &self.configs[node]) else { return None };
         let out = self.model.nodes()[group.last(node)].outputs()[0].index;
         let residual = group.residual.map(|(_, edge)| edge.index);
-        Some(Anchor { scheme, out: self.roles.wanted[out].then_some(out), residual, activation: group.activation })
+        Some(Anchor { scheme, out: self.roles.wanted[out].then_some(out), end: out, residual, activation: group.activation })
     }
 
     /// The names of the layers with weights in codes, in the order in which they run.

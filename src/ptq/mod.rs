@@ -67,6 +67,7 @@ pub mod gptq;
 mod layers;
 mod norm_statistics;
 pub mod recipe;
+pub mod reconstruct;
 pub mod smooth_quant;
 mod statistics;
 mod weight_only;

@@ -68,13 +68,17 @@ mod parameter;
 mod qat;
 mod tape;
 
+pub(crate) use arithmetic::Arithmetic;
 pub use arithmetic::Mode;
+pub(crate) use array::Array;
 pub use checkpoint::{checkpoint, resume};
+pub(crate) use fake_quantize::{learned_steps, quantize_steps};
 pub use fake_quantize::{
     CodeBounds, fake_quantize, fake_quantize_backward, lsq_backward, lsq_factor, lsq_plus_backward, pact, pact_backward,
 };
 pub use fit::{Batch, Schedule, Training, shuffled};
 pub use fixed_point::{FixedPoint, FixedPointConfig, FixedPointNetwork};
+pub(crate) use graph::Graph;
 pub use loss::{cross_entropy, distillation, mean_squared_error};
 pub use network::{Network, Trainable};
 pub use optim::{Adam, Optimizer, Sgd};

@@ -7,6 +7,7 @@
 //! | [`Stage::Scale`] | | | yes | [`awq`](super::awq): channels of large activations given larger weights |
 //! | [`Stage::Ranges`] | yes | | | ranges of activations by least squared error, in place of the configuration's observer |
 //! | [`Stage::Fit`] | yes | yes | yes | [`gptq`]: weights fitted to what they are multiplied with |
+//! | [`Stage::Rounding`] | below 8 bits | | | [`reconstruct`](super::reconstruct): roundings learned, block by block |
 //! | [`Stage::Biases`] | yes | yes | yes | [`bias_correction`](super::bias_correction): means of channels put back |
 //!
 //! [`Effort`] says which of them are tried. A quarter of the samples is held out; after each step the quantized model runs on it, and the step
@@ -35,11 +36,12 @@ use super::awq;
 use super::bias_correction::correct_biases;
 use super::equalize::{Equalization, equalize};
 use super::gptq::{self, Gptq};
+use super::reconstruct::{self, Reconstruction};
 use super::smooth_quant::{Ranges, smooth_quant};
 use super::{Calibrator, WeightConfig, quantize_dynamic, quantize_weights};
-use crate::convert::{QConfig, convert};
+use crate::convert::{LayerConfig, QConfig, convert};
 use crate::error::{Error, Result};
-use crate::nn::{LayerKind, Model};
+use crate::nn::{LayerKind, Model, Node};
 use crate::progress::Progress;
 use crate::quant::Rounding;
 use crate::quant::observer::ObserverKind;
@@ -96,6 +98,8 @@ pub enum Stage {
     Ranges,
     /// Weights fitted to samples.
     Fit,
+    /// Roundings of weights and scales of values learned, block by block.
+    Rounding,
     /// Means of channels put back.
     Biases,
 }
@@ -108,6 +112,7 @@ impl fmt::Display for Stage {
             Stage::Scale => "scale channels",
             Stage::Ranges => "ranges",
             Stage::Fit => "fit weights",
+            Stage::Rounding => "learn rounding",
             Stage::Biases => "correct biases",
         })
     }
@@ -118,6 +123,7 @@ impl fmt::Display for Stage {
 pub struct Recipe {
     stages: Vec<Stage>,
     gptq: Gptq,
+    reconstruction: Reconstruction,
 }
 
 impl Recipe {
@@ -126,9 +132,9 @@ impl Recipe {
         let stages = match effort {
             Effort::Fast => vec![],
             Effort::Balanced => vec![Stage::Equalize, Stage::Smooth, Stage::Scale, Stage::Ranges, Stage::Biases],
-            Effort::Best => vec![Stage::Equalize, Stage::Smooth, Stage::Scale, Stage::Ranges, Stage::Fit, Stage::Biases],
+            Effort::Best => vec![Stage::Equalize, Stage::Smooth, Stage::Scale, Stage::Ranges, Stage::Fit, Stage::Rounding, Stage::Biases],
         };
-        Recipe { stages, gptq: Gptq::new() }
+        Recipe { stages, gptq: Gptq::new(), reconstruction: Reconstruction::new() }
     }
 
     /// With a step, or without it.
@@ -145,6 +151,12 @@ impl Recipe {
     #[must_use]
     pub fn with_gptq(self, gptq: Gptq) -> Self {
         Recipe { gptq, ..self }
+    }
+
+    /// How roundings are learned.
+    #[must_use]
+    pub fn with_reconstruction(self, reconstruction: Reconstruction) -> Self {
+        Recipe { reconstruction, ..self }
     }
 
     /// [`quantize_static`](crate::quantize_static) by the steps of the recipe; `model` is untouched. `batches` are inputs by name, with
@@ -171,9 +183,23 @@ impl Recipe {
             let kept = histogram != *config
                 && trials.attempt(Stage::Ranges, |float, _, samples, _| Ok(Some((float.clone(), plain(float, &histogram, samples)?))))?;
             let config = if kept { &histogram } else { config };
-            trials.attempt(Stage::Fit, |float, _, samples, progress| {
-                let (fitted, _) = samples.with(|batches| gptq::quantize_static(float, batches, config, &self.gptq, progress))?;
+            let mut calibration = None;
+            let kept = trials.attempt(Stage::Fit, |float, _, samples, progress| {
+                let (fitted, found) = samples.with(|batches| gptq::quantize_static(float, batches, config, &self.gptq, progress))?;
+                calibration = Some(found);
                 Ok(Some((float.clone(), fitted.model)))
+            })?;
+            let calibration = calibration.filter(|_| kept);
+            trials.attempt(Stage::Rounding, |float, _, samples, progress| {
+                if !is_below_8_bits(float, config) {
+                    return Ok(None);
+                }
+                let how = &self.reconstruction;
+                let (rebuilt, _) = samples.with(|batches| match &calibration {
+                    Some(start) if std::env::var("R_PLAIN").is_err() => reconstruct::reconstruct(float, batches, config, start, how, progress),
+                    _ => reconstruct::quantize_static(float, batches, config, how, progress),
+                })?;
+                Ok(Some((float.clone(), rebuilt.model)))
             })?;
             self.correct(trials)
         })
@@ -284,6 +310,17 @@ impl Recipe {
         let model = quantized.expect("steps begin with a quantized model");
         Ok(Improved { model, float, plain, db, stages })
     }
+}
+
+/// Whether a layer that the configuration makes static has weights or values of fewer bits.
+fn is_below_8_bits(model: &Model, config: &QConfig) -> bool {
+    let is_below = |node: &Node| match config.of(node) {
+        LayerConfig::Static(scheme) if [LayerKind::Conv2d, LayerKind::Linear].contains(&node.layer().kind()) => {
+            scheme.weights.bits() < 8 || scheme.activations.bits() < 8
+        }
+        _ => false,
+    };
+    model.nodes().iter().any(is_below)
 }
 
 /// The steps tried so far: the float model, what it is quantized, and how near that is.

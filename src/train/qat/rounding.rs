@@ -50,7 +50,7 @@ impl FakeQuantization {
         for (index, node) in nodes.iter().enumerate() {
             node.outputs().iter().for_each(|edge| only_codes[edge.index] = integer[index]);
             let (Some(anchor), Some(read)) = (plan.anchor(index), node.reads().next()) else { continue };
-            let Anchor { scheme, out, residual, activation } = anchor;
+            let Anchor { scheme, out, residual, activation, .. } = anchor;
             let grid = |edge: usize| grids[&plan.root(edge)];
             let places = (graph.own(index)[0], grid(read.index), out.is_some());
             weights.insert(index, WeightQuantizer::new(node.name(), scheme, &config.weights, non_finite, places, parameters)?);
