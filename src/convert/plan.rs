@@ -260,6 +260,14 @@ impl StaticPlan {
         }
     }
 
+    /// By channel with a bias of a static layer, the least scale of weights with which it fits when its input has this grid.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a node without weights in codes.
+    pub(crate) fn least_scales(&self, node: usize, input: U8Grid) -> Result<Vec<f64>> {
+        least_scales(self.model.nodes()[node].layer(), input)
+    }
+
     /// The edge whose grid the codes of an edge have.
     pub(crate) fn root(&self, edge: usize) -> usize {
         self.roles.root[edge]

@@ -72,10 +72,10 @@ pub(crate) use arithmetic::Arithmetic;
 pub use arithmetic::Mode;
 pub(crate) use array::Array;
 pub use checkpoint::{checkpoint, resume};
-pub(crate) use fake_quantize::{learned_steps, quantize_steps};
 pub use fake_quantize::{
     CodeBounds, fake_quantize, fake_quantize_backward, lsq_backward, lsq_factor, lsq_plus_backward, pact, pact_backward,
 };
+pub(crate) use fake_quantize::{learned_steps, quantize_steps};
 pub use fit::{Batch, Schedule, Training, shuffled};
 pub use fixed_point::{FixedPoint, FixedPointConfig, FixedPointNetwork};
 pub(crate) use graph::Graph;

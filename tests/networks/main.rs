@@ -22,6 +22,7 @@ mod quantize_dynamic;
 mod quantize_static;
 mod quantize_weights;
 mod recipe;
+mod reconstruct;
 mod rewriting;
 mod smooth_quant;
 #[cfg(all(feature = "onnx", feature = "safetensors"))]

@@ -41,7 +41,8 @@ fn the_best_effort_comes_nearer_in_every_mode() {
         let batch: &[(&str, &Value)] = &[("image", &value)];
         let y = model.forward(&x).unwrap();
         let db = |small: &Model| sqnr_db(y.as_slice(), small.forward(&x).unwrap().as_slice()).unwrap();
-        let best = Recipe::new(Effort::Best);
+        // Learned roundings have their own tests.
+        let best = Recipe::new(Effort::Best).with(Stage::Rounding, false);
         let config = WeightConfig::new("int3:g16".parse().unwrap());
         let improved = best.quantize_static(&model, &[batch], &coarse(), Progress::silent()).unwrap();
         gains[0] += check(&improved, &model, &x) - db(&quantize_static(&model, [&given], &coarse()).unwrap());
@@ -79,9 +80,10 @@ fn steps_are_switched_and_samples_are_split() {
     check(&improved, &model, &x);
     let none = Recipe::new(Effort::Best).quantize_static(&model, &[], &coarse(), Progress::silent());
     assert!(matches!(none, Err(Error::Empty { .. })));
-    for stage in ["recipe", "equalize", "fit weights", "correct biases"] {
+    for stage in ["recipe", "equalize", "fit weights", "learn rounding", "correct biases"] {
         let stop = Progress::new(|step| if step.stage == stage { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
-        let stopped = Recipe::new(Effort::Best).quantize_static(&model, &batches, &coarse(), stop);
+        let recipe = Recipe::new(Effort::Best).with(Stage::Rounding, stage == "learn rounding");
+        let stopped = recipe.quantize_static(&model, &batches, &coarse(), stop);
         assert!(matches!(stopped, Err(Error::Cancelled { .. })), "{stage}");
     }
     let value = Value::from(Tensor::full([4, 3, 14, 11], f32::NAN).unwrap());

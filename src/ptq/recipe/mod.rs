@@ -196,8 +196,8 @@ impl Recipe {
                 }
                 let how = &self.reconstruction;
                 let (rebuilt, _) = samples.with(|batches| match &calibration {
-                    Some(start) if std::env::var("R_PLAIN").is_err() => reconstruct::reconstruct(float, batches, config, start, how, progress),
-                    _ => reconstruct::quantize_static(float, batches, config, how, progress),
+                    Some(start) => reconstruct::reconstruct(float, batches, config, start, how, progress),
+                    None => reconstruct::quantize_static(float, batches, config, how, progress),
                 })?;
                 Ok(Some((float.clone(), rebuilt.model)))
             })?;

@@ -15,6 +15,8 @@ pub(super) struct Grid {
     /// Codes as steps from zero.
     pub steps: (f32, f32),
     pub learned: bool,
+    /// Whether elements are left unrounded by chance.
+    pub drops: bool,
 }
 
 impl Grid {
@@ -27,10 +29,18 @@ impl Grid {
 #[derive(Debug)]
 pub(super) struct Weights {
     pub soft: SoftRounding,
+    /// Place of the logarithms of its scales.
+    pub scales: usize,
     /// As they began.
     pub start: QuantizedTensor<i8>,
     /// The grid of what the layer reads, where its sums become codes: then its bias is rounded to their unit.
     pub input: Option<Grid>,
+}
+
+impl Weights {
+    pub fn scales(&self, parameters: &[Parameter]) -> Vec<f32> {
+        parameters[self.scales].value().as_slice().iter().map(|&log| f64::from(log).exp() as f32).collect()
+    }
 }
 
 /// Which weights a block computes with.
@@ -80,16 +90,18 @@ pub(super) struct Rounder {
 impl Arithmetic for Rounder {
     fn parameters(&mut self, node: usize, own: &[usize], all: &mut [Parameter]) -> Result<Option<Vec<Vec<f32>>>> {
         let Some(weights) = self.weights.get(&node) else { return Ok(None) };
-        let learned = all[own[0]].value().as_slice();
+        let (learned, scales) = (all[own[0]].value().as_slice(), weights.scales(all));
         let mut used = vec![match self.stand {
             Stand::Start => weights.start.dequantize().into_vec(),
-            Stand::Soft => weights.soft.weights(learned)?,
-            Stand::Hard => weights.soft.codes(learned)?.dequantize().into_vec(),
+            Stand::Soft => weights.soft.weights(learned, &scales)?,
+            Stand::Hard => weights.soft.codes(learned, &scales)?.dequantize().into_vec(),
         }];
         if let Some(&place) = own.get(1) {
             let bias = all[place].value().as_slice();
             used.push(match weights.input {
-                Some(grid) => rounded_bias(bias, grid.scale(all), weights.start.params().scales()),
+                Some(grid) => {
+                    rounded_bias(bias, grid.scale(all), if self.stand == Stand::Start { weights.start.params().scales() } else { &scales })
+                }
                 None => bias.to_vec(),
             });
         }
@@ -106,7 +118,10 @@ impl Arithmetic for Rounder {
     ) -> Result<()> {
         // Nothing else of the block learns.
         if let Some(weights) = self.weights.get(&node) {
-            sums.add(own[0], weights.soft.backward(all[own[0]].value().as_slice(), &gradients[0])?);
+            let scales = weights.scales(all);
+            let (by_learned, by_scales) = weights.soft.backward(all[own[0]].value().as_slice(), &scales, &gradients[0])?;
+            sums.add(own[0], by_learned);
+            sums.add(weights.scales, by_scales.iter().zip(&scales).map(|(by_scale, scale)| by_scale * scale).collect());
         }
         Ok(())
     }
@@ -116,7 +131,7 @@ impl Arithmetic for Rounder {
         let mut rounded = vec![0.0; value.data().len()];
         quantize_steps(value.data(), grid.scale(all), grid.steps, self.threads, &mut rounded);
         self.left.remove(&edge);
-        if let (Mode::Train, Some(chance)) = (mode, &self.chance) {
+        if let (Mode::Train, Some(chance)) = (mode, self.chance.as_ref().filter(|_| grid.drops)) {
             let left = chance.leave(edge, value, &mut rounded)?;
             self.left.insert(edge, left);
         }
@@ -155,7 +170,8 @@ impl Chance {
         let unrounded = float.as_ref().map_or(value.data(), Array::data);
         let mut left = vec![false; rounded.len()];
         // Of values without a row for each sample all count as one.
-        let rows = left.chunks_mut(of_a_sample.max(1)).zip(rounded.chunks_mut(of_a_sample.max(1))).zip(unrounded.chunks(of_a_sample.max(1)));
+        let rows =
+            left.chunks_mut(of_a_sample.max(1)).zip(rounded.chunks_mut(of_a_sample.max(1))).zip(unrounded.chunks(of_a_sample.max(1)));
         for (row, ((left, rounded), unrounded)) in rows.enumerate() {
             let sample = self.samples.get(row).copied().unwrap_or(row);
             for (element, ((left, rounded), &unrounded)) in left.iter_mut().zip(rounded).zip(unrounded).enumerate() {

@@ -120,7 +120,7 @@ impl Excerpt {
     ///
     /// # Errors
     /// Those of [`Model::builder`].
-    pub fn new(whole: &Model, block: &Block, rank: impl Fn(Edge) -> Result<usize>) -> Result<Self> {
+    pub fn new(whole: &Model, block: &Block, rank: impl Fn(Edge) -> usize) -> Result<Self> {
         let wiring = Wiring::new(whole);
         let (mut wanted, mut open) = (block.nodes.iter().copied().collect::<HashSet<_>>(), block.nodes.clone());
         let mut inputs = block.inputs.clone();
@@ -137,7 +137,7 @@ impl Excerpt {
         inputs.dedup();
         let (mut net, mut edges) = (Model::builder(), vec![None; whole.edge_count()]);
         for &edge in &inputs {
-            edges[edge.index] = Some(net.input(whole.edge_name(edge), whole.edge_type(edge), &vec![Dim::Any; rank(edge)?])?);
+            edges[edge.index] = Some(net.input(whole.edge_name(edge), whole.edge_type(edge), &vec![Dim::Any; rank(edge)])?);
         }
         let mut nodes: Vec<usize> = wanted.into_iter().collect();
         nodes.sort_unstable();
@@ -162,5 +162,10 @@ impl Excerpt {
             net.output(whole.edge_name(*edge), edges[edge.index].expect("written by a node of the block"))?;
         }
         Ok(Excerpt { model: net.build()?, edges, nodes, inputs })
+    }
+
+    /// Whether an edge of the whole model is rounded here, where it has a grid: outputs that are read later are rounded there.
+    pub fn rounds(&self, block: &Block, edge: usize) -> bool {
+        self.edges[edge].is_some() && block.open.iter().all(|open| open.index != edge)
     }
 }

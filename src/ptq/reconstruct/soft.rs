@@ -21,9 +21,9 @@ const HIGH: f32 = 1.1;
 /// use lowprec::{QParams, Tensor};
 /// let soft = SoftRounding::new(&Tensor::new([1, 3], vec![0.3, -0.9, 9.0])?, &QParams::per_tensor(0.5, 0, -8, 7)?)?;
 /// let v = soft.start();
-/// let w = soft.weights(&v)?;
+/// let w = soft.weights(&v, soft.scales())?;
 /// assert!((w[0] - 0.3).abs() < 1e-6 && (w[1] + 0.9).abs() < 1e-6 && w[2] == 3.5);
-/// assert_eq!(soft.codes(&[1.0, -1.0, 1.0])?.codes(), [1, -2, 7]);
+/// assert_eq!(soft.codes(&[1.0, -1.0, 1.0], &[0.5])?.codes(), [1, -2, 7]);
 /// # Ok::<(), lowprec::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -78,6 +78,16 @@ impl SoftRounding {
         self.weight.as_slice().iter().zip(&self.below).enumerate().map(start).collect()
     }
 
+    /// The scales that the grid has in the beginning.
+    pub fn scales(&self) -> &[f32] {
+        self.params.scales()
+    }
+
+    fn check_scales(&self, scales: &[f32]) -> Result<()> {
+        let expected = self.params.scales().len();
+        if scales.len() == expected { Ok(()) } else { Err(Error::length("list of scales", expected, scales.len())) }
+    }
+
     fn check(&self, what: &'static str, length: usize) -> Result<()> {
         if length == self.below.len() { Ok(()) } else { Err(Error::length(what, self.below.len(), length)) }
     }
@@ -86,27 +96,35 @@ impl SoftRounding {
     ///
     /// # Errors
     /// [`Error::Length`] unless there is one for each weight.
-    pub fn weights(&self, v: &[f32]) -> Result<Vec<f32>> {
+    pub fn weights(&self, v: &[f32], scales: &[f32]) -> Result<Vec<f32>> {
         self.check("list of what is learned", v.len())?;
+        self.check_scales(scales)?;
         let (lo, hi) = (self.params.qmin() as f32, self.params.qmax() as f32);
-        let weight = |(i, (&v, &below)): (usize, (&f32, &f32))| self.params.scales()[i / self.each] * (below + share(v).0).clamp(lo, hi);
+        let weight = |(i, (&v, &below)): (usize, (&f32, &f32))| scales[i / self.each] * (below + share(v).0).clamp(lo, hi);
         Ok(v.iter().zip(&self.below).enumerate().map(weight).collect())
     }
 
-    /// From the gradient by the weights that by `v`.
+    /// From the gradient by the weights those by `v` and by the scales.
     ///
     /// # Errors
-    /// [`Error::Length`] unless there is one for each weight.
-    pub fn backward(&self, v: &[f32], by_weights: &[f32]) -> Result<Vec<f32>> {
+    /// [`Error::Length`] unless there is one for each weight, and one for each scale.
+    pub fn backward(&self, v: &[f32], scales: &[f32], by_weights: &[f32]) -> Result<(Vec<f32>, Vec<f32>)> {
         self.check("list of what is learned", v.len())?;
         self.check("gradient", by_weights.len())?;
+        self.check_scales(scales)?;
         let (lo, hi) = (self.params.qmin() as f32, self.params.qmax() as f32);
-        let back = |(i, ((&v, &below), &gradient)): (usize, ((&f32, &f32), &f32))| {
-            let (h, slope) = share(v);
-            let inside = below + h >= lo && below + h <= hi;
-            if inside { gradient * self.params.scales()[i / self.each] * slope } else { 0.0 }
-        };
-        Ok(v.iter().zip(&self.below).zip(by_weights).enumerate().map(back).collect())
+        let (mut by_v, mut by_scales) = (Vec::with_capacity(v.len()), Vec::with_capacity(scales.len()));
+        for (run, scale) in scales.iter().enumerate() {
+            let mut by_scale = 0.0f64;
+            for i in run * self.each..(run + 1) * self.each {
+                let ((h, slope), dy) = (share(v[i]), by_weights[i]);
+                let code = self.below[i] + h;
+                by_v.push(if code >= lo && code <= hi { dy * scale * slope } else { 0.0 });
+                by_scale += f64::from(dy * code.clamp(lo, hi));
+            }
+            by_scales.push(by_scale as f32);
+        }
+        Ok((by_v, by_scales))
     }
 
     /// How undecided the weights are: `Σ 1 - |2 h(v) - 1|^β`, which is 0 when all have arrived at a code. `β` goes down while they learn: large,
@@ -134,11 +152,14 @@ impl SoftRounding {
     ///
     /// # Errors
     /// [`Error::Length`] unless there is one for each weight.
-    pub fn codes(&self, v: &[f32]) -> Result<QuantizedTensor<i8>> {
+    pub fn codes(&self, v: &[f32], scales: &[f32]) -> Result<QuantizedTensor<i8>> {
         self.check("list of what is learned", v.len())?;
+        self.check_scales(scales)?;
+        let zero_points = vec![0; scales.len()];
+        let params = QParams::of_any_axis(scales.to_vec(), zero_points, self.params.granularity(), self.params.qmin(), self.params.qmax())?;
         let (lo, hi) = (self.params.qmin(), self.params.qmax());
         let code = |(&v, &below): (&f32, &f32)| (below as i32).saturating_add(i32::from(v >= 0.0)).clamp(lo, hi);
         let codes: Vec<i32> = v.iter().zip(&self.below).map(code).collect();
-        QuantizedTensor::from_codes(&codes, self.weight.shape().clone(), self.params.clone())
+        QuantizedTensor::from_codes(&codes, self.weight.shape().clone(), params)
     }
 }
