@@ -23,13 +23,13 @@ fn network(seed: u64) -> Model {
     let x = net.input("image", DType::F32, &[Dim::Any, Dim::Fixed(3), Dim::Fixed(6), Dim::Fixed(6)]).unwrap();
     let same = |i, o| Conv2dGeometry::new(i, o, [3, 3]).with_padding([1; 4]);
     let x = net.add("stem", conv(r, same(3, 8), true), &[x]).unwrap();
-    let x = net.add("relu1", Layer::Relu, &[x]).unwrap();
-    let shortcut = net.add("pool", MaxPool2d::new([2, 2]), &[x]).unwrap();
+    let shortcut = net.add("relu1", Layer::Relu, &[x]).unwrap();
     let x = net.add("a", conv(r, same(8, 8), true), &[shortcut]).unwrap();
     let x = net.add("relu2", Layer::Relu, &[x]).unwrap();
     let x = net.add("b", conv(r, same(8, 8), false), &[x]).unwrap();
     let x = net.add("sum", Layer::Add, &[x, shortcut]).unwrap();
     let x = net.add("relu3", Layer::Relu, &[x]).unwrap();
+    let x = net.add("pool", MaxPool2d::new([2, 2]), &[x]).unwrap();
     let x = net.add("mean", GlobalAvgPool2d, &[x]).unwrap();
     let x = net.add("flat", Layer::Flatten { axis: 1 }, &[x]).unwrap();
     let x = net.add("head", Linear::new(r.tensor([5, 8], 0.4), Some(r.tensor([5], 0.1))).unwrap(), &[x]).unwrap();
@@ -46,7 +46,7 @@ fn samples(seed: u64, count: usize) -> Tensor {
 }
 
 fn short() -> Reconstruction {
-    Reconstruction::new().with_steps(150).unwrap().with_batch(16).unwrap().with_threads(1)
+    Reconstruction::new().with_steps(500).unwrap().with_batch(16).unwrap().with_threads(1)
 }
 
 fn run(model: &Model, x: &Tensor, config: &QConfig, how: &Reconstruction) -> Result<(Reconstructed, Calibration), Error> {
@@ -122,7 +122,7 @@ fn blocks_come_nearer_and_weights_stay_next_to_themselves() {
         assert!(block.errors[1] <= block.errors[0] && (block.outcome == Outcome::Learned) == (block.errors[1] < block.errors[0]));
     }
     let shares: Vec<f64> = rebuilt.blocks.iter().map(|block| block.errors[1] / block.errors[0]).collect();
-    assert!(shares[0] < 0.7 && shares[1] < 0.6, "{shares:?}");
+    assert!(shares[0] < 0.7 && shares[1] < 0.8, "{shares:?}");
     // Every weight is the code below or the code above, on the grid of the rule.
     let mut moved = 0;
     for node in model.nodes() {
@@ -157,7 +157,7 @@ fn blocks_come_nearer_and_weights_stay_next_to_themselves() {
 #[test]
 fn a_seed_decides_everything_and_threads_nothing() {
     let (model, x, config) = (network(3), samples(4, 32), config(4, 4));
-    let how = short().with_steps(60).unwrap();
+    let how = short().with_steps(300).unwrap();
     let with = |how: Reconstruction| run(&model, &x, &config, &how).unwrap().1;
     let first = with(how);
     assert_eq!(first, with(how.with_threads(2)));

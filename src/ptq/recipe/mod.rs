@@ -57,7 +57,7 @@ pub enum Effort {
     /// What takes about as long as a few runs of the samples: equalization, smoothing, ranges, biases.
     #[default]
     Balanced,
-    /// Weights fitted to the samples too.
+    /// Weights fitted to the samples too; of static models below 8 bits, roundings learned, which takes seconds to minutes a block.
     Best,
 }
 

@@ -92,6 +92,10 @@ impl<'b> Bench<'b> {
             rounded.extend(excerpt.edges[edge].map(|own| (own.index, grid)));
         }
         let (mut integer, mut only_codes) = (vec![false; own_nodes], vec![false; own_edges]);
+        for (input, edge) in excerpt.model.inputs().iter().zip(&excerpt.inputs) {
+            let writer = plan.model().nodes().iter().position(|node| node.outputs().contains(edge));
+            only_codes[input.edge().index] = writer.is_some_and(|writer| plan.is_integer(writer));
+        }
         let (mut weights, mut anchors) = (HashMap::new(), Vec::new());
         for (own, &node) in excerpt.nodes.iter().enumerate() {
             integer[own] = plan.is_integer(node);
