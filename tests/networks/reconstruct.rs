@@ -264,8 +264,13 @@ fn around_a_layer_without_a_derivative_the_rest_is_rebuilt() {
     let x = net.add("last", linear(r), &[x]).unwrap();
     net.output("y", x).unwrap();
     let model = net.build().unwrap();
-    // A model of a fixed number of rows: batches as they are given.
-    let values: Vec<Value> = (0..12).map(|seed| Random(20 + seed).tensor([4, 6], 1.0).into()).collect();
+    // A model of a fixed number of rows: batches as they are given. The values of a row are much alike.
+    let rows = |seed: u64| {
+        let (base, mut x) = (Random(40 + seed).tensor([4], 1.5), Random(20 + seed).tensor([4, 6], 0.2));
+        x.as_mut_slice().iter_mut().enumerate().for_each(|(i, x)| *x += base.as_slice()[i / 6]);
+        Value::from(x)
+    };
+    let values: Vec<Value> = (0..16).map(rows).collect();
     let batches: Vec<[(&str, &Value); 1]> = values.iter().map(|value| [("image", value)]).collect();
     let batches: Vec<&[(&str, &Value)]> = batches.iter().map(|batch| &batch[..]).collect();
     let (rebuilt, _) = reconstruct::quantize_static(&model, &batches, &config(3, 8), &short(), Progress::silent()).unwrap();
