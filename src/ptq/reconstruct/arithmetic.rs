@@ -163,7 +163,8 @@ impl Arithmetic for Rounder {
 }
 
 impl Chance {
-    /// Puts some elements back to what they were before rounding, at what the block reads to what they are in the float network. Says which.
+    /// Puts some elements back to what they were before rounding, at what the block reads to what they are in the float network. Says
+    /// which.
     fn leave(&self, edge: usize, value: &Array, rounded: &mut [f32]) -> Result<Vec<bool>> {
         let of_a_sample = rounded.len() / value.held().dims().first().copied().unwrap_or(1).max(1);
         let float = self.float.get(&edge).map(|float| float.in_order(value.is_channels_last())).transpose()?;

@@ -37,8 +37,8 @@ fn changed(plan: &StaticPlan) -> Vec<bool> {
     changed
 }
 
-/// The blocks with weights in codes, in the order in which they run, and what runs between them. A cut goes through floats, or through codes
-/// where they are made: never between a layer and what its output stage does, or what only moves its codes.
+/// The blocks with weights in codes, in the order in which they run, and what runs between them. A cut goes through floats, or through
+/// codes where they are made: never between a layer and what its output stage does, or what only moves its codes.
 pub(super) fn blocks(plan: &StaticPlan, parts: Parts) -> Vec<Block> {
     let (model, grids, changed) = (plan.model(), plan.grids(), changed(plan));
     let nodes = model.nodes();

@@ -62,7 +62,7 @@ impl<'b> Bench<'b> {
         let (mut graph, mut parameters) = Graph::new(&excerpt.model, true)?;
         graph.set_threads(threads)?;
         let (own_edges, own_nodes) = (excerpt.model.edge_count(), excerpt.model.nodes().len());
-        let (mut by_root, mut known): (HashMap<usize, Grid>, Vec<(usize, Grid, QParams)>) = Default::default();
+        let (mut by_root, mut known): (HashMap<usize, Grid>, Vec<_>) = (HashMap::new(), Vec::new());
         let mut rounded = HashMap::new();
         let mut here: Vec<(usize, usize)> =
             grids.iter().map(|(&edge, &root)| (edge, root)).filter(|(edge, _)| excerpt.rounds(block, *edge)).collect();

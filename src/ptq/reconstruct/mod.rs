@@ -3,8 +3,8 @@
 //!
 //! Three methods in one, for static models:
 //!
-//! - **AdaRound** (Nagel et al. 2020): weights begin between two codes of their grid, where they are, and are driven to one of them while the
-//!   block's output stays near that of the float network ([`SoftRounding`]);
+//! - **AdaRound** (Nagel et al. 2020): weights begin between two codes of their grid, where they are, and are driven to one of them while
+//!   the block's output stays near that of the float network ([`SoftRounding`]);
 //! - **block reconstruction** (BRECQ, Li et al. 2021): all layers of a block at once, a block being what lies between two places where the
 //!   network is a single value: a layer with what is fused to it, or all of a residual branch;
 //! - **QDrop** (Wei et al. 2022): in each step, each element of a value of fewer than 8 bits is rounded or left as it is, by chance.
@@ -16,8 +16,9 @@
 //! Σ |y - t|² / Σ |y₀ - t|²  +  pressure / n · Σ 1 - |2 h(v) - 1|^β         y₀ that of the block as it began, n its weights
 //! ```
 //!
-//! by Adam, over `v`, the scales of weights and those of the values that the block reads and rounds (as LSQ has it; a value's scale is learned
-//! by the first block that reads it, zero points stay). The pressure begins after a fifth of the steps, and `β` goes from 20 to 2.
+//! by Adam, over `v`, the scales of weights and those of the values that the block reads and rounds (as LSQ has it; a value's scale is
+//! learned by the first block that reads it, zero points stay). The pressure begins after a fifth of the steps, and `β` goes from 20 to
+//! 2.
 //!
 //! Of every four samples one is held out. What was learned is taken where it makes the error on those smaller than what the block began
 //! with, so that no block gets worse there; [`Reconstructed::blocks`] says by how much. Codes and scales go into a [`Calibration`], as
@@ -75,12 +76,12 @@ impl Default for Reconstruction {
 }
 
 impl Reconstruction {
-    /// By blocks, 1000 steps of 32 samples each; rates of 0.03 for roundings and 0.0003 for scales, a pressure of 100, values of fewer than 8
-    /// bits rounded half of the time.
+    /// By blocks, 1000 steps of 32 samples each; rates of 0.03 for roundings and 0.0003 for scales, a pressure of 100, values of fewer
+    /// than 8 bits rounded half of the time.
     ///
     /// The rates are those of a short training: published ones (0.001 to 0.01) want ten times the steps. With a pressure of 1 many weights
-    /// were undecided at the end, and what was learned was lost when they were rounded; 30 to 1000 gave much the same. Values of 8 bits left
-    /// unrounded made networks worse.
+    /// were undecided at the end, and what was learned was lost when they were rounded; 30 to 1000 gave much the same. Values of 8 bits
+    /// left unrounded made networks worse.
     pub fn new() -> Self {
         #[cfg(feature = "parallel")]
         let threads = rayon::current_num_threads();
@@ -199,8 +200,8 @@ pub struct Reconstructed {
 pub struct BlockFit {
     /// Its layers with weights in codes.
     pub layers: Vec<String>,
-    /// Squared error of its outputs on the samples held out, a mean over samples and a sum over elements: of what it began with, and of what
-    /// was taken.
+    /// Squared error of its outputs on the samples held out, a mean over samples and a sum over elements: of what it began with, and of
+    /// what was taken.
     pub errors: [f64; 2],
     /// What was taken.
     pub outcome: Outcome,
@@ -222,8 +223,8 @@ pub enum Outcome {
     Impossible,
 }
 
-/// [`quantize_static`](crate::quantize_static), with roundings of weights and scales learned block by block; `model` is untouched. Gives the
-/// calibration too, which has codes and scales.
+/// [`quantize_static`](crate::quantize_static), with roundings of weights and scales learned block by block; `model` is untouched. Gives
+/// the calibration too, which has codes and scales.
 ///
 /// `batches` are inputs by name, with samples along their first axis.
 ///
@@ -255,12 +256,12 @@ pub fn quantize_static(
 }
 
 /// The same from a calibration of this model: its ranges are where scales of values begin, and its codes, where it has some (of
-/// [`gptq`](super::gptq::quantize_static)), are what each block must beat on the samples held out. Roundings are learned on the grids of the
-/// configuration's rule.
+/// [`gptq`](super::gptq::quantize_static)), are what each block must beat on the samples held out. Roundings are learned on the grids of
+/// the configuration's rule.
 ///
 /// # Errors
-/// [`Error::Empty`] without a batch; [`Error::Unknown`] for a value that was not calibrated, and an input left out; [`Error::NonFinite`] for
-/// NaN and infinities in weights that are learned and in what samples make of them, inside an [`Error::Layer`] that names the layer;
+/// [`Error::Empty`] without a batch; [`Error::Unknown`] for a value that was not calibrated, and an input left out; [`Error::NonFinite`]
+/// for NaN and infinities in weights that are learned and in what samples make of them, inside an [`Error::Layer`] that names the layer;
 /// [`Error::Shape`] for a value between blocks that has no row for each sample; those of [`StaticPlan::convert`]; [`Error::Cancelled`].
 pub fn reconstruct(
     model: &Model,

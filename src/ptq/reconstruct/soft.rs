@@ -127,8 +127,8 @@ impl SoftRounding {
         Ok((by_v, by_scales))
     }
 
-    /// How undecided the weights are: `Σ 1 - |2 h(v) - 1|^β`, which is 0 when all have arrived at a code. `β` goes down while they learn: large,
-    /// it leaves alone all but those next to a code.
+    /// How undecided the weights are: `Σ 1 - |2 h(v) - 1|^β`, which is 0 when all have arrived at a code. `β` goes down while they learn:
+    /// large, it leaves alone all but those next to a code.
     pub fn undecided(&self, v: &[f32], beta: f32) -> f64 {
         v.iter().map(|&v| f64::from(1.0 - (2.0 * share(v).0 - 1.0).abs().powf(beta))).sum()
     }
