@@ -7,7 +7,7 @@
 //! | [`Stage::Scale`] | | | yes | [`awq`](super::awq): channels of large activations given larger weights |
 //! | [`Stage::Ranges`] | yes | | | ranges of activations by least squared error, in place of the configuration's observer |
 //! | [`Stage::Fit`] | yes | yes | yes | [`gptq`]: weights fitted to what they are multiplied with |
-//! | [`Stage::Rounding`] | below 8 bits | | | [`reconstruct`](super::reconstruct): roundings learned, block by block |
+//! | [`Stage::Rounding`] | below 8 bits | | | [`reconstruct`]: roundings learned, block by block |
 //! | [`Stage::Biases`] | yes | yes | yes | [`bias_correction`](super::bias_correction): means of channels put back |
 //!
 //! [`Effort`] says which of them are tried. A quarter of the samples is held out; after each step the quantized model runs on it, and the step
