@@ -40,7 +40,7 @@
 //! | [`nn`] | [`Model`], [`Layer`], layers in float and int8, [`Executor`](nn::Executor) |
 //! | [`convert`] | one model to another: batch norm folded; [`QConfig`], [`Calibration`], the integer graph |
 //! | [`train`] | gradients, losses, optimizers; quantization-aware and fixed-point training |
-//! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`], [`quantize_weights`] and their builders; equalization, bias correction, SmoothQuant, GPTQ, learned rounding |
+//! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`], [`quantize_weights`] and their builders; equalization, bias correction, SmoothQuant, AWQ, GPTQ, learned rounding |
 //! | [`io`] | ONNX in and out, safetensors, models and calibrations saved |
 //! | [`eval`] | [`compare`] and its report, [`quantize_to_target`] |
 //! | [`guide`] | pages: from `torch.ao.quantization`, why it is slower or less accurate, which method when |

@@ -33,7 +33,7 @@
 //!
 //! - before quantizing, [`equalize`](equalize::equalize): channels of like ranges, the same function;
 //!   [`smooth_quant`](smooth_quant::smooth_quant): outliers of activations in the weights that read them, the same function too;
-//!   [`reestimate_norms`], where batch norms no longer fit what they read;
+//!   [`awq::scale_channels`]: large activations in front of finely rounded weights, again the same; [`reestimate_norms`], where batch norms no longer fit what they read;
 //! - while quantizing weights, [`gptq`]: codes chosen by what they do to a layer's outputs on samples; of static models below 8 bits,
 //!   [`reconstruct`]: codes and scales learned by what they do to the outputs of a whole block, for more time;
 //! - after quantizing, [`correct_biases`](bias_correction::correct_biases): means of outputs back where they were.

@@ -53,6 +53,11 @@ pub enum Ranges {
 /// # Errors
 /// [`Error::Empty`] without a batch; [`Error::NonFinite`] for NaN and infinities in weights and in what samples make of them, inside an
 /// [`Error::Layer`] that names the layer; [`Error::Cancelled`]; those of [`Model::run`].
+///
+/// [`Error::Empty`]: crate::Error::Empty
+/// [`Error::NonFinite`]: crate::Error::NonFinite
+/// [`Error::Layer`]: crate::Error::Layer
+/// [`Error::Cancelled`]: crate::Error::Cancelled
 pub fn smooth_quant(model: &Model, batches: &[&[(&str, &Value)]], ranges: Ranges, mut progress: Progress<'_>) -> Result<Rescaled> {
     rescale(model, batches, "smooth", &mut progress, |model, readers, seen| choose(Executor::new(model).threads(), readers, seen, ranges))
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|
 //! | [`Stage::Equalize`] | yes | yes | | [`equalize`](super::equalize): channels of one value brought to like ranges |
 //! | [`Stage::Smooth`] | yes | yes | | [`smooth_quant`](super::smooth_quant): outliers of activations moved into weights |
-//! | [`Stage::Scale`] | | | yes | [`awq`](super::awq): channels of large activations given larger weights |
+//! | [`Stage::Scale`] | | | yes | [`awq`]: channels of large activations given larger weights |
 //! | [`Stage::Ranges`] | yes | | | ranges of activations by least squared error, in place of the configuration's observer |
 //! | [`Stage::Fit`] | yes | yes | yes | [`gptq`]: weights fitted to what they are multiplied with |
 //! | [`Stage::Rounding`] | below 8 bits | | | [`reconstruct`]: roundings learned, block by block |
