@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --example schemes [FORMAT...]
 //!
-//! Its output for no format in particular is the table of the documentation of [`lowprec::quant::weights`], `src/quant/weights/schemes.md`.
+//! Its output for no format in particular is the table of the page [`lowprec::guide::which_scheme`], `src/guide/schemes.md`.
 //!
 //! Each format ([`WeightFormat`]'s text; `int4:g32` for instance) quantizes all weights of the digits network that `quantize_dynamic.rs`
 //! builds, 44 thousand in seven layers, and the table says what that cost and gave:
@@ -34,13 +34,17 @@ use lowprec::{Error, Tensor, io::safetensors};
 /// From the most bits to the fewest.
 const FORMATS: &[&str] = &[
     "int16",
+    "uint16",
+    "offset16",
     "int8",
     "int8:g32",
     "mxint8",
     "fp8e4m3",
+    "fp8e5m2",
     "mxfp8e4m3",
     "int6:g32",
     "mxfp6e2m3",
+    "mxfp6e3m2",
     "int4",
     "int4:g32",
     "int4:g32:range",
@@ -60,21 +64,26 @@ const FORMATS: &[&str] = &[
     "apot4:g32",
     "gauss4:g32",
     "kmeans4:g32",
-    "kmeans4:own",
+    "kmeans4:g32:zero",
+    "kmeans4:channel:own",
+    "quantile4:g32",
+    "[-1,-0.5,-0.2,-0.05,0.05,0.2,0.5,1]:g32",
     "shift4:g32:log3",
     "trellis4:g20:log4",
     "int4:g32:largest=0.01",
     "int4:g32:smallest=0.1",
+    "int4:g32:sensitive=0.01",
     "int3:g32",
     "uint3:g32",
     "gauss3:g32",
     "kmeans3:g32",
-    "kmeans3:own",
+    "kmeans3:channel:own",
     "shift3:g32:log3",
     "trellis3:g20:log4",
     "int2:g32",
     "uint2:g32",
     "midrise2:g32",
+    "gauss2:g32",
     "kmeans2:g32",
     "trellis2:g20:log4",
 ];
@@ -97,7 +106,8 @@ fn main() -> Result<(), Error> {
     let (normal, laplace) = (normal?, laplace?);
     println!("| format | bits | normal | Laplace | trained | flushed | small | output | right | 1 row, us | 64 rows, us |");
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    println!("| f32 | 32 | | | | | | | {} | | |", right(&logits)?);
+    let [one, many] = [1, 64].map(|rows| float_time(&matrix, rows));
+    println!("| f32 | 32 | | | | | | | {} | {:.0} | {:.0} |", right(&logits)?, one?, many?);
     for text in formats {
         let format: WeightFormat = text.parse()?;
         let alone = |x: &Tensor| sqnr_db(x.as_slice(), format.quantize(x)?.dequantize().as_slice());
@@ -146,7 +156,7 @@ fn weights(model: &Model, small: &Model) -> Result<Weights, Error> {
     Ok(all)
 }
 
-/// Microseconds of a product of so many rows, in float and, where there is such a kernel, in int8: the least of several.
+/// Microseconds of a product of so many rows, in float and, where there is such a kernel, in int8.
 fn times(weight: &Tensor, format: &WeightFormat, rows: usize) -> Result<String, Error> {
     let quantized = format.quantize(weight)?;
     let x = wave(rows * SIDE, 0.11);
@@ -158,15 +168,27 @@ fn times(weight: &Tensor, format: &WeightFormat, rows: usize) -> Result<String, 
         if linear.activations() != activations {
             continue;
         }
-        let mut best = f64::INFINITY;
-        for _ in 0..8 {
-            let start = Instant::now();
-            linear.forward(black_box(&x), rows, &mut y, &mut workspace, 1)?;
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        each.push(format!("{:.0}", 1e6 * best));
+        each.push(format!("{:.0}", least_time(|| linear.forward(black_box(&x), rows, &mut y, &mut workspace, 1))?));
     }
     Ok(each.join(" / "))
+}
+
+/// The same with the weights as they are.
+fn float_time(weight: &Tensor, rows: usize) -> Result<f64, Error> {
+    let linear = lowprec::nn::Linear::new(weight.clone(), None)?;
+    let (x, mut y) = (wave(rows * SIDE, 0.11), vec![0f32; rows * SIDE]);
+    least_time(|| linear.forward(black_box(&x), rows, &mut y, 1))
+}
+
+/// The least of several, in microseconds.
+fn least_time(mut run: impl FnMut() -> Result<(), Error>) -> Result<f64, Error> {
+    let mut best = f64::INFINITY;
+    for _ in 0..16 {
+        let start = Instant::now();
+        run()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(1e6 * best)
 }
 
 /// Number `i` of a normal distribution, by Box and Muller's transform of two of an even one.

@@ -43,7 +43,7 @@
 //! | [`ptq`] | [`quantize_dynamic`], [`quantize_static`], [`quantize_weights`] and their builders; equalization, bias correction, SmoothQuant, AWQ, GPTQ, learned rounding |
 //! | [`io`] | ONNX in and out, safetensors, models and calibrations saved |
 //! | [`eval`] | [`compare`] and its report, [`quantize_to_target`] |
-//! | [`guide`] | pages: from `torch.ao.quantization`, why it is slower or less accurate, which method when |
+//! | [`guide`] | pages: from `torch.ao.quantization`, why it is slower or less accurate, which scheme when, which method when |
 //!
 //! # Features
 //!

@@ -4,6 +4,10 @@
 #[doc = include_str!("from_torch.md")]
 pub mod from_torch {}
 
+#[doc = include_str!("which_scheme.md")]
+#[doc = include_str!("schemes.md")]
+pub mod which_scheme {}
+
 #[doc = include_str!("which_method.md")]
 pub mod which_method {}
 

@@ -136,7 +136,8 @@ fn scales(mean: &[f64], strength: f64, scales: &mut Vec<f64>) {
 /// that helps its part of the outputs; `model` is untouched.
 ///
 /// Layers are clipped in the order in which they run, each by inputs that those before it, already quantized, give. Of every four samples one
-/// is held out; a layer whose error on those clipping makes larger keeps its weights. `batches` are inputs by name, with samples along their
+/// is held out; a layer whose error on those clipping makes larger keeps its weights, and so does one whose format keeps some exactly.
+/// `batches` are inputs by name, with samples along their
 /// first axis.
 ///
 /// # Errors
@@ -196,7 +197,8 @@ fn clip(
         judges.iter().zip(off.chunks(part.max(1))).map(|(judge, off)| judge.error(off, threads)).sum()
     };
     let before = error(&plain)?;
-    if !seen(samples) || before == 0.0 {
+    // What is kept exactly must be the weights themselves.
+    if !seen(samples) || before == 0.0 || format.keep().is_some() {
         return Ok((plain, 0.0, [before; 2]));
     }
     let groups = plain.groups();

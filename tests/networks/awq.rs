@@ -68,6 +68,10 @@ fn ranges_are_clipped_where_outputs_gain() {
     // Least squares of the weights clips already, or not; what is taken is never worse.
     let aware = quantize_weights(&model, &[&[("x", &samples)]], &config("int3:g16"), Progress::silent()).unwrap();
     assert!(aware.layers[0].errors[1] <= aware.layers[0].errors[0]);
+    // What is kept exactly is the weight itself.
+    let aware = quantize_weights(&model, &[&[("x", &samples)]], &config("int3:g16:range:largest=0.06"), Progress::silent()).unwrap();
+    let kept = aware.model.node("only").unwrap().layer().stored_weights().unwrap().quantized().unwrap();
+    assert_eq!(kept.kept().unwrap().iter().map(|(_, value)| value).collect::<Vec<_>>(), [1.0; 12]);
     // Where every weight counts alike there is nothing to clip.
     let even = Value::from(Random(9).tensor([64, 32], 1.0));
     let aware = quantize_weights(&model, &[&[("x", &even)]], &config("int8:g16:range"), Progress::silent()).unwrap();

@@ -218,6 +218,9 @@ fn samples_that_teach_nothing_leave_plain_rounding() {
     let again = |name| reconstruct::reconstruct(&model, &[&[(name, &value)]], &config, &start, &short(), Progress::silent());
     assert!(matches!(again("image").unwrap_err().kind(), Error::NonFinite { .. }));
     assert!(matches!(again("picture"), Err(Error::Unknown { .. })));
+    let empty = Value::from(samples(9, 8).slice(0, 0..0).unwrap());
+    let of_none = reconstruct::reconstruct(&model, &[&[("image", &empty)]], &config, &start, &short(), Progress::silent());
+    assert!(of_none.is_err(), "no sample: {of_none:?}");
     let none = reconstruct::quantize_static(&model, &[], &config, &short(), Progress::silent());
     assert!(matches!(none, Err(Error::Empty { .. })));
     let wrong = [short().with_steps(0), short().with_batch(0), short().with_rates(0.0, 0.1), short().with_rates(0.1, -1.0)];

@@ -32,7 +32,7 @@
 //! | `constants` | a list of `{name}`: the value in tensor `{name}.constant`; with `dtype` and `dims` where it is packed |
 //! | `nodes` | in the order in which they run, `{name, layer, reads, writes}`: names of values, null for an input left out |
 //! | `outputs` | a list of `{name, value}` |
-//! | `grids` | what the u8 codes of values stand for: a list of `[name, {scale, zero_point}]` |
+//! | `grids` | what the u8 codes of values stand for: a list of `[name, {scale, zero_point}]`; a zero point of 0 is left out |
 //!
 //! `layer` is the name of a variant of [`Layer`](crate::nn::Layer), or an object of that name and its numbers. Plain
 //! operators are spelled as ONNX spells them: `{"Operator": {"name": "Transpose", "attributes": {"perm": [0, 2, 1]}}}`, in the

@@ -195,11 +195,16 @@ impl Recipe {
                     return Ok(None);
                 }
                 let how = &self.reconstruction;
-                let (rebuilt, _) = samples.with(|batches| match &calibration {
+                let rebuilt = samples.with(|batches| match &calibration {
                     Some(start) => reconstruct::reconstruct(float, batches, config, start, how, progress),
                     None => reconstruct::quantize_static(float, batches, config, how, progress),
-                })?;
-                Ok(Some((float.clone(), rebuilt.model)))
+                });
+                match rebuilt {
+                    Ok((rebuilt, _)) => Ok(Some((float.clone(), rebuilt.model))),
+                    // Values without a row for each sample, or layers that it can't take apart: a network for the other steps.
+                    Err(error) if is_about_the_network(&error) => Ok(None),
+                    Err(error) => Err(error),
+                }
             })?;
             self.correct(trials)
         })
@@ -321,6 +326,14 @@ fn is_below_8_bits(model: &Model, config: &QConfig) -> bool {
         _ => false,
     };
     model.nodes().iter().any(is_below)
+}
+
+/// Whether a step can't be taken with such a network at all, whatever the samples.
+fn is_about_the_network(error: &Error) -> bool {
+    match error {
+        Error::Layer { source, .. } => is_about_the_network(source),
+        other => matches!(other, Error::Unsupported { .. } | Error::Shape { .. }),
+    }
 }
 
 /// The steps tried so far: the float model, what it is quantized, and how near that is.

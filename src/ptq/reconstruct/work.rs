@@ -57,6 +57,9 @@ impl<'w> Work<'w> {
             given.insert(input.edge(), all);
         }
         let values = given.iter().map(|(&edge, values)| (edge, [values.clone(), values.clone()])).collect();
+        if units.count == 0 {
+            return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give batches of at least one sample" });
+        }
         let (held_out, learning): (Vec<usize>, Vec<usize>) = (0..units.count).partition(|unit| units.count >= 4 && unit % 4 == 3);
         let (grids, calibration) = (plan.grids(), start.clone());
         Ok(Work { plan, how, grids, units, learning, held_out, given, values, calibration, taken: HashSet::new() })
@@ -152,9 +155,16 @@ impl<'w> Work<'w> {
             return Ok((None, began));
         }
         bench.learn(lesson, unit, seed, tell)?;
-        let made = bench.run(Stand::Hard, lesson)?;
+        let hard = bench.run(Stand::Hard, lesson);
+        let (made, learned) = match hard.and_then(|made| Ok((made, Learned { codes: bench.codes()?, scales: bench.scales()? }))) {
+            // Rates so large that scales ran away.
+            Err(Error::Scale { .. }) => {
+                fit.outcome = Outcome::NoBetter;
+                return Ok((None, began));
+            }
+            other => other?,
+        };
         let after = error(&made, lesson.targets, judges);
-        let learned = Learned { codes: bench.codes()?, scales: bench.scales()? };
         fit.outcome = match (after < before, self.fits(&learned)?) {
             (false, _) => Outcome::NoBetter,
             (true, false) => Outcome::Impossible,

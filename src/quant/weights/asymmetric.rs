@@ -99,7 +99,9 @@ impl ZeroPointFitter {
             return Ok((candidates[0], 0));
         }
         if self.fit == Fit::HalfQuadratic {
-            return Ok((candidates[0], zero_point));
+            // Where the codes begin stays, at a scale that may be another.
+            let begins = (wanted * f64::from(zero_point) / f64::from(candidates[0])) as f32;
+            return Ok((candidates[0], round_clamped(begins, 0, self.qmax)));
         }
         if self.search.is_none() {
             // The zero point that goes with the scale as stored, where rounding it moved the ends.

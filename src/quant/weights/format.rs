@@ -98,7 +98,7 @@ pub enum Fit {
     Range,
     /// The range that so many percent of a group's values lie in, on the last levels as in [`Fit::Range`]; the others are clipped. With
     /// scales alone they are those of smallest magnitude; with a zero point or an offset as many are left out at either end, or all at
-    /// one where zero is the other. Between two values the border lies in proportion, as NumPy's `percentile` has it: in small groups the
+    /// that away from zero where all have one sign. Between two values the border lies in proportion, as NumPy's `percentile` has it: in small groups the
     /// largest value is drawn in.
     Percentile {
         /// 50 to 100.
