@@ -29,8 +29,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --activations KIND of --mode weight-only: what is multiplied with codes, float (default) or int8, quantized as it comes
   --calibration FILE samples under the names of the model's inputs, for --mode static, --effort, --report and --target-drop,
                      and `labels` (integers) where there are some
-  --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, ranges,
-                     biases), best (weights fitted too, below 8 bits static roundings learned); each step is kept where it helps on
+  --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, scale
+                     channels, ranges, biases), best (weights fitted too, below 8 bits static roundings learned); each step is kept where it helps on
                      a quarter of them, held out
   --sweeps N         where weights are fitted: sweeps of descent after GPTQ's feedback of errors, 3 (default), 0 for none
   --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,

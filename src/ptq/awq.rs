@@ -11,8 +11,8 @@
 //! `α`, 0 to 0.95 in steps of 0.05, is that of least squared error of the outputs of all layers that read the value, each in its own format.
 //! Layers that read the same value share the scales. Which values these are, [`channel_scales`](super::channel_scales) says.
 //!
-//! Then the largest weights of a group may be better clipped: [`quantize_weights`] tries nine tenths and more of it down to eleven
-//! twentieths, and takes, for each group by itself, the range with which its part of the outputs has the least error.
+//! Then the largest weights of a group may be better clipped: [`quantize_weights`] tries all of its range and less, in twentieths down to
+//! eleven of them, and takes, for each group by itself, the range with which its part of the outputs has the least error.
 //!
 //! [`gptq`](super::gptq) sees all of the inputs' second moments where AWQ sees their diagonal, and gains more; the scales found here make
 //! its work easier, and can be had alone: [`scale_channels`].

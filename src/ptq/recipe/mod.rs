@@ -54,7 +54,8 @@ use judge::{Judge, Samples};
 pub enum Effort {
     /// Quantization as configured, and nothing else.
     Fast,
-    /// What takes about as long as a few runs of the samples: equalization, smoothing, ranges, biases.
+    /// What takes about as long as a few runs of the samples: equalization, smoothing, ranges, biases; of weights alone, channels scaled,
+    /// which rounds them twenty times.
     #[default]
     Balanced,
     /// Weights fitted to the samples too; of static models below 8 bits, roundings learned, which takes seconds to minutes a block.
