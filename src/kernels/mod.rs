@@ -55,6 +55,7 @@ mod gemm;
 mod geometry;
 mod grouped;
 mod ingest;
+mod interleave;
 mod isa;
 mod lowbit;
 pub(crate) mod math;

@@ -1,6 +1,9 @@
 //! Weights in panels: the order in which a tile reads them.
 
+use std::ops::Range;
+
 use super::dot::{Dot, Float};
+use super::interleave::{Words, columns_into_words, rows_into_words};
 use super::isa::{Isa, Visitor};
 use super::simd::{Element, Simd};
 use super::threads::{self, Disjoint};
@@ -59,6 +62,35 @@ pub trait Columns<W>: Sized + Sync {
     ///
     /// Runs inside [`Simd::vectorize`], to be inlined there.
     fn columns<S: Simd>(&self, simd: S, first: usize, k: usize, weights: &mut [W], scales: &mut [f32]);
+
+    /// The weights again, if they lie row by row: a row for each step of k. Then [`Columns::columns`] is not asked.
+    fn rows(&self) -> Option<impl WeightRows<W>> {
+        None::<NoRows>
+    }
+}
+
+/// Weights of which those of one step of k lie side by side.
+pub trait WeightRows<W>: Sync {
+    /// Writes what is found out about each of the columns `first..` into `scales`, if that is not empty.
+    ///
+    /// Runs inside [`Simd::vectorize`], as [`WeightRows::row`] does.
+    fn scales<S: Simd>(&self, simd: S, first: usize, scales: &mut [f32]);
+
+    /// Writes step `step` of the columns `first..`, of which these are the scales, if there are any.
+    fn row<S: Simd>(&self, simd: S, step: usize, first: usize, scales: &[f32], weights: &mut [W]);
+}
+
+/// No [`WeightRows`].
+pub enum NoRows {}
+
+impl<W> WeightRows<W> for NoRows {
+    fn scales<S: Simd>(&self, _: S, _: usize, _: &mut [f32]) {
+        match *self {}
+    }
+
+    fn row<S: Simd>(&self, _: S, _: usize, _: usize, _: &[f32], _: &mut [W]) {
+        match *self {}
+    }
 }
 
 /// Weights of `groups` products of `n` columns each, over the same runs of k: `[group][panel][word][column][ku]`.
@@ -242,86 +274,137 @@ struct Pack<'a, W, C> {
 /// Weights below which a second thread costs more than it gives.
 const GRAIN: usize = 256 * 1024;
 
+/// Columns that are packed together from rows: memory is read in as long runs as their words fit the cache beside.
+const STRIP: usize = 4096;
+
 impl<W: Element, C: Columns<W>> Visitor for Pack<'_, W, C> {
     type Out = ();
-    /// Panel by panel: its columns into scratch that stays in the cache; from there, in blocks of k, into words.
     fn visit<S: Simd>(self, simd: S) {
         let Pack { panels, runs, columns, scales } = self;
-        let (n, nr, layout, group_len, words) = (panels.n, panels.nr(), panels.layout, panels.group_len(), panels.words);
         let k: usize = runs.iter().sum();
-        let mut sums = vec![0; if W::SUMMED { panels.groups * n } else { 0 }];
+        let mut sums = vec![0; if W::SUMMED { panels.groups * panels.n } else { 0 }];
         let mut data = std::mem::take(&mut panels.data);
         {
-            let (panels, scaled) = (&*panels, !scales.is_empty());
-            let packed = Disjoint::new(&mut data.grow::<W>(panels.groups * group_len)[..]);
-            let (sums, scales) = (Disjoint::new(&mut sums), Disjoint::new(scales));
+            let len = panels.groups * panels.group_len();
+            let to = Packing {
+                scaled: !scales.is_empty(),
+                packed: Disjoint::new(&mut data.grow::<W>(len)[..]),
+                sums: Disjoint::new(&mut sums),
+                scales: Disjoint::new(scales),
+                panels: &*panels,
+                runs,
+            };
             let count = panels.groups * panels.panels();
-            let parts = threads::parts_of_pool(panels.groups * n * k, GRAIN);
-            threads::split(count, parts, |_, range| {
-                let mut scratch = vec![W::default(); nr.min(n) * k];
-                for index in range {
-                    let (group, panel) = (index / panels.panels(), index % panels.panels());
-                    let (first, width) = (panel * nr, panels.vectors(panel) * layout.lanes);
-                    let columns_here = (n - first).min(nr);
-                    let all = group * n + first..group * n + first + columns_here;
-                    let start = group * group_len + panels.panel_offset(panel);
-                    // SAFETY: no two panels share columns or memory.
-                    let (packed, sums, scales) = unsafe {
-                        let sums = sums.part(if W::SUMMED { all.clone() } else { 0..0 });
-                        let scales = scales.part(if scaled { all.clone() } else { 0..0 });
-                        (packed.part(start..start + width * words * layout.ku), sums, scales)
-                    };
-                    let scratch = &mut scratch[..columns_here * k];
-                    simd.vectorize(
-                        #[inline(always)]
-                        || {
-                            columns.columns(simd, all.start, k, scratch, scales);
-                            if k > 0 {
-                                for (sum, column) in sums.iter_mut().zip(scratch.chunks_exact(k)) {
-                                    *sum = W::sum(column);
-                                }
-                            }
-                        },
-                    );
-                    match layout.ku {
-                        1 => interleave::<W, 1>(scratch, k, columns_here, runs, packed, width),
-                        2 => interleave::<W, 2>(scratch, k, columns_here, runs, packed, width),
-                        4 => interleave::<W, 4>(scratch, k, columns_here, runs, packed, width),
-                        8 => interleave::<W, 8>(scratch, k, columns_here, runs, packed, width),
-                        ku => unreachable!("a word has 1, 2, 4 or 8 elements, not {ku}"),
-                    }
-                }
-            });
+            let parts = threads::parts_of_pool(panels.groups * panels.n * k, GRAIN);
+            match columns.rows() {
+                Some(rows) => threads::split(count, parts, |_, range| to.pack_rows(simd, &rows, k, range)),
+                None => threads::split(count, parts, |_, range| to.pack_columns(simd, &columns, k, range)),
+            }
         }
         panels.data = data;
         panels.col_sums = sums.into_boxed_slice();
     }
 }
 
-/// `count` columns of `k` weights into words of `KU`, `width` columns a word.
-fn interleave<W: Element, const KU: usize>(columns: &[W], k: usize, count: usize, runs: &[usize], packed: &mut [W], width: usize) {
-    /// Words that are written for all columns before the next ones, so that what a word's columns share is still in the cache.
-    const BLOCK: usize = 32;
-    let (mut step, mut first) = (0, 0);
-    for &run in runs {
-        let words = run.div_ceil(KU);
-        for block in (0..words).step_by(BLOCK) {
-            let (start, end) = (block * KU, ((block + BLOCK) * KU).min(run));
-            for c in 0..count {
-                let column = &columns[c * k + step + start..c * k + step + end];
-                let packed = &mut packed[((first + block) * width + c) * KU..];
-                let whole = column.chunks_exact(KU);
-                let (rest, at) = (whole.remainder(), whole.len() * width * KU);
-                for (word, dst) in whole.zip(packed.chunks_mut(width * KU)) {
-                    dst[..KU].copy_from_slice(word);
-                }
-                if !rest.is_empty() {
-                    packed[at..at + rest.len()].copy_from_slice(rest);
-                }
-            }
+/// Panels that threads fill, each some of them.
+struct Packing<'a, W> {
+    panels: &'a Panels<W>,
+    runs: &'a [usize],
+    packed: Disjoint<'a, W>,
+    sums: Disjoint<'a, i32>,
+    scales: Disjoint<'a, f32>,
+    scaled: bool,
+}
+
+impl<W: Element> Packing<'_, W> {
+    /// Panel by panel: its columns into scratch that stays in the cache; from there into words.
+    fn pack_columns<S: Simd>(&self, simd: S, columns: &impl Columns<W>, k: usize, range: Range<usize>) {
+        let (panels, nr) = (self.panels, self.panels.nr());
+        let mut scratch = vec![W::default(); nr.min(panels.n) * k];
+        for index in range {
+            let (group, panel) = (index / panels.panels(), index % panels.panels());
+            let first = group * panels.n + panel * nr;
+            let count = (panels.n - panel * nr).min(nr);
+            // SAFETY: no two panels share columns or memory, and each is one thread's.
+            let (packed, sums, scales) = unsafe { (self.panel(index), self.sums(first..first + count), self.scales(first..first + count)) };
+            let scratch = &mut scratch[..count * k];
+            simd.vectorize(
+                #[inline(always)]
+                || {
+                    columns.columns(simd, first, k, scratch, scales);
+                    if k > 0 {
+                        for (sum, column) in sums.iter_mut().zip(scratch.chunks_exact(k)) {
+                            *sum = W::sum(column);
+                        }
+                    }
+                },
+            );
+            let words = Words { ku: panels.layout.ku, width: panels.vectors(panel) * panels.layout.lanes, runs: self.runs };
+            simd.vectorize(
+                #[inline(always)]
+                || columns_into_words(scratch, k, words, packed),
+            );
         }
-        step += run;
-        first += words;
+    }
+
+    /// Some panels at a time, word by word: as many rows of them as a word has steps, into scratch and from there into each panel.
+    fn pack_rows<S: Simd>(&self, simd: S, rows: &impl WeightRows<W>, k: usize, range: Range<usize>) {
+        let (panels, nr) = (self.panels, self.panels.nr());
+        debug_assert_eq!(panels.groups, 1, "rows have the columns of one product");
+        let mut scratch = Vec::new();
+        let at_once = (STRIP / nr).max(1);
+        for start in range.clone().step_by(at_once) {
+            let strip = start..(start + at_once).min(range.end);
+            let first = start * nr;
+            let count = (strip.end * nr).min(panels.n) - first;
+            // SAFETY: no two panels share columns or memory, and each is one thread's.
+            let (sums, scales) = unsafe { (self.sums(first..first + count), self.scales(first..first + count)) };
+            // SAFETY: as above.
+            let mut packed: Vec<&mut [W]> = strip.map(|panel| unsafe { self.panel(panel) }).collect();
+            scratch.resize(count * panels.layout.ku, W::default());
+            let words = Words { ku: panels.layout.ku, width: nr, runs: self.runs };
+            debug_assert_eq!(words.runs.iter().sum::<usize>(), k);
+            simd.vectorize(
+                #[inline(always)]
+                || {
+                    rows.scales(simd, first, scales);
+                    rows_into_words(simd, rows, (first, scales), words, &mut scratch, sums, &mut packed);
+                },
+            );
+        }
+    }
+
+    /// The memory of panel `index` of all groups.
+    ///
+    /// # Safety
+    /// Nobody else asks for it.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn panel(&self, index: usize) -> &mut [W] {
+        let (panels, layout) = (self.panels, self.panels.layout);
+        let (group, panel) = (index / panels.panels(), index % panels.panels());
+        let start = group * panels.group_len() + panels.panel_offset(panel);
+        // SAFETY: the caller's promise.
+        unsafe { self.packed.part(start..start + panels.vectors(panel) * layout.lanes * panels.words * layout.ku) }
+    }
+
+    /// The sums of these columns, if there are any.
+    ///
+    /// # Safety
+    /// Nobody else asks for them.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn sums(&self, columns: Range<usize>) -> &mut [i32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.sums.part(if W::SUMMED { columns } else { 0..0 }) }
+    }
+
+    /// The scales of these columns, if there are any.
+    ///
+    /// # Safety
+    /// Nobody else asks for them.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn scales(&self, columns: Range<usize>) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.scales.part(if self.scaled { columns } else { 0..0 }) }
     }
 }
 

@@ -76,8 +76,11 @@ impl<'a, T: ActivationCode> Requantize<'a, T> {
     pub(super) fn check_parameters(&self, shape: StageShape) -> Result<()> {
         check_one_or("multipliers", self.multiplier.len(), shape.n)?;
         let largest = if self.residual.is_some() { MULTIPLIER_MAX } else { f32::MAX };
-        if let Some((index, &value)) = self.multiplier.iter().enumerate().find(|(_, x)| !(0.0..=largest).contains(*x)) {
-            return Err(Error::Scale { index, value });
+        // No early exit, so that it becomes vectors: a product of one row would notice.
+        if !self.multiplier.iter().fold(true, |all, x| all & (0.0..=largest).contains(x)) {
+            let found = self.multiplier.iter().position(|x| !(0.0..=largest).contains(x));
+            let index = found.expect("one of them is outside");
+            return Err(Error::Scale { index, value: self.multiplier[index] });
         }
         check_bias(self.bias.map(<[i32]>::len), shape.n)?;
         if self.qmin > self.qmax || self.qmin < T::QMIN || self.qmax > T::QMAX {
@@ -106,7 +109,7 @@ impl<'a, T: ActivationCode> Requantize<'a, T> {
     }
 
     pub(super) fn largest_bias(&self) -> usize {
-        self.bias.unwrap_or_default().iter().map(|b| b.unsigned_abs() as usize).max().unwrap_or(0)
+        self.bias.unwrap_or_default().iter().fold(0, |largest, bias| bias.unsigned_abs().max(largest)) as usize
     }
 
     /// The stage in unsigned codes, the same for both types.
@@ -121,7 +124,7 @@ impl<'a, T: ActivationCode> Requantize<'a, T> {
         });
         let (zero_point, lo, hi) = (unsigned(self.zero_point), unsigned(self.qmin), unsigned(self.qmax));
         let grid = CodeGrid { zero_point, lo, hi, flip: T::QMIN as u8 };
-        let bounded = residual.is_none() && self.multiplier.iter().all(|&multiplier| multiplier <= BOUNDED);
+        let bounded = residual.is_none() && self.multiplier.iter().fold(true, |all, &multiplier| all & (multiplier <= BOUNDED));
         RequantizeBytes { multiplier: self.multiplier, bias: self.bias.unwrap_or_default(), residual, grid, bounded }
     }
 }

@@ -273,11 +273,16 @@ pub trait Element: bytemuck::Pod + Default + Send + Sync + PartialEq + std::fmt:
     /// Whether packed weights carry the sums of their columns.
     const SUMMED: bool = false;
 
+    /// What a weight adds to its column's sum, where [`Element::SUMMED`].
+    #[inline(always)]
+    fn summand(self) -> i32 {
+        0
+    }
+
     /// The sum of weights, where [`Element::SUMMED`].
     #[inline(always)]
     fn sum(weights: &[Self]) -> i32 {
-        let _ = weights;
-        0
+        weights.iter().map(|weight| weight.summand()).sum()
     }
 
     /// Its value from an unsigned code in 0..=255. Floats take no codes: the value itself.
@@ -333,8 +338,8 @@ impl Element for i8 {
     const SUMMED: bool = true;
 
     #[inline(always)]
-    fn sum(weights: &[i8]) -> i32 {
-        weights.iter().map(|&w| i32::from(w)).sum()
+    fn summand(self) -> i32 {
+        i32::from(self)
     }
 
     fn in_place(codes: Codes<'_>) -> Option<&[i8]> {

@@ -78,6 +78,9 @@ impl<'a> Start<'a> {
     }
 }
 
+/// Parts of a tile's sums before each of which a share of the next output is asked for.
+const PREFETCHES: usize = 4;
+
 /// The arguments of one product tile.
 pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub lhs: *const D::Lhs,
@@ -118,26 +121,31 @@ pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: us
     params.copy_from_slice(&tile.params[..MR]);
     // SAFETY: the caller's promise on `start`, `params` and `col_sums`.
     let mut acc: [[D::Acc; NV]; MR] = unsafe { D::start(simd, &tile.start, (tile.m, &params), tile.col_sums, (tile.n, tile.columns)) };
-    // The lines of a large output are on their way before their sums are made, those of the next rows: stores leave in order, and one
-    // that has to wait for memory holds up all behind it. Worth nothing where the output fits a second-level cache.
-    if tile.prefetch_output {
-        for m in 0..MR {
-            let row = tile.dst.wrapping_add((MR + m) * tile.dst_stride).cast::<u8>();
-            for at in (0..tile.columns * size_of::<T::Element>()).step_by(64) {
-                simd.prefetch(row.wrapping_add(at));
-            }
-        }
-    }
     let mut weights = tile.weights;
+    // The lines of a large output are on their way before their sums are made, those of the next rows: stores leave in order, and one
+    // that has to wait for memory holds up all behind it. Some of them at a time, as all at once would take what the weights come
+    // through. Worth nothing where the output fits a second-level cache.
+    let parts = if tile.prefetch_output { PREFETCHES } else { 1 };
     for segment in tile.segments {
-        // SAFETY: rows are readable at every word of every segment, the panel has NV vectors for each of those words.
-        unsafe {
-            let mut rows = [tile.lhs; MR];
-            for m in 0..MR {
-                rows[m] = tile.lhs.add(tile.offsets[m] + segment.offset);
+        for part in 0..parts {
+            if tile.prefetch_output {
+                for m in (part..MR).step_by(PREFETCHES) {
+                    let row = tile.dst.wrapping_add((MR + m) * tile.dst_stride).cast::<u8>();
+                    for at in (0..tile.columns * size_of::<T::Element>()).step_by(64) {
+                        simd.prefetch(row.wrapping_add(at));
+                    }
+                }
             }
-            D::accumulate::<MR, NV>(simd, &mut acc, &rows, segment.words, weights);
-            weights = weights.add(segment.words * NV * S::LANES * D::KU);
+            let (first, end) = (segment.words * part / parts, segment.words * (part + 1) / parts);
+            // SAFETY: rows are readable at every word of every segment, the panel has NV vectors for each of those words.
+            unsafe {
+                let mut rows = [tile.lhs; MR];
+                for m in 0..MR {
+                    rows[m] = tile.lhs.add(tile.offsets[m] + segment.offset + first * D::KU);
+                }
+                D::accumulate::<MR, NV>(simd, &mut acc, &rows, end - first, weights);
+                weights = weights.add((end - first) * NV * S::LANES * D::KU);
+            }
         }
     }
     let place = Place { row: tile.m, column: tile.n, columns: tile.columns };

@@ -3,7 +3,8 @@
 use super::elementwise::Extremes;
 use super::ingest::Quantizer;
 use super::isa::{Isa, Visitor};
-use super::pack::{Columns, PanelLayout, Panels, elements};
+use super::pack::{Columns, PanelLayout, Panels, WeightRows, elements};
+use super::ranges::Range;
 use super::simd::{Element, Simd};
 use crate::error::{Error, Result};
 use crate::num::affine_qparams;
@@ -59,36 +60,23 @@ impl<W: Element> Columns<W> for Slice<'_, W> {
         if k == 0 {
             return;
         }
-        match self.layout {
-            WeightLayout::Nk => {
-                for (c, column) in weights.chunks_exact_mut(k).enumerate() {
-                    column.copy_from_slice(&self.weights[(first + c) * self.k + self.start..][..k]);
-                }
-            }
-            WeightLayout::Kn => self.transpose(first, k, weights),
+        for (c, column) in weights.chunks_exact_mut(k).enumerate() {
+            column.copy_from_slice(&self.weights[(first + c) * self.k + self.start..][..k]);
         }
+    }
+
+    fn rows(&self) -> Option<impl WeightRows<W>> {
+        (self.layout == WeightLayout::Kn).then_some(self)
     }
 }
 
-impl<W: Element> Slice<'_, W> {
-    /// Columns of a `[k, n]` matrix: a block of rows at a time through a small square, so that neither side strides through memory.
+impl<W: Element> WeightRows<W> for &Slice<'_, W> {
     #[inline(always)]
-    fn transpose(&self, first: usize, k: usize, weights: &mut [W]) {
-        const SIDE: usize = 32;
-        let columns = weights.len() / k;
-        let mut square = [[W::default(); SIDE]; SIDE];
-        for (c0, k0) in (0..columns).step_by(SIDE).flat_map(|c| (0..k).step_by(SIDE).map(move |k| (c, k))) {
-            let (width, height) = ((columns - c0).min(SIDE), (k - k0).min(SIDE));
-            for y in 0..height {
-                let row = &self.weights[(self.start + k0 + y) * self.n + first + c0..][..width];
-                for (column, &weight) in square.iter_mut().zip(row) {
-                    column[y] = weight;
-                }
-            }
-            for (c, column) in square.iter().enumerate().take(width) {
-                weights[(c0 + c) * k + k0..][..height].copy_from_slice(&column[..height]);
-            }
-        }
+    fn scales<S: Simd>(&self, _: S, _: usize, _: &mut [f32]) {}
+
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, step: usize, first: usize, _: &[f32], weights: &mut [W]) {
+        weights.copy_from_slice(&self.weights[(self.start + step) * self.n + first..][..weights.len()]);
     }
 }
 
@@ -254,31 +242,79 @@ struct Quantized<'a>(Slice<'a, f32>);
 impl Columns<i8> for Quantized<'_> {
     #[inline(always)]
     fn columns<S: Simd>(&self, simd: S, first: usize, run: usize, codes: &mut [i8], scales: &mut [f32]) {
-        let Slice { weights, layout, k, start, .. } = self.0;
-        let mut transposed = Vec::new();
-        let floats = match layout {
-            WeightLayout::Nk => &weights[first * k..][..scales.len() * k],
-            WeightLayout::Kn => {
-                transposed.resize(scales.len() * k, 0.0);
-                if k > 0 {
-                    Slice { start: 0, ..self.0 }.transpose(first, k, &mut transposed);
-                }
-                &transposed
-            }
-        };
+        let Slice { weights, k, start, .. } = self.0;
         for (c, scale) in scales.iter_mut().enumerate() {
-            let column = &floats[c * k..][..k];
+            let column = &weights[(first + c) * k..][..k];
             let range = Extremes(column).visit(simd);
-            if !range.finite {
-                *scale = f32::NAN;
-                continue;
+            *scale = scale_of(range);
+            if range.finite {
+                // As unsigned codes, which `codes` turns into signed ones.
+                let quantizer = Quantizer::new(*scale, 128, 1, 255);
+                quantizer.codes(simd, &column[start..start + run], &mut codes[c * run..][..run]);
             }
-            let range = range.closed();
-            let zero_point;
-            (*scale, zero_point) = affine_qparams(range.min, range.max, -127, 127, true);
-            // As unsigned codes, which `codes` turns into signed ones.
-            let quantizer = Quantizer::new(*scale, zero_point + 128, 1, 255);
-            quantizer.codes(simd, &column[start..start + run], &mut codes[c * run..][..run]);
+        }
+    }
+
+    fn rows(&self) -> Option<impl WeightRows<i8>> {
+        (self.0.layout == WeightLayout::Kn).then_some(self)
+    }
+}
+
+/// The scale of a column for codes -127 to 127 around 0: NaN for one that is not finite.
+fn scale_of(range: Range) -> f32 {
+    if !range.finite {
+        return f32::NAN;
+    }
+    let Range { min, max, .. } = range.closed();
+    affine_qparams(min, max, -127, 127, true).0
+}
+
+/// Rows that are taken together, and how far ahead the next ones are asked for: the processor foresees only what lies together.
+const ROWS: usize = 4;
+
+impl WeightRows<i8> for &Quantized<'_> {
+    #[inline(always)]
+    fn scales<S: Simd>(&self, simd: S, first: usize, scales: &mut [f32]) {
+        let Slice { weights, n, k, .. } = self.0;
+        let count = scales.len();
+        // 0 * x is 0 for what is finite, else NaN, which stays.
+        let (mut min, mut max, mut zero) = (vec![f32::INFINITY; count], vec![f32::NEG_INFINITY; count], vec![0f32; count]);
+        for step in (0..k).step_by(ROWS) {
+            for at in (0..count).step_by(S::LANES) {
+                let lanes = (count - at).min(S::LANES);
+                let (min, max, zero) = (min[at..].as_mut_ptr(), max[at..].as_mut_ptr(), zero[at..].as_mut_ptr());
+                // SAFETY: `lanes` columns from `at` on are in the three vectors.
+                let (mut low, mut high, mut none) =
+                    unsafe { (simd.load_f32(min, lanes), simd.load_f32(max, lanes), simd.load_f32(zero, lanes)) };
+                for step in step..(step + ROWS).min(k) {
+                    let row = weights[step * n + first + at..][..lanes].as_ptr();
+                    simd.prefetch(row.wrapping_add(ROWS * n).cast());
+                    // SAFETY: they are in the row too.
+                    let x = unsafe { simd.load_f32(row, lanes) };
+                    (low, high) = (simd.min_f32(x, low), simd.max_f32(x, high));
+                    none = simd.mul_add_f32(x, simd.splat_f32(0.0), none);
+                }
+                // SAFETY: as above.
+                unsafe {
+                    simd.store_f32(min, low, lanes);
+                    simd.store_f32(max, high, lanes);
+                    simd.store_f32(zero, none, lanes);
+                }
+            }
+        }
+        for (i, scale) in scales.iter_mut().enumerate() {
+            *scale = scale_of(Range { min: min[i], max: max[i], finite: zero[i] == 0.0 });
+        }
+    }
+
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, step: usize, first: usize, scales: &[f32], weights: &mut [i8]) {
+        let row = &self.0.weights[(self.0.start + step) * self.0.n + first..][..weights.len()];
+        for at in (0..row.len()).step_by(16) {
+            simd.prefetch(row.as_ptr().wrapping_add(ROWS * self.0.n + at).cast());
+        }
+        for ((code, &x), &scale) in weights.iter_mut().zip(row).zip(scales) {
+            *code = (Quantizer::new(scale, 128, 1, 255).code(x) - 128) as i8;
         }
     }
 }

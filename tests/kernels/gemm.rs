@@ -357,7 +357,7 @@ fn misuse_of_residuals_is_an_error() {
 fn quantized_weights_are_those_of_the_scheme() {
     use lowprec::num::{affine_qparams, quantize};
     let mut random = Random(11);
-    for (n, k) in [(1, 1), (5, 7), (33, 64), (40, 131), (3, 0), (0, 3), (2, 65_600)] {
+    for (n, k) in [(1, 1), (5, 7), (33, 64), (40, 131), (3, 0), (0, 3), (2, 65_600), (4100, 6)] {
         let mut weights = random.floats(n * k);
         weights.iter_mut().take(k).for_each(|x| *x = 0.0);
         weights.iter_mut().skip(2 * k).take(k).for_each(|x| *x *= 1e-39);
