@@ -117,10 +117,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         let parts = threads::parts(threads, 8 * m * self.weights.channels * self.taps.len(), GRAIN);
         if D::QUADS && self.weights.lanes > 0 {
             // SAFETY: the caller's promise; ranges of lines are disjoint rows of `dst`.
-            threads::split(self.images * self.pixels.out_h, parts, |part, lines| unsafe { self.part(part).lines(lines) });
+            threads::share(self.images * self.pixels.out_h, parts, 4, |part, lines| unsafe { self.part(part).lines(lines) });
         } else {
             // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
-            threads::split(m.div_ceil(MR), parts, |part, tiles| unsafe { self.part(part).block(tiles, m) });
+            threads::share(m.div_ceil(MR), parts, 4, |part, tiles| unsafe { self.part(part).block(tiles, m) });
         }
     }
 

@@ -134,7 +134,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
         let w = self.weights;
         let parts = threads::parts(threads, 2 * self.m * w.channels * w.taps * w.words * w.ku, GRAIN);
         // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
-        threads::split(self.m.div_ceil(MR), parts, |part, tiles| unsafe { self.block(self.store.part(part), tiles) });
+        threads::share(self.m.div_ceil(MR), parts, 4, |part, tiles| unsafe { self.block(self.store.part(part), tiles) });
     }
 
     /// # Safety

@@ -18,6 +18,9 @@ const LARGE_OUTPUT_BYTES: usize = 2 << 20;
 /// Products below which a second thread costs more than it gives: about 10 microseconds of work.
 pub const GRAIN: usize = 2 << 20;
 
+/// Products from which on each thread takes its share at once: about a millisecond of work.
+const LONG: usize = 256 << 20;
+
 /// Where the rows of a product start, in elements.
 #[derive(Debug, Clone, Copy)]
 pub enum Rows {
@@ -112,14 +115,16 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let steps: usize = self.segments.iter().map(|s| s.words * D::KU).sum();
         let work = self.m * self.panels.n() * self.panels.groups() * steps.max(1);
         let parts = threads::parts(threads, work, GRAIN);
+        // Waking a thread takes some ten microseconds, which weigh in a short product; in a long one, weights that are read again do.
+        let runs = if work < LONG { 4 } else { 1 };
         // Whichever of rows and columns cuts more evenly; rows at a tie, as then each thread reads its own activations.
         let waste = |items: usize| items.div_ceil(parts) * parts * (panels * tiles / items);
         if waste(tiles) <= waste(panels) {
             // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
-            threads::split(tiles, parts, |part, tiles| unsafe { self.block(part, tiles, 0..panels) });
+            threads::share(tiles, parts, runs, |part, tiles| unsafe { self.block(part, tiles, 0..panels) });
         } else {
             // SAFETY: the caller's promise; ranges of panels are disjoint columns of `dst`.
-            threads::split(panels, parts, |part, panels| unsafe { self.block(part, 0..tiles, panels) });
+            threads::share(panels, parts, runs, |part, panels| unsafe { self.block(part, 0..tiles, panels) });
         }
     }
 

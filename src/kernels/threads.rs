@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Into how many parts `work` is cut: at most `threads`, and none smaller than `grain`.
 pub fn parts(threads: usize, work: usize, grain: usize) -> usize {
@@ -53,7 +54,8 @@ pub fn split(items: usize, parts: usize, f: impl Fn(usize, Range<usize>) + Sync)
     #[cfg(feature = "parallel")]
     if parts > 1 {
         let (f, range) = (&f, &range);
-        rayon::scope(|scope| {
+        // On this thread, where `rayon::scope` would have a caller from outside the pool sleep while two workers are woken.
+        rayon::in_place_scope(|scope| {
             for i in 1..parts {
                 scope.spawn(move |_| f(i, range(i)));
             }
@@ -62,6 +64,56 @@ pub fn split(items: usize, parts: usize, f: impl Fn(usize, Range<usize>) + Sync)
         return;
     }
     (0..parts).for_each(|i| f(i, range(i)));
+}
+
+/// [`split`], each part in up to `runs` runs: a thread that is done takes over the last runs of one that woke late or was held up. What
+/// nobody takes over stays with the same part from call to call, and so in the same thread's cache. No two runs of a part at a time.
+pub fn share(items: usize, parts: usize, runs: usize, f: impl Fn(usize, Range<usize>) + Sync) {
+    let parts = parts.min(items).max(1);
+    if parts == 1 {
+        return f(0, 0..items);
+    }
+    let all = (parts * runs).min(items);
+    let own = |part: usize| all * part / parts..all * (part + 1) / parts;
+    let left: Vec<Left> = (0..parts).map(|part| Left::new(own(part))).collect();
+    split(parts, parts, |_, mine| {
+        for part in mine {
+            let stolen = || (1..parts).find_map(|i| left[(part + i) % parts].last());
+            while let Some(run) = left[part].first().or_else(stolen) {
+                f(part, items * run / all..items * (run + 1) / all);
+            }
+        }
+    });
+}
+
+/// Runs that nobody has taken yet: the first in the low half, the end in the high one.
+struct Left(AtomicU64);
+
+impl Left {
+    fn new(runs: Range<usize>) -> Self {
+        Left(AtomicU64::new(runs.start as u64 | (runs.end as u64) << 32))
+    }
+
+    /// Takes what `step` makes of the runs that are left.
+    fn take(&self, step: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<usize> {
+        let mut taken = 0;
+        let next = |state: u64| {
+            let (first, end) = (state & u64::from(u32::MAX), state >> 32);
+            let (run, first, end) = (first < end).then(|| step(first, end))?;
+            taken = run;
+            Some(first | end << 32)
+        };
+        // No data passes through the counter: what threads write is ordered by their joining.
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok().map(|_| taken as usize)
+    }
+
+    fn first(&self) -> Option<usize> {
+        self.take(|first, end| (first, first + 1, end))
+    }
+
+    fn last(&self) -> Option<usize> {
+        self.take(|first, end| (end - 1, first, end - 1))
+    }
 }
 
 /// Calls `f` on `parts` pieces of `items`, each with the index of its first item.
@@ -75,12 +127,41 @@ pub fn split_rows<T: Send>(items: &mut [T], row: usize, parts: usize, f: &(dyn F
     let size = (items.len() / row).div_ceil(parts.max(1)).max(1) * row;
     #[cfg(feature = "parallel")]
     if parts > 1 {
-        rayon::scope(|scope| {
-            for (i, piece) in items.chunks_mut(size).enumerate() {
+        let mut pieces = items.chunks_mut(size).enumerate();
+        let Some((_, first)) = pieces.next() else { return };
+        rayon::in_place_scope(|scope| {
+            for (i, piece) in pieces {
                 scope.spawn(move |_| f(i * size, piece));
             }
+            f(0, first);
         });
         return;
     }
     items.chunks_mut(size).enumerate().for_each(|(i, piece)| f(i * size, piece));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    /// Every item once, whoever is held up; and no part is in two places at a time.
+    #[test]
+    fn shares_are_done_once() {
+        for (items, parts, runs) in [(0, 2, 4), (1, 2, 4), (7, 3, 1), (24, 2, 4), (101, 4, 4), (5, 8, 3)] {
+            let seen: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+            let busy: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+            share(items, parts, runs, |part, range| {
+                assert_eq!(busy[part].fetch_add(1, Ordering::SeqCst), 0);
+                if part == 1 {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+                for i in range {
+                    seen[i].fetch_add(1, Ordering::SeqCst);
+                }
+                busy[part].fetch_sub(1, Ordering::SeqCst);
+            });
+            assert!(seen.iter().all(|times| times.load(Ordering::SeqCst) == 1), "{items} {parts} {runs}");
+        }
+    }
 }
