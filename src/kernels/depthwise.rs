@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use super::dot::Dot;
 use super::geometry::Conv2dGeometry;
+use super::memory::Aligned;
 use super::output::{Place, Store};
 use super::pack::PanelLayout;
 use super::product::{GRAIN, Pixels, Rows};
 use super::simd::{Element, Simd};
 use super::threads;
 use super::tile::{LaneTile, ROWS, Segment, Start};
-use super::workspace::Aligned;
 
 /// Rows of a depthwise tile.
 const MR: usize = 4;

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use super::dot::Dot;
 use super::geometry::Conv2dGeometry;
+use super::memory::Aligned;
 use super::output::{Place, Store};
 use super::pack::PanelLayout;
 use super::product::{GRAIN, Rows};
 use super::simd::{Element, Simd};
 use super::threads;
 use super::tile::{ROWS, Segment, Start, unroll};
-use super::workspace::Aligned;
 
 /// Pixels of a tile.
 const MR: usize = 8;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::dot::{Dot, Float};
 use super::interleave::{Words, columns_into_words, rows_into_words};
 use super::isa::{Isa, Visitor};
+use super::memory::Aligned;
 use super::simd::{Element, Simd};
 use super::threads::{self, Disjoint};
-use super::workspace::Aligned;
 use crate::error::{Error, Result};
 
 /// What a tile asks of its panel.

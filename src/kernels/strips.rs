@@ -8,12 +8,12 @@ use super::dot::Dot;
 use super::geometry::{Conv2dGeometry, Padded};
 use super::grouped::GroupedProduct;
 use super::ingest::{self, Fill};
+use super::memory::Aligned;
 use super::output::Store;
 use super::product::{GRAIN, Product, Rows};
 use super::simd::Simd;
 use super::threads::{self, Disjoint};
 use super::tile::{Segment, Start};
-use super::workspace::Aligned;
 
 /// Bytes of input lines under a strip: a quarter of a common second-level cache, since a dense convolution reads its weights as often as
 /// there are strips.

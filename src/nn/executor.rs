@@ -346,8 +346,7 @@ impl Executor {
         };
         self.buffers.resize_with(plan.buffers.len().max(self.buffers.len()), Aligned::default);
         for (index, (buffer, &bytes)) in self.buffers.iter_mut().zip(&plan.buffers).enumerate() {
-            buffer.try_reserve(bytes).map_err(|_| plan.too_large(model, index))?;
-            buffer.grow::<u8>(bytes);
+            buffer.try_grow(bytes).map_err(|_| plan.too_large(model, index))?;
         }
         if self.plans.len() == PLANS {
             self.plans.remove(0);

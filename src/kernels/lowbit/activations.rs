@@ -2,10 +2,10 @@
 
 use super::layout::Layout;
 use crate::kernels::ingest::{GRAIN, Quantizer};
+use crate::kernels::memory::Aligned;
 use crate::kernels::operand::Matrix;
 use crate::kernels::simd::{Element, Simd};
 use crate::kernels::threads::{self, Disjoint};
-use crate::kernels::workspace::Aligned;
 
 /// Elements from one row to the next: no power of two, whose rows would fall into the same few sets of a cache.
 pub fn stride<L>(layout: &Layout) -> usize {

@@ -3,8 +3,8 @@
 use super::layout::Layout;
 use crate::error::{Error, Result};
 use crate::kernels::isa::{Isa, Visitor};
+use crate::kernels::memory::Aligned;
 use crate::kernels::simd::Simd;
-use crate::kernels::workspace::Aligned;
 use crate::num::{bf16, f16, round_clamped};
 
 /// What codes stand for, before the scale of their group.
