@@ -3,7 +3,7 @@
 use divan::{Bencher, counter::ItemsCount};
 use lowprec::kernels::{
     Activation, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, ImageLayout, ImageShape, Isa, PackedConv2d, PackedFloatConv2d,
-    Per, Requantize, Workspace, conv2d, conv2d_dynamic, conv2d_f32,
+    Per, RangeOf, Requantize, Workspace, conv2d, conv2d_dynamic, conv2d_f32,
 };
 
 fn main() {
@@ -97,9 +97,9 @@ fn conv2d_dynamic_f32(bencher: Bencher, On(case, isa): &On) {
     let (input, (len, operations)) = (floats(case.inputs()), case.outputs());
     let (mut dst, mut workspace) = (vec![0f32; len], Workspace::new());
     let rule = ActivationRule::default();
-    bencher
-        .counter(operations)
-        .bench_local(|| conv2d_dynamic(&input, case.shape(), &rule, &packed, &EPILOGUE, &mut dst, &mut workspace, 1).expect("shapes fit"));
+    bencher.counter(operations).bench_local(|| {
+        conv2d_dynamic(&input, case.shape(), RangeOf::Row, &rule, &packed, &EPILOGUE, &mut dst, &mut workspace, 1).expect("shapes fit")
+    });
 }
 
 #[divan::bench(args = cases())]

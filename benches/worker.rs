@@ -255,7 +255,9 @@ impl Request {
         if op == "conv_dynamic" {
             let (x, mut y, rule) = (Buffer::from(floats(inputs, 1.0)), Buffer::from(vec![0f32; outputs]), ActivationRule::default());
             let epilogue = Epilogue::new(&scales).with_bias(Some(&bias));
-            return timed(seconds, || conv2d_dynamic(black_box(&x), shape, &rule, &packed, &epilogue, &mut y, &mut workspace, threads));
+            return timed(seconds, || {
+                conv2d_dynamic(black_box(&x), shape, RangeOf::Row, &rule, &packed, &epilogue, &mut y, &mut workspace, threads)
+            });
         }
         let (x, mut y, bias) = (Buffer::from(codes(inputs)), Buffer::from(vec![0u8; outputs]), vec![100; cout]);
         let stage = Requantize::<u8>::new(&scales).with_bias(Some(&bias)).with_zero_point(128);

@@ -79,7 +79,9 @@ fn a_warm_workspace_allocates_nothing() {
                 for shape in [shape, nhwc] {
                     conv2d(&codes, shape, Per::Tensor(3), conv, &Accumulate, &mut sums[..110 * channels], w, 1).unwrap();
                     conv2d(&signed, shape, Per::Row(&[3]), conv, &Accumulate, &mut sums[..110 * channels], w, 1).unwrap();
-                    conv2d_dynamic(&floats, shape, &rule, conv, &epilogue, &mut result[..110 * channels], w, 1).unwrap();
+                    for range in [RangeOf::Row, RangeOf::Tensor] {
+                        conv2d_dynamic(&floats, shape, range, &rule, conv, &epilogue, &mut result[..110 * channels], w, 1).unwrap();
+                    }
                     conv2d_f32(&floats, shape, float, &FloatEpilogue::new(), &mut result[..110 * channels], w, 1).unwrap();
                 }
             }

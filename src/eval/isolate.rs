@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::eval::histogram::Histogram;
 use crate::eval::report::{Errors, Isolated};
 use crate::eval::sums::Sums;
-use crate::kernels::{ActivationRule, dequantize_u8};
+use crate::kernels::{ActivationRule, RangeOf, dequantize_u8};
 use crate::nn::operator::Operator;
 use crate::nn::{Conv2d, Edge, Layer, Linear, Model, Node, evaluate_within};
 use crate::num::{U8Grid, affine_qparams, dequantize, quantize};
@@ -155,7 +155,7 @@ impl<'m> Isolation<'m> {
         };
         let rounded = match (grid, rule) {
             (Some(grid), _) => x.as_slice().iter().map(|&x| grid.dequantize(grid.quantize(x))).collect(),
-            (None, Some(rule)) => by_own_range(x, rule, matches!(twin.layer(), Layer::Conv2d(_))),
+            (None, Some(rule)) => by_range(x, rule, parts(node.layer(), x)),
             (None, None) => return Ok([None, None]),
         };
         let rounded = Tensor::from_shape(x.shape().clone(), rounded)?;
@@ -181,10 +181,18 @@ pub(super) fn quantized_parts(layer: &Layer) -> Result<Option<(QuantizedTensor<i
     }))
 }
 
-/// Each image, or each row, rounded to the codes of its own range.
-fn by_own_range(x: &Tensor, rule: ActivationRule, images: bool) -> Vec<f32> {
-    let whole = x.len() / x.dims().first().copied().unwrap_or(1).max(1);
-    let part = if images { whole } else { x.dims().last().copied().unwrap_or(1) };
+/// Parts of an input that a layer finds a range of: images, rows, or all of it.
+fn parts(layer: &Layer, x: &Tensor) -> usize {
+    match (layer.input_range(), layer) {
+        (Some(RangeOf::Tensor), _) => 1,
+        (_, Layer::QuantizedConv2d(_)) => x.dims().first().copied().unwrap_or(1),
+        _ => x.len() / x.dims().last().copied().unwrap_or(1).max(1),
+    }
+}
+
+/// Each of so many parts rounded to the codes of its own range.
+fn by_range(x: &Tensor, rule: ActivationRule, parts: usize) -> Vec<f32> {
+    let part = x.len() / parts.max(1);
     let mut rounded = Vec::with_capacity(x.len());
     for values in x.as_slice().chunks(part.max(1)) {
         let finite = values.iter().copied().filter(|x| x.is_finite());

@@ -80,7 +80,7 @@ impl ActivationRule {
 pub struct InputRule<'a> {
     /// How a range becomes codes.
     pub rule: &'a ActivationRule,
-    /// One for each image or row, or the one of the tensor; measured in the call where there are none.
+    /// One for each image or row, or the one of the tensor, as [`RangeOf`] says; measured in the call where there are none.
     pub ranges: Option<&'a [Range]>,
 }
 
@@ -155,13 +155,22 @@ impl<'a> Epilogue<'a> {
 }
 
 /// Over what the range of the activations is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum RangeOf {
-    /// The whole matrix: ONNX DynamicQuantizeLinear.
+    /// The whole tensor: ONNX DynamicQuantizeLinear. What comes of a row or image then depends on the others of its batch.
     Tensor,
-    /// Each row by itself: per token. More precise, and independent of the other rows.
+    /// Each row of a product (per token), each image of a convolution by itself. More precise, and independent of the others.
+    #[default]
     Row,
+}
+
+impl RangeOf {
+    /// Number of ranges for so many rows or images.
+    fn count(self, params: usize) -> usize {
+        if self == RangeOf::Row { params } else { 1 }
+    }
 }
 
 /// [`gemm`](super::gemm) of float activations, quantized inside the call by `rule` over `range`.
@@ -199,7 +208,7 @@ fn gemm_by_rule(
     threads: usize,
 ) -> Result<()> {
     check_threads(threads)?;
-    rule.check(if range == RangeOf::Row { lhs.rows() } else { 1 })?;
+    rule.check(range.count(lhs.rows()))?;
     check_cells(epilogue.ranges, lhs.rows())?;
     check_product(&lhs, &dst, weights.n(), weights.k())?;
     let shape = stage_shape(lhs.rows(), weights);
@@ -308,9 +317,10 @@ pub(super) fn ranges_of_rows<S: Simd>(simd: S, lhs: Matrix<'_, f32>, ranges: &mu
     });
 }
 
-/// [`conv2d`](super::conv2d) of float images, quantized inside the call by `rule` over each image's own range.
+/// [`conv2d`](super::conv2d) of float images, quantized inside the call by `rule` over `range`: each image's own
+/// ([`RangeOf::Row`]), or that of all of them.
 ///
-/// The result of an image does not depend on the others of its batch. Given ranges ([`InputRule`]) are one for each image.
+/// Given ranges ([`InputRule`]) are one for each image or one for the tensor, as `range` says.
 ///
 /// # Errors
 /// [`Error::NonFinite`] (the index is that in `input`) unless the rule saturates; the others as [`conv2d`](super::conv2d).
@@ -318,6 +328,7 @@ pub(super) fn ranges_of_rows<S: Simd>(simd: S, lhs: Matrix<'_, f32>, ranges: &mu
 pub fn conv2d_dynamic<'r>(
     input: &[f32],
     shape: ImageShape,
+    range: RangeOf,
     rule: impl Into<InputRule<'r>>,
     weights: &PackedConv2d,
     epilogue: &Epilogue<'_>,
@@ -325,13 +336,14 @@ pub fn conv2d_dynamic<'r>(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    conv2d_by_rule(input, shape, rule.into(), weights, epilogue, dst, workspace, threads)
+    conv2d_by_rule(input, shape, range, rule.into(), weights, epilogue, dst, workspace, threads)
 }
 
 #[allow(clippy::too_many_arguments)]
 fn conv2d_by_rule(
     input: &[f32],
     shape: ImageShape,
+    range: RangeOf,
     rule: InputRule<'_>,
     weights: &PackedConv2d,
     epilogue: &Epilogue<'_>,
@@ -340,7 +352,7 @@ fn conv2d_by_rule(
     threads: usize,
 ) -> Result<()> {
     check_threads(threads)?;
-    rule.check(shape.n)?;
+    rule.check(range.count(shape.n))?;
     check_cells(epilogue.ranges, shape.n)?;
     let geometry = weights.geometry();
     let (padded, out) = check_conv(geometry, shape, input.len(), dst.len())?;
@@ -349,19 +361,22 @@ fn conv2d_by_rule(
     let Workspace { scales, zero_points, .. } = &mut *workspace;
     scales.clear();
     zero_points.clear();
-    let len = geometry.in_channels * shape.h * shape.w;
+    let count = range.count(shape.n);
     let mut finite = true;
-    for image in 0..shape.n {
-        let values = &input[image * len..][..len];
+    for part in 0..count {
+        let start = input.len() * part / count;
+        let values = &input[start..input.len() * (part + 1) / count];
         let range = match ranges {
-            Some(ranges) => ranges[image],
+            Some(ranges) => ranges[part],
             None => weights.isa().visit(RangeOnThreads { values, threads }),
         };
-        let range = rule.allow(range, "input", [(image * len, values)].into_iter())?;
+        let range = rule.allow(range, "input", [(start, values)].into_iter())?;
         finite &= range.finite;
         let (scale, zero_point) = rule.qparams(range);
-        scales.push(scale);
-        zero_points.push(zero_point);
+        // One for each image, be it the same.
+        let images = shape.n * part / count..shape.n * (part + 1) / count;
+        scales.extend(images.clone().map(|_| scale));
+        zero_points.extend(images.map(|_| zero_point));
     }
     let threads = if epilogue.ranges.is_some() {
         threads::parts(threads, dst.len().saturating_mul(8 * (geometry.k() + 8)), ingest::GRAIN)

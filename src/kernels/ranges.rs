@@ -21,7 +21,7 @@ impl Range {
     /// The neutral element of [`Range::union`]: its ends lie the wrong way round, as those of no slice do.
     pub(super) const EMPTY: Range = Range { min: f32::INFINITY, max: f32::NEG_INFINITY, finite: true };
 
-    pub(super) fn union(self, other: Range) -> Range {
+    pub(crate) fn union(self, other: Range) -> Range {
         Range { min: self.min.min(other.min), max: self.max.max(other.max), finite: self.finite && other.finite }
     }
 

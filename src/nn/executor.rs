@@ -34,7 +34,8 @@ pub struct Tap<'a> {
 /// Owns the plan, the buffers and the number of threads; after the first run of a shape, [`Executor::run_into`] on one
 /// thread allocates nothing for layers and the common operators (a product of two values does, and so do some that are
 /// rare). It keeps the plans of the last eight sets of input shapes. Results do not depend on the number of threads, nor on
-/// the batch that an image came in.
+/// the batch that an image came in, unless a layer quantizes its input by the range of the whole tensor
+/// ([`RangeOf::Tensor`](crate::kernels::RangeOf)).
 ///
 /// What follows a layer with weights (batch norm, the sum with another value, a clamp) runs inside it, and functions that
 /// an exporter spelled out run as one. Where every value is shown ([`Executor::forward_with`], [`Executor::run_with`])

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Names, Result};
+use crate::kernels::RangeOf;
 use crate::nn::builder::{Dim, Edge, ModelBuilder};
 use crate::nn::{Conversion, Executor, Layer, LayerKind, Tap};
 use crate::num::U8Grid;
@@ -339,6 +340,7 @@ impl fmt::Display for Model {
                 reads.join(", ")
             )?;
             match layer.kernel_name() {
+                Some(kernel) if layer.input_range() == Some(RangeOf::Tensor) => writeln!(f, "  {kernel}, one range for the tensor")?,
                 Some(kernel) => writeln!(f, "  {kernel}")?,
                 None => writeln!(f)?,
             }

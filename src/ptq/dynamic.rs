@@ -2,7 +2,7 @@
 
 use super::layers::{Request, list, nothing};
 use crate::error::{Error, Result};
-use crate::kernels::Isa;
+use crate::kernels::{Isa, RangeOf};
 use crate::nn::quantized::{self, DynamicScheme};
 use crate::nn::{Conversion, LayerKind, Model, Node, Pattern, SkipReason};
 use crate::num::NonFinite;
@@ -13,8 +13,8 @@ use crate::quant::Scheme;
 ///
 /// Batch norms are folded first, into the convolutions that are quantized and no others. Weights become int8, symmetric, one
 /// scale per output channel. Activations are measured and quantized when the model runs, asymmetric in 8 bits: per image for
-/// [`LayerKind::Conv2d`] and [`LayerKind::ConvTranspose2d`], per row for [`LayerKind::Linear`], so a result never depends on the
-/// batch it came in. Products are integer with i32 sums; the bias stays in f32; the result is dequantized where the sums are, so
+/// [`LayerKind::Conv2d`] and [`LayerKind::ConvTranspose2d`], per row for the others, so a result never depends on the batch it came in
+/// ([`DynamicQuantization::with_range`] has ONNX's range for the whole tensor). Products are integer with i32 sums; the bias stays in f32; the result is dequantized where the sums are, so
 /// the layers around need no change. Of [`LayerKind::Embedding`] the table alone is quantized, each row as if it were a row of
 /// activations.
 ///
@@ -84,9 +84,19 @@ impl<'p> DynamicQuantization<'p> {
         self
     }
 
-    /// The scheme of the activations: unsigned, at most 8 bits, one range for each image (convolution) or row (linear).
+    /// The scheme of the activations: unsigned, at most 8 bits, one scale for each range.
     pub fn with_activations(mut self, scheme: Scheme) -> Self {
         self.scheme.activations = scheme;
+        self
+    }
+
+    /// Over what the range of activations is taken: of each image (convolution) or row (linear, recurrent) unless said otherwise.
+    ///
+    /// With [`RangeOf::Tensor`] each input has one range for all that a run is given, as ONNX's DynamicQuantizeLinear has: an exported
+    /// model then gives the same numbers. It costs accuracy (the largest sample takes the codes of all others:
+    /// [`compare_ranges`](crate::eval::compare_ranges) says how much), and the result of a sample depends on its batch.
+    pub fn with_range(mut self, range: RangeOf) -> Self {
+        self.scheme.range = range;
         self
     }
 
@@ -186,4 +196,21 @@ impl<'p> DynamicQuantization<'p> {
         }
         quantized::dynamic_obstacle(layer, self.isa).map(SkipReason::Unsupported)
     }
+}
+
+/// The model with the ranges of all inputs that are quantized at run time taken over another part of them: what
+/// [`DynamicQuantization::with_range`] would have made of the same weights.
+///
+/// # Errors
+/// [`Error::Unsupported`] when no layer quantizes its inputs at run time.
+pub fn with_input_range(model: &Model, range: RangeOf) -> Result<Model> {
+    let twin = |node: &Node| node.layer().with_input_range(range).map(|layer| node.with_layer(layer));
+    if !model.nodes().iter().any(|node| node.layer().input_range().is_some()) {
+        return Err(Error::Unsupported {
+            what: "another range of inputs for a model that quantizes none when it runs".into(),
+            way_out: "make one with `quantize_dynamic`".into(),
+        });
+    }
+    let nodes = model.nodes().iter().map(|node| twin(node).unwrap_or_else(|| node.clone())).collect();
+    Ok(model.with_nodes(nodes, model.conversion().cloned()))
 }

@@ -74,6 +74,6 @@ mod statistics;
 mod weight_only;
 
 pub use calibrate::{Calibrator, quantize_static};
-pub use dynamic::{DynamicQuantization, quantize_dynamic};
+pub use dynamic::{DynamicQuantization, quantize_dynamic, with_input_range};
 pub use norm_statistics::{NormShift, Reestimated, reestimate_norms};
 pub use weight_only::{WeightConfig, quantize_weights, quantize_weights_with};

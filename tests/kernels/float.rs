@@ -171,7 +171,7 @@ fn floats_do_not_depend_on_threads() {
                 )
                 .unwrap();
                 let rule = ActivationRule::default();
-                conv2d_dynamic(&image, shape, &rule, &quantized, &epilogue, &mut dynamic, &mut workspace, threads).unwrap();
+                conv2d_dynamic(&image, shape, RangeOf::Row, &rule, &quantized, &epilogue, &mut dynamic, &mut workspace, threads).unwrap();
                 (bits(&dst), bits(&dynamic))
             };
             assert!(run(1) == run(2) && run(1) == run(3), "{}", isa.name());
@@ -198,11 +198,12 @@ fn conv2d_dynamic_is_its_parts() {
         let weights: Vec<i8> = floats(7, geometry.weight_shape().iter().product()).iter().map(|x| (x * 128.0) as i8).collect();
         let n = geometry.out_channels;
         let (scales, bias) = (floats(8, n).iter().map(|x| x.abs() + 0.01).collect::<Vec<_>>(), floats(9, n));
-        for symmetric in [false, true] {
+        for (symmetric, range) in [(false, RangeOf::Row), (true, RangeOf::Row), (false, RangeOf::Tensor), (true, RangeOf::Tensor)] {
             let rule = ActivationRule { symmetric, ..Default::default() };
             let (lhs_scales, zero_points): (Vec<f32>, Vec<i32>) = image
                 .chunks(len)
                 .map(|x| {
+                    let x = if range == RangeOf::Tensor { &image[..] } else { x };
                     let (min, max) = (x.iter().copied().fold(f32::MAX, f32::min), x.iter().copied().fold(f32::MIN, f32::max));
                     affine_qparams(min, max, 0, 255, symmetric)
                 })
@@ -217,8 +218,8 @@ fn conv2d_dynamic_is_its_parts() {
             for isa in Isa::available() {
                 let packed = PackedConv2d::pack_for(isa, &geometry, &weights).unwrap();
                 let mut dst = vec![9.0; expected.len()];
-                conv2d_dynamic(&image, shape, &rule, &packed, &epilogue, &mut dst, &mut Workspace::new(), 1).unwrap();
-                assert_eq!(bits(&dst), bits(&expected), "{geometry:?} on {}", isa.name());
+                conv2d_dynamic(&image, shape, range, &rule, &packed, &epilogue, &mut dst, &mut Workspace::new(), 2).unwrap();
+                assert_eq!(bits(&dst), bits(&expected), "{geometry:?}, {range:?} on {}", isa.name());
             }
         }
     }
@@ -233,11 +234,16 @@ fn what_is_not_finite_is_named_or_saturated() {
     let image = [0.0, 0.0, 255.0, 0.0, f32::NAN, 1.0, f32::INFINITY, 255.0];
     let mut dst = [9.0; 4];
     let mut workspace = Workspace::new();
-    let error = conv2d_dynamic(&image, shape, &ActivationRule::default(), &weights, &epilogue, &mut dst, &mut workspace, 1).unwrap_err();
-    assert!(matches!(error, Error::NonFinite { index: 4, value, .. } if value.is_nan()), "{error}");
+    for range in [RangeOf::Row, RangeOf::Tensor] {
+        let rule = ActivationRule::default();
+        let error = conv2d_dynamic(&image, shape, range, &rule, &weights, &epilogue, &mut dst, &mut workspace, 1).unwrap_err();
+        assert!(matches!(error, Error::NonFinite { index: 4, value, .. } if value.is_nan()), "{error}");
+    }
     let rule = ActivationRule { non_finite: NonFinite::Saturate, ..Default::default() };
-    conv2d_dynamic(&image, shape, &rule, &weights, &epilogue, &mut dst, &mut workspace, 1).unwrap();
-    assert_eq!(dst, [0.0, 255.0, 0.0, 255.0]);
+    for range in [RangeOf::Row, RangeOf::Tensor] {
+        conv2d_dynamic(&image, shape, range, &rule, &weights, &epilogue, &mut dst, &mut workspace, 1).unwrap();
+        assert_eq!(dst, [0.0, 255.0, 0.0, 255.0]);
+    }
     let weights = PackedWeights::pack(&[1, 0], 1, 2, WeightLayout::Nk).unwrap();
     for range in [RangeOf::Tensor, RangeOf::Row] {
         let run = |rule: &ActivationRule, dst: &mut [f32], workspace: &mut Workspace| {
@@ -250,8 +256,8 @@ fn what_is_not_finite_is_named_or_saturated() {
         assert_eq!(dst[..2], [0.0, 0.0]);
     }
     let rule = ActivationRule { qmax: 256, ..Default::default() };
-    let error =
-        conv2d_dynamic(&image, shape, &rule, &PackedConv2d::pack(&geometry, &[1, 0]).unwrap(), &epilogue, &mut dst, &mut workspace, 1);
+    let weights = PackedConv2d::pack(&geometry, &[1, 0]).unwrap();
+    let error = conv2d_dynamic(&image, shape, RangeOf::Row, &rule, &weights, &epilogue, &mut dst, &mut workspace, 1);
     assert!(matches!(error, Err(Error::Parameter { .. })));
 }
 

@@ -37,6 +37,8 @@ struct Layer {
     accumulate: bool,
     /// Whether the sums are those of floats.
     float: bool,
+    /// What the range of its input is of, where it quantizes it.
+    range: RangeOf,
 }
 
 impl Layer {
@@ -70,7 +72,7 @@ impl Layer {
             let epilogue = epilogue.with_accumulate(self.accumulate).with_ranges((cells > 0).then_some(&found));
             let rule = ActivationRule::default();
             let rule = InputRule { rule: &rule, ranges };
-            conv2d_dynamic(&input.values, shape, rule, &packed, &epilogue, &mut dst, &mut workspace, threads).unwrap();
+            conv2d_dynamic(&input.values, shape, self.range, rule, &packed, &epilogue, &mut dst, &mut workspace, threads).unwrap();
         }
         (Images { values: dst, shape: output }, found.into_iter().map(Cell::into_inner).collect())
     }
@@ -85,8 +87,9 @@ fn chain(geometry: &Conv2dGeometry, shape: ImageShape, seed: u64) {
     let mut random = Random(seed);
     let input = Images { values: random.floats(shape.n * geometry.in_channels * shape.h * shape.w), shape };
     for isa in Isa::available() {
-        for float in [false, true] {
-            let layer = Layer { geometry: geometry.clone(), activation: activation(seed), accumulate: seed.is_multiple_of(2), float };
+        for (float, range) in [(false, RangeOf::Row), (false, RangeOf::Tensor), (true, RangeOf::Row)] {
+            let (activation, accumulate) = (activation(seed), seed.is_multiple_of(2));
+            let layer = Layer { geometry: geometry.clone(), activation, accumulate, float, range };
             let state = random.0;
             let (output, _) = layer.run(isa, &mut Random(state), &input, None, 0, 1);
             for (threads, cells) in [(1, shape.n), (2, shape.n), (3, 1)] {
@@ -100,8 +103,9 @@ fn chain(geometry: &Conv2dGeometry, shape: ImageShape, seed: u64) {
                 activation: Activation::None,
                 accumulate: false,
                 float: false,
+                range,
             };
-            let ranges = output.ranges(isa, shape.n);
+            let ranges = output.ranges(isa, if range == RangeOf::Tensor { 1 } else { shape.n });
             let (measured, _) = next.run(isa, &mut Random(state), &output, None, 0, 1);
             let (given, _) = next.run(isa, &mut Random(state), &output, Some(&ranges), 0, 2);
             assert_eq!(bits(&given.values), bits(&measured.values), "{geometry:?} on {}", isa.name());
@@ -222,8 +226,8 @@ fn given_ranges_are_checked_and_saturate() {
     let run = |input: &[f32; 2], rule: &ActivationRule, ranges: &[Range], cells: &[Cell<Range>]| {
         let mut dst = [9.0; 2];
         let epilogue = Epilogue::new(&[1.0]).with_ranges(Some(cells));
-        conv2d_dynamic(input, shape, InputRule { rule, ranges: Some(ranges) }, &weights, &epilogue, &mut dst, &mut Workspace::new(), 1)
-            .map(|()| dst)
+        let rule = InputRule { rule, ranges: Some(ranges) };
+        conv2d_dynamic(input, shape, RangeOf::Row, rule, &weights, &epilogue, &mut dst, &mut Workspace::new(), 1).map(|()| dst)
     };
     let (range, cells) = (Range { min: 0.0, max: 255.0, finite: true }, [Cell::new(NOTHING)]);
     assert_eq!(run(&[-7.0, 300.0], &rule, &[range], &cells).unwrap(), [0.0, 255.0]);

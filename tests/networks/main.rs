@@ -21,6 +21,7 @@ mod gptq_recurrent;
 mod quantize_dynamic;
 mod quantize_static;
 mod quantize_weights;
+mod ranges;
 mod recipe;
 mod reconstruct;
 mod rewriting;

@@ -2,6 +2,7 @@
 
 use lowprec::convert::QConfig;
 use lowprec::io::safetensors;
+use lowprec::kernels::RangeOf;
 use lowprec::nn::{Dim, Embedding, Gru, Linear, Lstm, RecurrentOptions};
 use lowprec::ptq::DynamicQuantization;
 use lowprec::{DType, LayerKind, Model, Scheme, Tensor, Value, onnx, quantize_dynamic, quantize_static};
@@ -83,6 +84,8 @@ pub fn cases() -> Vec<Case> {
         let float = digits(name);
         cases.push(Case::new(format!("{name} static"), static_digits(&float), &test));
         cases.push(Case::new(format!("{name} dynamic"), quantize_dynamic(&float, &[LayerKind::Conv2d, LayerKind::Linear]).unwrap(), &test));
+        let tensor = DynamicQuantization::new(&[LayerKind::Conv2d, LayerKind::Linear]).with_range(RangeOf::Tensor);
+        cases.push(Case::new(format!("{name} dynamic, one range"), tensor.apply(&float).unwrap(), &test));
         cases.push(Case::new(format!("{name} float"), float, &test));
     }
     let image = Random(3).tensor([2, 3, 14, 11], 1.0);
@@ -95,6 +98,8 @@ pub fn cases() -> Vec<Case> {
     let coarse = Scheme::UINT8_ACTIVATION.with_bits(6).with_symmetric(true);
     let dynamic = DynamicQuantization::new(&kinds).with_weights(Scheme::INT8_WEIGHT_PER_TENSOR).with_activations(coarse);
     cases.push(Case::new("network dynamic per tensor", dynamic.apply(&float).unwrap(), &image));
+    let tensor = DynamicQuantization::new(&kinds).with_range(RangeOf::Tensor);
+    cases.push(Case::new("network dynamic, one range", tensor.apply(&float).unwrap(), &image));
     cases.push(Case::new("network float", float, &image));
     let float = everything(2);
     cases.push(Case::new("everything static", observe(&float, &QConfig::default(), &samples(12)), &image));
@@ -102,7 +107,9 @@ pub fn cases() -> Vec<Case> {
     let float = sequence(4);
     let all = [LayerKind::Embedding, LayerKind::Lstm, LayerKind::Gru, LayerKind::Linear];
     let words = Value::from(Tensor::new([7, 3], (0..21).map(|i| i * 5 % 11).collect::<Vec<i64>>()).unwrap());
-    for (name, model) in [("sequence dynamic", quantize_dynamic(&float, &all).unwrap()), ("sequence float", float)] {
+    let tensor = DynamicQuantization::new(&all).with_range(RangeOf::Tensor).apply(&float).unwrap();
+    let models = [("sequence dynamic", quantize_dynamic(&float, &all).unwrap()), ("sequence dynamic, one range", tensor)];
+    for (name, model) in models.into_iter().chain([("sequence float", float)]) {
         cases.push(Case { name: name.into(), model, inputs: vec![("words".into(), words.clone())] });
     }
     cases

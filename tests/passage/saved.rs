@@ -1,11 +1,14 @@
 //! Saving and loading: what comes back is what went in, and the file holds no more than it must.
 
-use lowprec::io::saved;
+use std::collections::BTreeMap;
+
+use lowprec::io::{safetensors, saved};
+use lowprec::kernels::RangeOf;
 use lowprec::nn::operator::Operator;
 use lowprec::nn::{Dim, Layer, Linear};
 use lowprec::ptq::Calibrator;
 use lowprec::quant::{QuantizedWeights, WeightFormat};
-use lowprec::{Calibration, DType, LayerKind, Model, QConfig, QParams, QuantizedTensor, Value, quantize_dynamic, quantize_static};
+use lowprec::{Calibration, DType, LayerKind, Model, QConfig, QParams, QuantizedTensor, Tensor, Value, quantize_dynamic, quantize_static};
 
 use crate::networks::{cases, digits, images};
 use crate::nodes::suite::Suite;
@@ -25,6 +28,29 @@ fn every_network_comes_back_bit_for_bit() {
         // The same file again: nothing drifts.
         assert!(saved::write(&loaded).unwrap() == saved::write(&case.model).unwrap(), "{}", case.name);
     }
+}
+
+/// Files of before inputs could have one range for the tensor say more of the codes, and nothing of the range.
+#[test]
+fn a_file_of_before_is_read() {
+    let written = |input: &str| {
+        let json = format!(
+            r#"{{"version":1,"model":{{"inputs":[{{"name":"x","dtype":"f32","dims":[null,2]}}],"constants":[],"nodes":[{{"name":"fc","layer":{{"QuantizedLinear":{{"codes":{{"axis":0}}{input}}}}},"reads":["x"],"writes":["fc"]}}],"outputs":[{{"name":"y","value":"fc"}}]}}}}"#
+        );
+        let scales = Value::from(Tensor::new([3], vec![0.5f32, 0.25, 2.0]).unwrap());
+        let codes = Value::from(Tensor::new([3, 2], vec![1i8, -127, 30, 64, 127, 0]).unwrap());
+        let tensors = [("fc.weight", &codes), ("fc.weight_scale", &scales)];
+        safetensors::write(tensors, &BTreeMap::from([("lowprec".to_owned(), json)])).unwrap()
+    };
+    let before = saved::read(&written(r#","input":{"qmin":0,"qmax":255,"symmetric":false,"saturates":false}"#)).unwrap();
+    let now = saved::read(&written("")).unwrap();
+    let one = saved::read(&written(r#","input":{"of_tensor":true}"#)).unwrap();
+    let range = |model: &Model| model.node("fc").unwrap().layer().input_range();
+    assert_eq!([&before, &now, &one].map(range), [Some(RangeOf::Row), Some(RangeOf::Row), Some(RangeOf::Tensor)]);
+    let x = Random(3).tensor([4, 2], 1.0);
+    assert_eq!(before.forward(&x).unwrap(), now.forward(&x).unwrap());
+    assert_ne!(one.forward(&x).unwrap(), now.forward(&x).unwrap());
+    assert!(saved::read(&written(r#","input":{"of":"tensor"}"#)).is_err());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::weights;
 use super::{document, format_error};
 use crate::error::{Error, Result};
 use crate::io::onnx::import;
-use crate::kernels::{Activation, Conv2dGeometry, Isa};
+use crate::kernels::{Activation, Conv2dGeometry, Isa, RangeOf};
 use crate::nn::quantized::{self, DynamicScheme, StaticConv2d, StaticLinear, StaticOutput};
 use crate::nn::weight_only::{self, Activations};
 use crate::nn::{
@@ -200,7 +200,8 @@ fn scheme(rule: &Rule) -> Result<DynamicScheme> {
         return Err(Error::parameter("range of an input's codes", (rule.qmin, rule.qmax), "must be that of a number of bits"));
     }
     let non_finite = if rule.saturates { NonFinite::Saturate } else { NonFinite::Error };
-    Ok(DynamicScheme { activations, non_finite, ..DynamicScheme::default() })
+    let range = if rule.of_tensor { RangeOf::Tensor } else { RangeOf::Row };
+    Ok(DynamicScheme { activations, range, non_finite, ..DynamicScheme::default() })
 }
 
 pub fn grid(grid: Grid) -> Result<U8Grid> {

@@ -70,15 +70,18 @@ pub enum LayerEntry {
     QuantizedConv2d {
         geometry: Geometry,
         codes: Codes,
+        #[serde(default, skip_serializing_if = "is_default")]
         input: Rule,
     },
     QuantizedConvTranspose2d {
         geometry: Geometry,
         codes: Codes,
+        #[serde(default, skip_serializing_if = "is_default")]
         input: Rule,
     },
     QuantizedLinear {
         codes: Codes,
+        #[serde(default, skip_serializing_if = "is_default")]
         input: Rule,
     },
     QuantizedEmbedding {
@@ -267,15 +270,32 @@ pub struct Codes {
     pub dims: Option<Vec<usize>>,
 }
 
-/// How an input becomes codes at run time.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How an input becomes codes at run time; absent are the codes 0 to 255, and what is false.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Rule {
+    #[serde(skip_serializing_if = "is_default")]
     pub qmin: i32,
+    #[serde(skip_serializing_if = "is_last")]
     pub qmax: i32,
+    #[serde(skip_serializing_if = "is_default")]
     pub symmetric: bool,
     /// Whether NaN and infinities are taken, and not refused.
+    #[serde(skip_serializing_if = "is_default")]
     pub saturates: bool,
+    /// Whether there is one range for the whole tensor, and not one for each image or row.
+    #[serde(skip_serializing_if = "is_default")]
+    pub of_tensor: bool,
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        Rule { qmin: 0, qmax: 255, symmetric: false, saturates: false, of_tensor: false }
+    }
+}
+
+fn is_last(code: &i32) -> bool {
+    *code == 255
 }
 
 /// A product of a recurrent layer.
@@ -283,7 +303,11 @@ pub struct Rule {
 #[serde(deny_unknown_fields)]
 pub enum Projected {
     Float,
-    Int8 { codes: Codes, input: Rule },
+    Int8 {
+        codes: Codes,
+        #[serde(default, skip_serializing_if = "is_default")]
+        input: Rule,
+    },
 }
 
 /// Grids of a layer from codes to codes.

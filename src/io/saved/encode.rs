@@ -10,7 +10,7 @@ use super::operators;
 use super::tensors::Writer;
 use super::weights::{self, Weights};
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, ActivationRule, Conv2dGeometry};
+use crate::kernels::{Activation, ActivationRule, Conv2dGeometry, RangeOf};
 use crate::nn::quantized::StaticOutput;
 use crate::nn::weight_only::{Activations, StoredWeights};
 use crate::nn::{Dim, Layer, Model, Node, Projection};
@@ -74,15 +74,16 @@ fn layer(node: &Node, tensors: &mut Writer) -> Result<LayerEntry> {
         Layer::QuantizedConv2d(conv) => LayerEntry::QuantizedConv2d {
             geometry: geometry(conv.geometry(), [0, 0]),
             codes: codes(tensors, name, &conv.weight()?, conv.bias())?,
-            input: rule(conv.input_rule()),
+            input: rule(conv.input_rule(), conv.input_range()),
         },
         Layer::QuantizedConvTranspose2d(conv) => LayerEntry::QuantizedConvTranspose2d {
             geometry: geometry(conv.geometry(), conv.output_padding()),
             codes: codes(tensors, name, &conv.weight()?, conv.bias())?,
-            input: rule(conv.input_rule()),
+            input: rule(conv.input_rule(), conv.input_range()),
         },
         Layer::QuantizedLinear(linear) => {
-            LayerEntry::QuantizedLinear { codes: codes(tensors, name, &linear.weight()?, linear.bias())?, input: rule(linear.input_rule()) }
+            let input = rule(linear.input_rule(), linear.input_range());
+            LayerEntry::QuantizedLinear { codes: codes(tensors, name, &linear.weight()?, linear.bias())?, input }
         }
         Layer::QuantizedEmbedding(table) => LayerEntry::QuantizedEmbedding { codes: codes(tensors, name, table.weight(), None)? },
         Layer::StaticConv2d(conv) => LayerEntry::StaticConv2d {
@@ -193,7 +194,8 @@ fn projection(tensors: &mut Writer, name: &str, part: &Projection) -> Result<Pro
             Ok(Projected::Float)
         }
         Projection::Int8(linear) => {
-            Ok(Projected::Int8 { codes: codes(tensors, name, &linear.weight()?, linear.bias())?, input: rule(linear.input_rule()) })
+            let input = rule(linear.input_rule(), linear.input_range());
+            Ok(Projected::Int8 { codes: codes(tensors, name, &linear.weight()?, linear.bias())?, input })
         }
     }
 }
@@ -203,9 +205,9 @@ fn geometry(geometry: &Conv2dGeometry, output_padding: [usize; 2]) -> Geometry {
     Geometry { stride, padding, dilation, groups, output_padding }
 }
 
-fn rule(rule: ActivationRule) -> Rule {
+fn rule(rule: ActivationRule, range: RangeOf) -> Rule {
     let ActivationRule { qmin, qmax, symmetric, non_finite } = rule;
-    Rule { qmin, qmax, symmetric, saturates: non_finite == NonFinite::Saturate }
+    Rule { qmin, qmax, symmetric, saturates: non_finite == NonFinite::Saturate, of_tensor: range == RangeOf::Tensor }
 }
 
 pub fn grid(grid: U8Grid) -> Grid {

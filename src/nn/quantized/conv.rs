@@ -1,16 +1,18 @@
-//! Convolution in int8, its input quantized at run time, image by image.
+//! Convolution in int8, its input quantized at run time.
 
 use std::sync::Arc;
 
 use super::{DynamicScheme, Parameters, check_bias};
 use crate::error::{Error, Result};
-use crate::kernels::{ActivationRule, Conv2dGeometry, Epilogue, ImageShape, InputRule, Isa, PackedConv2d, Workspace, conv2d_dynamic};
+use crate::kernels::{
+    ActivationRule, Conv2dGeometry, Epilogue, ImageShape, InputRule, Isa, PackedConv2d, Range, RangeOf, Workspace, conv2d_dynamic,
+};
 use crate::nn::conv::check_images;
 use crate::nn::plan::Stage;
 use crate::tensor::{QuantizedTensor, Tensor};
 
-/// The twin of [`nn::Conv2d`](crate::nn::Conv2d): int8 weights, each image quantized by its own range, products and
-/// sums in integers.
+/// The twin of [`nn::Conv2d`](crate::nn::Conv2d): int8 weights, each image quantized by its own range (or all by that
+/// of the tensor), products and sums in integers.
 ///
 /// ```
 /// use lowprec::kernels::{Conv2dGeometry, ImageLayout, ImageShape, Workspace};
@@ -134,6 +136,17 @@ impl Conv2d {
         self.parameters.rule
     }
 
+    /// Over what the range of the input is taken.
+    pub fn input_range(&self) -> RangeOf {
+        self.parameters.range
+    }
+
+    /// The same layer with the range of its input taken over another part of it.
+    #[must_use]
+    pub fn with_input_range(&self, range: RangeOf) -> Self {
+        Conv2d { packed: self.packed.clone(), parameters: self.parameters.with_range(range) }
+    }
+
     /// Bytes of panels, column sums and scales.
     pub fn weight_bytes(&self) -> usize {
         self.packed.bytes() + 4 * self.scales().len()
@@ -165,7 +178,13 @@ impl Conv2d {
             .with_activation(stage.fused.activation)
             .with_accumulate(stage.fused.residual)
             .with_ranges(stage.measured);
-        let rule = InputRule { rule: &self.parameters.rule, ranges: stage.given };
-        conv2d_dynamic(input, shape, rule, &self.packed, &epilogue, output, workspace, threads)
+        // Whoever wrote the input measured each image.
+        let whole = stage.given.and_then(|given| given.iter().copied().reduce(Range::union)).map(|range| [range]);
+        let ranges = match self.parameters.range {
+            RangeOf::Tensor => whole.as_ref().map(<[Range; 1]>::as_slice),
+            _ => stage.given,
+        };
+        let rule = InputRule { rule: &self.parameters.rule, ranges };
+        conv2d_dynamic(input, shape, self.parameters.range, rule, &self.packed, &epilogue, output, workspace, threads)
     }
 }

@@ -1,12 +1,12 @@
-//! Transposed convolution in int8, its input quantized at run time, image by image.
+//! Transposed convolution in int8, its input quantized at run time.
 
 use std::sync::Arc;
 
 use super::{DynamicScheme, Parameters};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Accumulate, Activation, ActivationRule, Conv2dGeometry, Isa, Matrix, MatrixMut, PackedWeights, Per, WeightLayout, Workspace, gemm,
-    min_max, quantize_u8, scatter,
+    Accumulate, Activation, ActivationRule, Conv2dGeometry, Isa, Matrix, MatrixMut, PackedWeights, Per, RangeOf, WeightLayout, Workspace,
+    gemm, min_max, quantize_u8, scatter,
 };
 use crate::nn::conv_transpose::Transposed;
 use crate::num::{NonFinite, affine_qparams};
@@ -16,7 +16,7 @@ use crate::tensor::{QuantizedTensor, Tensor};
 const LIMIT: usize = 65536;
 
 /// The twin of [`nn::ConvTranspose2d`](crate::nn::ConvTranspose2d): int8 weights with one scale per output channel, each image
-/// quantized by its own range, products and sums in integers.
+/// quantized by its own range (or all by that of the tensor), products and sums in integers.
 #[derive(Debug, Clone)]
 pub struct ConvTranspose2d {
     shape: Transposed,
@@ -136,6 +136,17 @@ impl ConvTranspose2d {
         self.parameters.rule
     }
 
+    /// Over what the range of the input is taken.
+    pub fn input_range(&self) -> RangeOf {
+        self.parameters.range
+    }
+
+    /// The same layer with the range of its input taken over another part of it.
+    #[must_use]
+    pub fn with_input_range(&self, range: RangeOf) -> Self {
+        ConvTranspose2d { parameters: self.parameters.with_range(range), ..self.clone() }
+    }
+
     /// Bytes of panels, column sums and scales.
     pub fn weight_bytes(&self) -> usize {
         self.packed.iter().map(PackedWeights::bytes).sum::<usize>() + 4 * self.scales().len()
@@ -192,8 +203,9 @@ impl ConvTranspose2d {
         let (columns, codes) = memory.grow::<u8>(products + image).split_at_mut(products);
         let (columns, codes) = (bytemuck::cast_slice_mut::<u8, i32>(columns), &mut codes[..image]);
         let rule = &self.parameters.rule;
+        let whole = (self.parameters.range == RangeOf::Tensor).then(|| min_max(input));
         for (i, (x, y)) in input.chunks_exact(image).zip(output.chunks_exact_mut(out[0] * out[1] * out_channels)).enumerate() {
-            let range = min_max(x);
+            let range = whole.unwrap_or_else(|| min_max(x));
             if !range.finite && rule.non_finite == NonFinite::Error {
                 NonFinite::Error.check("input", x).map_err(|error| match error {
                     Error::NonFinite { what, index, value } => Error::NonFinite { what, index: i * image + index, value },

@@ -1,4 +1,4 @@
-//! The fully connected layer in int8, its input quantized at run time, row by row.
+//! The fully connected layer in int8, its input quantized at run time.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::nn::linear::check_rows;
 use crate::nn::plan::Fused;
 use crate::tensor::{QuantizedTensor, Tensor, repeat};
 
-/// The twin of [`nn::Linear`](crate::nn::Linear): int8 weights, each row quantized by its own range, products and sums
-/// in integers.
+/// The twin of [`nn::Linear`](crate::nn::Linear): int8 weights, each row quantized by its own range (or all by that of the
+/// tensor), products and sums in integers.
 ///
 /// ```
 /// use lowprec::kernels::Workspace;
@@ -126,6 +126,17 @@ impl Linear {
         self.parameters.rule
     }
 
+    /// Over what the range of the input is taken.
+    pub fn input_range(&self) -> RangeOf {
+        self.parameters.range
+    }
+
+    /// The same layer with the range of its input taken over another part of it.
+    #[must_use]
+    pub fn with_input_range(&self, range: RangeOf) -> Self {
+        Linear { packed: self.packed.clone(), parameters: self.parameters.with_range(range) }
+    }
+
     /// Bytes of panels, column sums and scales.
     pub fn weight_bytes(&self) -> usize {
         self.packed.bytes() + 4 * self.scales().len()
@@ -155,7 +166,7 @@ impl Linear {
             Epilogue::new(self.scales()).with_bias(self.bias()).with_activation(fused.activation).with_accumulate(fused.residual);
         let lhs = Matrix::new(input, rows, self.in_features())?;
         let dst = MatrixMut::new(output, rows, self.out_features())?;
-        gemm_dynamic(lhs, RangeOf::Row, &self.parameters.rule, &self.packed, &epilogue, dst, workspace, threads)
+        gemm_dynamic(lhs, self.parameters.range, &self.parameters.rule, &self.packed, &epilogue, dst, workspace, threads)
             .map_err(|error| named("input", error))
     }
 }

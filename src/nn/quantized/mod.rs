@@ -15,6 +15,7 @@ mod conv;
 mod conv_transpose;
 mod embedding;
 mod linear;
+mod range;
 mod static_conv;
 mod static_linear;
 mod static_stage;
@@ -32,7 +33,7 @@ pub use static_stage::{StaticOutput, StaticOutputMut};
 pub(crate) use twin::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twin};
 
 use crate::error::{Error, Result};
-use crate::kernels::ActivationRule;
+use crate::kernels::{ActivationRule, RangeOf};
 use crate::num::NonFinite;
 use crate::quant::observer::MinMax;
 use crate::quant::{Observer, Scheme};
@@ -41,22 +42,28 @@ use crate::tensor::{Granularity, QParams, QuantizedTensor, Tensor};
 /// How a layer's weights and inputs become codes.
 ///
 /// The default is int8 as PyTorch and ONNX Runtime recommend it: weights symmetric in -127..=127 with one scale per
-/// output channel, inputs asymmetric in 0..=255 with one range per image or row, NaN and infinities refused.
+/// output channel, inputs asymmetric in 0..=255, NaN and infinities refused; with one range for each image or row, where those have
+/// one for the tensor.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DynamicScheme {
     /// Weights: signed, symmetric, at most 8 bits, per tensor or per output channel (axis 0). Tables of embeddings have the bits and the
     /// granularity alone of it.
     pub weights: Scheme,
-    /// Inputs: unsigned, at most 8 bits, per tensor, which here means one range for each image or row.
+    /// Inputs: unsigned, at most 8 bits, one scale for each range.
     pub activations: Scheme,
+    /// Over what the range of an input is taken: each image or row ([`RangeOf::Row`]), or all that a run is given. The input of a
+    /// recurrent layer is then the sequences of the batch with all their steps, and its state that of the batch at one step.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub range: RangeOf,
     /// NaN and infinities, in weights, biases and inputs alike.
     pub non_finite: NonFinite,
 }
 
 impl Default for DynamicScheme {
     fn default() -> Self {
-        DynamicScheme { weights: Scheme::INT8_WEIGHT, activations: Scheme::UINT8_ACTIVATION, non_finite: NonFinite::Error }
+        let (weights, activations) = (Scheme::INT8_WEIGHT, Scheme::UINT8_ACTIVATION);
+        DynamicScheme { weights, activations, range: RangeOf::default(), non_finite: NonFinite::Error }
     }
 }
 
@@ -78,7 +85,7 @@ impl DynamicScheme {
         if self.activations.is_signed() || self.activations.bits() > 8 || self.activations.granularity() != Granularity::PerTensor {
             return Err(Error::Unsupported {
                 what: format!("inputs as {} in an int8 layer", self.activations),
-                way_out: "use an unsigned scheme of at most 8 bits, per tensor (one range for each image or row)".into(),
+                way_out: "use an unsigned scheme of at most 8 bits, per tensor: `range` says whether each image or row has its own".into(),
             });
         }
         Ok(())
@@ -137,6 +144,7 @@ struct Parameters {
     scales: Tensor,
     bias: Option<Tensor>,
     rule: ActivationRule,
+    range: RangeOf,
     qmin: i32,
     qmax: i32,
 }
@@ -164,6 +172,7 @@ impl Parameters {
             scales: Tensor::new([params.scales().len()], params.scales().to_vec())?,
             bias: bias.map(|bias| Tensor::new([channels], finite_bias(bias, scheme.non_finite)?)).transpose()?,
             rule: scheme.rule(),
+            range: scheme.range,
             qmin: params.qmin(),
             qmax: params.qmax(),
         })
@@ -178,6 +187,10 @@ impl Parameters {
 
     fn bias(&self) -> Option<&[f32]> {
         self.bias.as_ref().map(Tensor::as_slice)
+    }
+
+    fn with_range(&self, range: RangeOf) -> Self {
+        Parameters { range, ..self.clone() }
     }
 
     /// The same with another bias, one number a channel.

@@ -129,7 +129,8 @@ impl Lstm {
         self.in_features
     }
 
-    /// The same layer with weights in int8, one scale per output channel, and activations quantized row by row at run time.
+    /// The same layer with weights in int8, one scale per output channel, and activations quantized at run time, row by
+    /// row unless the scheme says otherwise.
     ///
     /// # Errors
     /// Those of [`quantized::Linear::from_float`](crate::nn::quantized::Linear::from_float).

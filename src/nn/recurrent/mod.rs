@@ -2,7 +2,8 @@
 //!
 //! Both run as one product of all steps with the input weights, then step by step a product of the state with the
 //! recurrent weights. In int8 the weights have one scale per output channel (a row of `W` or `R`), and each row of
-//! activations, input and state alike, gets its own range at every step.
+//! activations, input and state alike, gets its own range at every step; or, with [`RangeOf::Tensor`](crate::kernels::RangeOf), the input
+//! one for all steps of the batch, and the batch's state one at every step.
 
 mod gru;
 mod lstm;

@@ -5,7 +5,7 @@
 //! y = Cast(ConvInteger(codes, weight, zero point)) · (scale · scales of the weight) + bias
 //! ```
 //!
-//! in the order in which the layers here multiply, so that one image or row gives the same bits.
+//! in the order in which the layers here multiply, so that one range for the tensor gives the same bits.
 
 use super::layers::{transposed, unspoken, windows};
 use super::writer::{Measured, Writer};

@@ -27,8 +27,9 @@ use super::schema::{
 };
 use super::tensor::element_code;
 use crate::error::{Error, Result};
+use crate::kernels::RangeOf;
 use crate::nn::weight_only::Activations;
-use crate::nn::{Dim, Layer, Model, Precision, shapes, shapes_for};
+use crate::nn::{Dim, Layer, LayerKind, Model, Precision, shapes, shapes_for};
 use crate::tensor::{DType, Shape, Value};
 use writer::Writer;
 
@@ -47,8 +48,9 @@ const LIMIT: usize = i32::MAX as usize;
 /// in QDQ form: every value in codes is followed by a DequantizeLinear and comes out of a QuantizeLinear, weights are int8
 /// with one scale per channel, biases int32, so that a runtime can see its integer kernels in it. A layer that quantizes its input
 /// at run time becomes DynamicQuantizeLinear, ConvInteger or MatMulInteger, and the product with both scales. DynamicQuantizeLinear
-/// has one range for the whole tensor, where [`quantize_dynamic`](crate::quantize_dynamic) has one per image or row: of a
-/// batch of one image the results are the same, of a larger one they differ as far as the ranges of its images do. Quantized
+/// has one range for the whole tensor, and so has a model made with [`RangeOf::Tensor`], which the file then equals;
+/// [`quantize_dynamic`](crate::quantize_dynamic) by itself has one per image or row: of a batch of one image the results are the same, of a
+/// larger one they differ as far as the ranges of its images do ([`compare_ranges`](crate::eval::compare_ranges) says what they were worth). Quantized
 /// weights are constants in codes that DequantizeLinear (in blocks, from opset 21 on) or a look-up makes floats of; activations that such a
 /// layer would quantize in its products stay floats. So do those of a recurrent layer in int8: the standard's LSTM and GRU multiply
 /// floats, and get theirs from a DequantizeLinear of the layer's codes.
@@ -105,13 +107,13 @@ impl<'m> Export<'m> {
     /// inputs differs by the rounding of floats alone.
     pub fn differences(&self) -> Vec<(&'m str, &'static str)> {
         let of = |layer: &Layer| match layer {
-            Layer::QuantizedConv2d(_) | Layer::QuantizedConvTranspose2d(_) => {
-                Some("one range for the batch, where each image has its own here")
-            }
-            Layer::QuantizedLinear(_) => Some("one range for all rows, where each has its own here"),
             Layer::Lstm(_) | Layer::Gru(_) if layer.precision() == Precision::Int8 => {
                 Some("inputs and states multiplied as floats, which are quantized here")
             }
+            layer if layer.input_range() == Some(RangeOf::Row) => Some(match layer.kind() {
+                LayerKind::Linear => "one range for all rows, where each has its own here",
+                _ => "one range for the batch, where each image has its own here",
+            }),
             Layer::WeightOnlyConv2d(conv) if conv.activations() == Activations::Int8 => Some(FLOATS),
             Layer::WeightOnlyLinear(linear) if linear.activations() == Activations::Int8 => Some(FLOATS),
             _ => None,
