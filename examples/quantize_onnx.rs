@@ -22,12 +22,13 @@ use std::time::Instant;
 
 use arguments::{Arguments, Mode, Request};
 use lowprec::convert::{StaticScheme, WeightScales};
+use lowprec::eval::RangeReport;
 use lowprec::io::{safetensors, saved};
 use lowprec::nn::Executor;
 use lowprec::onnx::{self, Export};
 use lowprec::ptq::gptq::{self, Gptq};
 use lowprec::ptq::recipe::{Improved, Recipe};
-use lowprec::ptq::{Calibrator, DynamicQuantization, WeightConfig, quantize_weights_with};
+use lowprec::ptq::{Calibrator, DynamicQuantization, WeightConfig, quantize_weights_with, with_input_range};
 use lowprec::{Error, LayerKind, Model, Progress, QConfig, Result, Scheme, Value};
 use report::Report;
 use samples::Samples;
@@ -71,7 +72,7 @@ fn run(arguments: &Arguments) -> Result<Report> {
         Mode::Float => None,
         _ if arguments.target_drop.is_some() => {
             let found = report.timed("search", || {
-                let samples = Samples::read(arguments, &float)?;
+                let samples = Samples::read(calibration_file(arguments), &float)?;
                 samples.search(arguments, &float, static_config(arguments)?, progress())
             })?;
             report.found(&found);
@@ -92,7 +93,8 @@ fn run(arguments: &Arguments) -> Result<Report> {
     }
     let made = quantized.as_ref().unwrap_or(&float);
     if let (Some(path), Some(quantized)) = (&arguments.report, &quantized) {
-        let compared = report.timed("compare", || Samples::read(arguments, &float)?.compare(arguments, &float, quantized, progress()))?;
+        let compared = report
+            .timed("compare", || Samples::read(calibration_file(arguments), &float)?.compare(arguments, &float, quantized, progress()))?;
         let name = arguments.model.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy());
         std::fs::write(path, compared.to_html(&format!("{name}, {}", arguments.mode.name())))
             .map_err(|source| Error::Write { path: path.display().to_string(), source })?;
@@ -103,12 +105,25 @@ fn run(arguments: &Arguments) -> Result<Report> {
         report.timed("export", || export.save(path))?;
         let differ = export.differences().into_iter().map(|(name, why)| format!("{name}: {why}"));
         report.written("export", path, differ.collect())?;
+        if let (Mode::Dynamic, Some(quantized)) = (arguments.mode, &quantized) {
+            report.ranges(worth_of_ranges(arguments, &float, quantized));
+        }
     }
     if let Some(path) = &arguments.save {
         report.timed("save", || saved::write_file(path, made))?;
         report.written("save", path, Vec::new())?;
     }
     Ok(report)
+}
+
+/// What a range for each row or image, which the exported file has not, is worth on the samples that there are; none without samples.
+fn worth_of_ranges(arguments: &Arguments, float: &Model, quantized: &Model) -> Option<Result<RangeReport>> {
+    let path = arguments.calibration.as_ref().or(arguments.run.as_ref().map(|[input, _]| input))?;
+    Some(Samples::read(path, float).and_then(|samples| samples.compare_ranges(arguments, float, quantized)))
+}
+
+fn calibration_file(arguments: &Arguments) -> &Path {
+    arguments.calibration.as_ref().expect("the command line has one")
 }
 
 /// Runs what there is of float and quantized model, and writes what the last of them made.
@@ -135,7 +150,8 @@ fn execute(arguments: &Arguments, report: &mut Report, models: [Option<&Model>; 
 /// The model with the layers quantized that were asked for: all that can be, when nothing was said.
 fn quantize(arguments: &Arguments, model: &Model) -> Result<Model> {
     let start = Instant::now();
-    let mut quantization = DynamicQuantization::new(&kinds(arguments, model)).with_progress(progress());
+    let range = arguments.activations_per.unwrap_or_default();
+    let mut quantization = DynamicQuantization::new(&kinds(arguments, model)).with_range(range).with_progress(progress());
     for pattern in &arguments.exclude {
         quantization = quantization.exclude(pattern)?;
     }
@@ -156,19 +172,22 @@ fn kinds(arguments: &Arguments, model: &Model) -> Vec<LayerKind> {
 
 /// The model quantized as the mode has it, with the steps of the effort that was asked for.
 fn improve(arguments: &Arguments, model: &Model) -> Result<Improved> {
-    let path = arguments.calibration.as_ref().expect("the command line has one");
-    let batches = calibration(arguments, model, path)?;
+    let batches = calibration(arguments, model, calibration_file(arguments))?;
     let batches: Vec<Vec<(&str, &Value)>> = batches.iter().map(by_name).collect();
     let batches: Vec<&[(&str, &Value)]> = batches.iter().map(Vec::as_slice).collect();
     let recipe = Recipe::new(arguments.effort.unwrap_or_default()).with_gptq(gptq(arguments));
     let start = Instant::now();
-    let improved = match arguments.mode {
+    let mut improved = match arguments.mode {
         Mode::Static => recipe.quantize_static(model, &batches, &static_config(arguments)?, progress()),
         Mode::WeightOnly => recipe.quantize_weights(model, &batches, &weight_config(arguments)?, progress()),
         _ => recipe.quantize_dynamic(model, &batches, &kinds(arguments, model), progress()),
-    };
+    }?;
+    // The steps are judged with a range for each row.
+    if let Some(range) = arguments.activations_per {
+        improved.model = with_input_range(&improved.model, range)?;
+    }
     quantized_in(start);
-    improved
+    Ok(improved)
 }
 
 /// How weights are fitted.
@@ -245,8 +264,7 @@ fn calibrate(arguments: &Arguments, model: &Model) -> Result<Model> {
     if let Some(threads) = arguments.threads {
         calibrator = calibrator.with_threads(threads);
     }
-    let path = arguments.calibration.as_ref().expect("the command line has one");
-    for batch in calibration(arguments, model, path)? {
+    for batch in calibration(arguments, model, calibration_file(arguments))? {
         calibrator.observe(&by_name(&batch))?;
     }
     let model = calibrator.convert();

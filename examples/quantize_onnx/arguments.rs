@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser, ValueExt};
 use lowprec::LayerKind;
 use lowprec::eval::Objective;
+use lowprec::kernels::RangeOf;
 use lowprec::nn::Pattern;
 use lowprec::nn::weight_only::Activations;
 use lowprec::ptq::DynamicQuantization;
@@ -18,17 +19,19 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--report OUT.html] [--target-drop POINTS [--objective smallest|fastest]]
                      [--calibration CAL.safetensors] [--observer NAME] [--batch N]
                      [--weights FORMAT] [--activations float|int8] [--effort fast|balanced|best] [--sweeps N]
-                     [--weight-bits N] [--activation-bits N]
+                     [--weight-bits N] [--activation-bits N] [--activations-per row|tensor]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
   --mode float       run the model as it is; what --save made (*.safetensors) too
-  --mode dynamic     weights in int8, activations quantized as they come
+  --mode dynamic     weights in int8, activations quantized as they come; with --export and samples (--calibration, else --input) the
+                     report says what a range for each row or image is worth, where the file has one for the tensor
   --mode static      integers from layer to layer, by the ranges of values on calibration samples
   --mode weight-only weights in any format, activations as they are; with --calibration fitted to what they do to outputs
   --weights FORMAT   of --mode weight-only: int8 (default), int4:g32, uint4:g32, nf4:g64, kmeans3:g64, mxfp4, ...
   --activations KIND of --mode weight-only: what is multiplied with codes, float (default) or int8, quantized as it comes
-  --calibration FILE samples under the names of the model's inputs, for --mode static, --effort, --report and --target-drop,
-                     and `labels` (integers) where there are some
+  --activations-per P of --mode dynamic: what has a range of its own, each row or image (row, default) or the tensor, as in ONNX
+  --calibration FILE samples under the names of the model's inputs, for --mode static, --effort, --report, --target-drop and
+                     --mode dynamic with --export, and `labels` (integers) where there are some
   --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, scale
                      channels, ranges, biases), best (weights fitted too, below 8 bits static roundings learned); each step is kept where it helps on
                      a quarter of them, held out
@@ -37,7 +40,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      entropy, range:MIN:MAX
   --weight-bits N    of --mode static: bits of weights, 2 to 8 (default); below 8 with scales of least squared error
   --activation-bits N of --mode static: bits of the values between layers, 2 to 8 (default)
-  --batch N          calibrate on N samples at a time; default: as many as the model takes
+  --batch N          calibrate on N samples at a time, and give N together one range in --mode dynamic; default: as many as the
+                     model takes
   --kinds KIND,...   quantize layers of these kinds (conv2d, linear, ...); default: every kind that can be
   --exclude GLOB,... leave out layers of these names
   --input FILE       tensors under the names of the model's inputs; of more samples than the model takes
@@ -91,6 +95,7 @@ pub struct Arguments {
     pub sweeps: Option<usize>,
     pub weight_bits: Option<u32>,
     pub activation_bits: Option<u32>,
+    pub activations_per: Option<RangeOf>,
     pub batch: Option<usize>,
     pub weights: Option<WeightFormat>,
     pub activations: Option<Activations>,
@@ -110,7 +115,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut export, mut save, mut report, mut target_drop) = (None, None, None, None);
     let (mut objective, mut calibration, mut observer, mut batch) = (None, None, None, None);
     let (mut weights, mut activations, mut effort, mut sweeps) = (None, None, None, None);
-    let (mut weight_bits, mut activation_bits) = (None, None);
+    let (mut weight_bits, mut activation_bits, mut activations_per) = (None, None, None);
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -141,6 +146,11 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("activation-bits") => match parser.value()?.parse()? {
                 bits @ 2..=8 => activation_bits = Some(bits),
                 bits => return Err(format!("--activation-bits is {bits}: 2 to 8").into()),
+            },
+            Arg::Long("activations-per") => match parser.value()?.string()?.as_str() {
+                "row" => activations_per = Some(RangeOf::Row),
+                "tensor" => activations_per = Some(RangeOf::Tensor),
+                other => return Err(format!("--activations-per is `{other}`: row or tensor").into()),
             },
             Arg::Long("batch") => match parser.value()?.parse()? {
                 0 => return Err("--batch is 0: at least 1".into()),
@@ -193,8 +203,13 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if mode != Mode::Static && observer.is_some() {
         return Err("--observer belongs to --mode static".into());
     }
-    if mode != Mode::Static && effort.is_none() && batch.is_some() {
-        return Err("--batch belongs to --mode static and --effort".into());
+    // What a range for each row is worth is told by samples.
+    let ranged = mode == Mode::Dynamic && (export.is_some() || report.is_some());
+    if mode != Mode::Static && effort.is_none() && !ranged && batch.is_some() {
+        return Err("--batch belongs to --mode static, --effort, and --mode dynamic with --export or --report".into());
+    }
+    if mode != Mode::Dynamic && activations_per.is_some() {
+        return Err("--activations-per belongs to --mode dynamic".into());
     }
     if effort.is_some() && (mode == Mode::Float || target_drop.is_some()) {
         return Err("--effort is about quantized models, and not for --target-drop, which has a search of its own".into());
@@ -208,9 +223,11 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if mode != Mode::Static && activation_bits.is_some() {
         return Err("--activation-bits belongs to --mode static".into());
     }
-    let calibrated = matches!(mode, Mode::Static | Mode::WeightOnly) || effort.is_some();
+    let calibrated = matches!(mode, Mode::Static | Mode::WeightOnly) || effort.is_some() || ranged;
     if !calibrated && calibration.is_some() && report.is_none() && target_drop.is_none() {
-        return Err("--calibration belongs to --mode static, --mode weight-only, --effort, --report and --target-drop".into());
+        return Err("--calibration belongs to --mode static, --mode weight-only, --mode dynamic with --export, --effort, --report and \
+                    --target-drop"
+            .into());
     }
     if sweeps.is_some() && effort != Some(Effort::Best) && !(mode == Mode::WeightOnly && calibration.is_some() && effort.is_none()) {
         return Err("--sweeps belongs to fitted weights: --effort best, or --mode weight-only with --calibration".into());
@@ -243,6 +260,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         sweeps,
         weight_bits,
         activation_bits,
+        activations_per,
         batch,
         weights,
         activations,

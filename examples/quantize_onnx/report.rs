@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use lowprec::eval::{self, Outcome};
+use lowprec::eval::{self, Outcome, RangeReport};
 use lowprec::nn::Conversion;
 use lowprec::ptq::recipe::{Gain, Improved};
 use lowprec::{DType, Error, Model, Result, Value, metrics};
@@ -25,6 +25,7 @@ pub struct Report {
     search: Option<Search>,
     effort: Option<Steps>,
     compared: Option<Steps>,
+    ranges: Option<Steps>,
     files: Vec<File>,
 }
 
@@ -74,6 +75,7 @@ impl Report {
             search: None,
             effort: None,
             compared: None,
+            ranges: None,
             files: Vec::new(),
         }
     }
@@ -131,6 +133,24 @@ impl Report {
         self.compared = Some(Steps { text: found.to_string(), json });
     }
 
+    /// What a range for each row or image is worth, or why that is not known.
+    pub fn ranges(&mut self, found: Option<Result<RangeReport>>) {
+        let unknown = |why: String| Steps { json: json!({ "unknown": why }), text: why };
+        self.ranges = Some(match found {
+            None => unknown("give --calibration or --input to see what a range for each row or image is worth".into()),
+            Some(Err(why)) => unknown(format!("not compared: {why}")),
+            Some(Ok(found)) => {
+                let [row, tensor] = [0, 1].map(|i| {
+                    let classes = found.classification.as_ref().map(|found| &found[i]);
+                    json!({ "sqnr_db": number(found.sqnr_db[i]), "flips": classes.map(|found| found.flips),
+                        "right": classes.and_then(|found| found.hits).map(|[_, hits]| hits) })
+                });
+                let json = json!({ "samples": found.samples, "batch": found.batch, "row": row, "tensor": tensor });
+                Steps { text: found.to_string(), json }
+            }
+        });
+    }
+
     pub fn outputs(&mut self, outputs: &[(String, Value)], reference: Option<&[(String, Value)]>) -> Result<()> {
         for (i, (name, value)) in outputs.iter().enumerate() {
             let expected = reference.and_then(|reference| reference[i].1.get::<f32>());
@@ -163,6 +183,9 @@ impl Report {
             for (why, names) in by_reason(&file.differ) {
                 line("", format!("other results there, {why}: {names}"));
             }
+        }
+        for found in self.ranges.iter().flat_map(|ranges| ranges.text.lines()) {
+            line("ranges", found.to_owned());
         }
         for step in self.effort.iter().flat_map(|effort| effort.text.lines()) {
             line("effort", step.to_owned());
@@ -218,6 +241,7 @@ impl Report {
             "files": files.collect::<Vec<_>>(),
             "search": search,
             "effort": self.effort.as_ref().map(|effort| effort.json.clone()),
+            "ranges": self.ranges.as_ref().map(|ranges| ranges.json.clone()),
             "conversion": conversion,
             "comparison": self.compared.as_ref().map(|compared| compared.json.clone()),
         });

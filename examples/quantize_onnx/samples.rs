@@ -1,10 +1,14 @@
-//! The calibration file as samples of one input, with labels where it has them.
+//! A file as samples of a model's inputs, with labels where it has them.
+
+use std::path::Path;
 
 use lowprec::convert::{LayerConfig, QConfig};
-use lowprec::eval::{Comparison, Outcome, Report, TargetSearch, accuracy};
+use lowprec::eval::{Comparison, Outcome, RangeReport, Report, TargetSearch, accuracy, compare_ranges};
 use lowprec::io::safetensors;
+use lowprec::nn::Input;
+use lowprec::nn::quantized::DynamicScheme;
 use lowprec::ptq::DynamicQuantization;
-use lowprec::{Error, Model, Progress, Result, Value};
+use lowprec::{Error, Model, Progress, Result, Value, eval};
 
 use crate::arguments::{Arguments, Mode};
 
@@ -12,35 +16,36 @@ use crate::arguments::{Arguments, Mode};
 pub const LABELS: &str = "labels";
 
 pub struct Samples {
-    pub inputs: Value,
-    pub labels: Option<Vec<usize>>,
+    inputs: eval::Samples,
+    /// Of the first input.
+    count: usize,
+    labels: Option<Vec<usize>>,
 }
 
 impl Samples {
-    /// Those of the model's one input.
-    pub fn read(arguments: &Arguments, model: &Model) -> Result<Self> {
-        let path = arguments.calibration.as_ref().expect("the command line has one");
+    /// Those of all inputs of the model.
+    pub fn read(path: &Path, model: &Model) -> Result<Self> {
         let contents = safetensors::read_tensors_file(path)?;
-        let [input] = model.inputs() else {
-            return Err(Error::Unsupported {
-                what: format!("--report or --target-drop for a model with {} inputs", model.inputs().len()),
-                way_out: "call `lowprec::compare` or `lowprec::eval` from Rust".into(),
-            });
-        };
         let find = |name: &str| contents.tensors.iter().find(|(other, _)| other == name).map(|(_, value)| value);
-        let missing = || Error::Unknown {
-            what: "tensor",
-            name: input.name().to_owned(),
+        let missing = |name: &str| Error::Unknown {
+            what: "tensor of the samples",
+            name: name.to_owned(),
             present: contents.tensors.iter().map(|(name, _)| name).collect(),
         };
-        let inputs = find(input.name()).ok_or_else(missing)?;
-        Ok(Samples { inputs: inputs.clone(), labels: find(LABELS).map(labels).transpose()? })
+        let names = model.inputs().iter().map(Input::name);
+        let inputs = names.map(|name| Ok((name, find(name).ok_or_else(|| missing(name))?))).collect::<Result<Vec<(&str, &Value)>>>()?;
+        let takes_labels = inputs.iter().any(|(name, _)| *name == LABELS);
+        Ok(Samples {
+            count: inputs.first().and_then(|(_, value)| value.shape().dims().first()).copied().unwrap_or(0),
+            inputs: eval::Samples::named(inputs),
+            labels: find(LABELS).filter(|_| !takes_labels).map(labels).transpose()?,
+        })
     }
 
     /// The smallest mix of precisions that loses no more than was allowed.
     pub fn search(&self, arguments: &Arguments, model: &Model, config: QConfig, progress: Progress<'_>) -> Result<Outcome> {
         let max_drop = arguments.target_drop.expect("asked only where one is given") / 100.0;
-        let mut search = TargetSearch::new(model, &self.inputs, max_drop).with_config(config).with_progress(progress);
+        let mut search = TargetSearch::new(model, self.inputs.clone(), max_drop).with_config(config).with_progress(progress);
         search = search.with_objective(arguments.objective.unwrap_or_default());
         if let Some(threads) = arguments.threads {
             search = search.with_threads(threads);
@@ -57,7 +62,16 @@ impl Samples {
         if let Some(threads) = arguments.threads {
             comparison = comparison.with_threads(threads);
         }
-        comparison.run(&self.inputs, self.labels.as_deref())
+        if let Some(batch) = arguments.batch {
+            comparison = comparison.with_batch(batch);
+        }
+        comparison.run(self.inputs.clone(), self.labels.as_deref())
+    }
+
+    /// What a range for each row or image is worth.
+    pub fn compare_ranges(&self, arguments: &Arguments, float: &Model, quantized: &Model) -> Result<RangeReport> {
+        let batch = arguments.batch.unwrap_or(self.count.max(1));
+        compare_ranges(float, quantized, self.inputs.clone(), self.labels.as_deref(), batch)
     }
 }
 
@@ -80,7 +94,10 @@ pub fn config(arguments: &Arguments, default: QConfig) -> Result<QConfig> {
     for kind in DynamicQuantization::KINDS {
         match &arguments.kinds {
             Some(kinds) if !kinds.contains(kind) => config = config.with_kind(*kind, LayerConfig::Float),
-            _ if arguments.mode == Mode::Dynamic => config = config.with_kind(*kind, LayerConfig::Dynamic(Default::default())),
+            _ if arguments.mode == Mode::Dynamic => {
+                let scheme = DynamicScheme { range: arguments.activations_per.unwrap_or_default(), ..DynamicScheme::default() };
+                config = config.with_kind(*kind, LayerConfig::Dynamic(scheme));
+            }
             _ => {}
         }
     }

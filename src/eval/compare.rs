@@ -8,15 +8,14 @@ use crate::eval::Cost;
 use crate::eval::coverage::Coverage;
 use crate::eval::isolate::{Isolation, floats};
 use crate::eval::report::{Classification, Errors, LayerReport, RangeUse, Report};
+use crate::eval::samples::{BATCH, Batch, Batches, Samples, by_name, forward, joined};
 use crate::eval::sums::Sums;
 use crate::metrics;
-use crate::nn::{Dim, Edge, Executor, Model, Tap};
+use crate::nn::{Edge, Executor, Model};
 use crate::num::U8Grid;
 use crate::progress::Progress;
 use crate::tensor::{Shape, Tensor, Value};
 
-/// Inputs run at once. Results don't depend on it; memory does.
-const BATCH: usize = 64;
 /// Samples on which layers are looked at by themselves.
 const ISOLATED: usize = 64;
 /// Rounds in which the time of each layer is taken.
@@ -26,7 +25,7 @@ const TIMING: Duration = Duration::from_millis(600);
 const ROUNDS: usize = 5;
 
 /// Compares a quantized model with the float model that it was made from, on `inputs` (floats, or indices of words; the first axis counts
-/// the samples), and with the truth where `labels` tells it (the index of the right output, a label a row of classes).
+/// the samples; [`Samples::named`] of a model with several), and with the truth where `labels` tells it (the index of the right output, a label a row of classes).
 ///
 /// Outputs are rows of classes when they are `[samples, classes]`, with any number of axes of length 1 behind, or
 /// `[samples, places, classes]` (a row a place, as models of language have them), and at least two
@@ -41,9 +40,10 @@ const ROUNDS: usize = 5;
 ///
 /// # Errors
 /// [`Error::Length`] when there are not as many labels as rows of classes, [`Error::Parameter`] for a label beyond the outputs,
-/// [`Error::Unsupported`] for labels of outputs that are no rows of classes, [`Error::Empty`] without samples, [`Error::Shape`] when the two models' outputs differ in shape, and those of
-/// [`Model::forward`].
-pub fn compare(float: &Model, quantized: &Model, inputs: impl Into<Value>, labels: Option<&[usize]>) -> Result<Report> {
+/// [`Error::Unsupported`] for labels of outputs that are no rows of classes and for several outputs, [`Error::Empty`] without samples,
+/// [`Error::Unknown`] for an input that has none, [`Error::Shape`] for inputs that differ in their samples, or when the two models' outputs
+/// differ in shape, and those of [`Model::run`].
+pub fn compare(float: &Model, quantized: &Model, inputs: impl Into<Samples>, labels: Option<&[usize]>) -> Result<Report> {
     Comparison::new(float, quantized).run(inputs, labels)
 }
 
@@ -60,6 +60,7 @@ pub struct Comparison<'a> {
     float: &'a Model,
     quantized: &'a Model,
     threads: Option<usize>,
+    batch: usize,
     isolated: usize,
     metrics: Vec<(String, Box<Metric<'a>>)>,
     progress: Progress<'a>,
@@ -71,12 +72,19 @@ type Metric<'a> = dyn FnMut(&Tensor) -> Result<f64> + 'a;
 impl<'a> Comparison<'a> {
     /// The choices of [`compare`].
     pub fn new(float: &'a Model, quantized: &'a Model) -> Self {
-        Comparison { float, quantized, threads: None, isolated: ISOLATED, metrics: Vec::new(), progress: Progress::silent() }
+        Comparison { float, quantized, threads: None, batch: BATCH, isolated: ISOLATED, metrics: Vec::new(), progress: Progress::silent() }
     }
 
     /// Runs both models on at most so many threads; all of the caller's rayon pool unless said otherwise.
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// Runs so many samples at once (a fixed first axis of the model's inputs decides it otherwise); 64 unless said otherwise. What is found
+    /// depends on it where layers have one range for the whole tensor ([`RangeOf::Tensor`](crate::kernels::RangeOf)), and nowhere else.
+    pub fn with_batch(mut self, samples: usize) -> Self {
+        self.batch = samples;
         self
     }
 
@@ -103,13 +111,9 @@ impl<'a> Comparison<'a> {
     ///
     /// # Errors
     /// Those of [`compare`], and [`Error::Cancelled`].
-    pub fn run(mut self, inputs: impl Into<Value>, labels: Option<&[usize]>) -> Result<Report> {
-        let inputs: Value = inputs.into();
-        let samples = inputs.shape().axis(0)?;
-        if samples == 0 {
-            return Err(Error::Empty { what: "set of inputs to compare on".into(), way_out: "give at least one sample" });
-        }
-        let batch = batch_size(self.float, samples)?;
+    pub fn run(mut self, inputs: impl Into<Samples>, labels: Option<&[usize]>) -> Result<Report> {
+        let inputs = Batches::new(&inputs.into(), self.float)?;
+        let samples = inputs.samples();
         let mut executors = [self.executor(self.float)?, self.executor(self.quantized)?];
         let edges = self.quantized.nodes().iter().flat_map(|node| node.outputs());
         let grids: HashMap<&str, U8Grid> =
@@ -119,9 +123,10 @@ impl<'a> Comparison<'a> {
         let mut outputs: [(Vec<f32>, Vec<usize>); 2] = Default::default();
         let (mut whole, mut rows) = (Sums::default(), None);
         let (mut logits, mut logits_quantized) = (Vec::new(), Vec::new());
-        for start in (0..samples).step_by(batch) {
+        for range in inputs.ranges(self.batch) {
+            let (start, length) = (range.start, range.len());
             self.progress.step("compare", &format!("sample {start}"), start, samples)?;
-            let x = inputs.slice(0, start..samples.min(start + batch))?;
+            let x = inputs.part(range)?;
             let mut values: HashMap<String, Tensor> = HashMap::new();
             let mut others: HashMap<String, Value> = HashMap::new();
             let y = forward(&mut executors[0], &x, |tap| {
@@ -164,7 +169,7 @@ impl<'a> Comparison<'a> {
                     *dims = part.dims().to_vec();
                 }
             }
-            rows = rows_of_classes(x.shape().dims()[0], y.dims());
+            rows = rows_of_classes(length, y.dims());
             check_labels(labels, (rows, samples), y.dims())?;
             if rows.is_some() {
                 logits.extend_from_slice(y.as_slice());
@@ -172,7 +177,7 @@ impl<'a> Comparison<'a> {
             }
         }
         // Costs are those of a forward at batch 1, or at the batch that the model demands.
-        let one = inputs.slice(0, 0..batch_size(self.float, 1).unwrap_or(batch))?;
+        let one = inputs.least()?;
         let [shapes, shapes_quantized] = executors.each_mut().map(|executor| shapes_of(executor, &one));
         let (shapes, shapes_quantized) = (shapes?, shapes_quantized?);
         let time = time(&mut executors, &one, TIMING)?;
@@ -204,12 +209,7 @@ impl<'a> Comparison<'a> {
         }
         let mut metrics = Vec::new();
         if !self.metrics.is_empty() {
-            let whole = outputs.map(|(all, mut dims)| {
-                let rows = dims.iter().skip(1).product::<usize>();
-                dims.iter_mut().take(1).for_each(|first| *first = all.len() / rows.max(1));
-                Tensor::new(dims, all)
-            });
-            let [float, quantized] = whole;
+            let [float, quantized] = outputs.map(|(all, dims)| joined(all, dims));
             let (float, quantized) = (float?, quantized?);
             for (name, metric) in &mut self.metrics {
                 metrics.push((name.clone(), [metric(&float)?, metric(&quantized)?]));
@@ -224,7 +224,7 @@ impl<'a> Comparison<'a> {
             layers,
             cost: [Cost::of(self.float, &shapes), Cost::of(self.quantized, &shapes_quantized)],
             time,
-            timed_batch: one.shape().dims()[0],
+            timed_batch: inputs.size(1),
             threads: executors[0].threads(),
             conversion: self.quantized.conversion().cloned(),
         })
@@ -239,37 +239,9 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// One run of a model of one input and one output, every value shown.
-pub(super) fn forward(executor: &mut Executor, x: &Value, tap: impl FnMut(&Tap<'_>) -> Result<()>) -> Result<Tensor> {
-    let model = executor.model().clone();
-    let (input, _) = model.single()?;
-    floats_of(executor.run_with(&[(input, x)], tap)?)
-}
-
-/// The one output, which must be floats.
-pub(super) fn floats_of(outputs: Vec<(String, Value)>) -> Result<Tensor> {
-    match outputs.into_iter().next() {
-        Some((_, Value::F32(y))) => Ok(y),
-        Some((name, other)) => Err(Error::Type { what: format!("output `{name}`"), expected: "f32", got: other.dtype().name() }),
-        None => Err(Error::Empty { what: "list of outputs".into(), way_out: "compare models that have one" }),
-    }
-}
-
-/// Samples to run at once: what the model demands, or a size that bounds memory.
-pub(super) fn batch_size(model: &Model, samples: usize) -> Result<usize> {
-    match model.inputs().first().and_then(|input| input.dims().first()) {
-        Some(&Dim::Fixed(batch)) if batch == 0 || !samples.is_multiple_of(batch) => Err(Error::parameter(
-            "samples",
-            samples,
-            format!("must come in whole batches of {batch}, the fixed first axis of the model's input"),
-        )),
-        Some(&Dim::Fixed(batch)) => Ok(batch),
-        _ => Ok(samples.min(BATCH)),
-    }
-}
-
-fn shapes_of(executor: &mut Executor, x: &Value) -> Result<HashMap<Edge, Shape>> {
-    let mut shapes: HashMap<Edge, Shape> = executor.model().inputs().iter().map(|input| (input.edge(), x.shape().clone())).collect();
+fn shapes_of(executor: &mut Executor, x: &Batch) -> Result<HashMap<Edge, Shape>> {
+    let inputs = executor.model().inputs().iter().zip(x);
+    let mut shapes: HashMap<Edge, Shape> = inputs.map(|(input, (_, value))| (input.edge(), value.shape().clone())).collect();
     forward(executor, x, |tap| {
         if let Some(node) = tap.node {
             shapes.insert(node.outputs()[0], tap.value.shape().clone());
@@ -280,17 +252,19 @@ fn shapes_of(executor: &mut Executor, x: &Value) -> Result<HashMap<Edge, Shape>>
 }
 
 /// Median time of a forward of each, in turn, so that a drift of the machine's speed meets both alike.
-pub(super) fn time(executors: &mut [Executor; 2], x: &Value, budget: Duration) -> Result<[Duration; 2]> {
+pub(super) fn time(executors: &mut [Executor; 2], x: &Batch, budget: Duration) -> Result<[Duration; 2]> {
     let mut samples: [Vec<Duration>; 2] = Default::default();
-    let mut outputs: [Value; 2] = [x.clone(), x.clone()];
+    // What a run writes takes its shape from the first one.
+    let mut outputs: [Value; 2] = std::array::from_fn(|_| x[0].1.clone());
+    let x = by_name(x);
     let start = Instant::now();
     // The first round plans and allocates.
     for round in 0.. {
         for ((executor, samples), output) in executors.iter_mut().zip(&mut samples).zip(&mut outputs) {
             let model = executor.model().clone();
-            let (input, name) = model.single()?;
+            let mut named: Vec<(&str, &mut Value)> = model.outputs().iter().map(|output| output.name()).zip([output]).collect();
             let begun = Instant::now();
-            executor.run_into(&[(input, x)], &mut [(name, output)])?;
+            executor.run_into(&x, &mut named)?;
             if round > 0 {
                 samples.push(begun.elapsed());
             }
@@ -306,9 +280,8 @@ pub(super) fn time(executors: &mut [Executor; 2], x: &Value, budget: Duration) -
 }
 
 /// Median time of each node of a forward, by name.
-fn profile(executor: &mut Executor, x: &Value) -> Result<HashMap<String, Duration>> {
-    let model = executor.model().clone();
-    Ok(executor.profile(&[(model.single()?.0, x)], PROFILED)?.into_iter().collect())
+fn profile(executor: &mut Executor, x: &Batch) -> Result<HashMap<String, Duration>> {
+    Ok(executor.profile(&by_name(x), PROFILED)?.into_iter().collect())
 }
 
 /// Rows of a sample and classes of a row, of outputs of this shape, where they are rows of classes.
@@ -320,7 +293,7 @@ pub(super) fn rows_of_classes(samples: usize, dims: &[usize]) -> Option<(usize, 
     }
 }
 
-fn check_labels(labels: Option<&[usize]>, (rows, samples): (Option<(usize, usize)>, usize), dims: &[usize]) -> Result<()> {
+pub(super) fn check_labels(labels: Option<&[usize]>, (rows, samples): (Option<(usize, usize)>, usize), dims: &[usize]) -> Result<()> {
     match (labels, rows) {
         (None, _) => Ok(()),
         (Some(labels), Some((places, _))) if labels.len() != places * samples => {
@@ -340,7 +313,7 @@ fn check_labels(labels: Option<&[usize]>, (rows, samples): (Option<(usize, usize
 }
 
 impl Classification {
-    fn of(logits: &[f32], quantized: &[f32], classes: usize, labels: Option<&[usize]>) -> Result<Self> {
+    pub(super) fn of(logits: &[f32], quantized: &[f32], classes: usize, labels: Option<&[usize]>) -> Result<Self> {
         // Where a row holds nothing but NaN there is no largest output.
         let top = |logits: &[f32]| -> Result<Vec<Option<usize>>> {
             let rows = metrics::top1(logits, classes)?.into_iter().zip(logits.chunks_exact(classes));

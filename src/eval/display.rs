@@ -9,7 +9,7 @@ fn ratio(after: f64, before: f64) -> String {
     if before > 0.0 { format!("{:.1} %", 100.0 * after / before) } else { "-".into() }
 }
 
-fn decibels(db: f64) -> String {
+pub(super) fn decibels(db: f64) -> String {
     if db.is_infinite() && db > 0.0 { "exact".into() } else { format!("{db:.1} dB") }
 }
 

@@ -11,6 +11,7 @@
 //!   alone. The layer that loses most by itself is ranked first: those after a bad one carry its error, whatever they are like.
 //! - And of each: cosine and largest error; the share of values that are clipped, and of the range of codes that is unused; bytes of the
 //!   weights and time, before and after.
+//! - Of one range for the whole tensor, as ONNX has it, beside one for each row or image: both against float ([`compare_ranges`]).
 //! - Of the whole: bytes, multiply-accumulates by precision, an estimate of the energy ([`Energy`], after M. Horowitz,
 //!   *Computing's energy problem*, ISSCC 2014), and the median time of a forward of each, taken in turn.
 //!
@@ -43,14 +44,18 @@ mod display;
 mod histogram;
 mod html;
 mod isolate;
+mod ranges;
 mod report;
+mod samples;
 mod search;
 mod sums;
 
 pub use compare::{Comparison, compare};
 pub use cost::{Cost, Energy};
 pub use histogram::Histogram;
+pub use ranges::{RangeReport, compare_ranges};
 pub use report::{Classification, Errors, Isolated, LayerReport, RangeUse, Report};
+pub use samples::Samples;
 pub use search::{
     Choice, Measured, Mix, Objective, Outcome, SearchState, Sensitivity, TargetSearch, TradeOff, accuracy, agreement, quantize_to_target,
 };

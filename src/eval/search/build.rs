@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::{Choice, Mix};
 use crate::convert::{Calibration, LayerConfig, QConfig, StaticPlan};
 use crate::error::{Error, Result};
-use crate::eval::compare::{self, batch_size};
+use crate::eval::compare;
+use crate::eval::samples::{BATCH, Batches, Samples, by_name};
 use crate::kernels::Isa;
 use crate::nn::quantized::{DYNAMIC_KINDS, DynamicScheme};
 use crate::nn::{Executor, Model, Pattern};
 use crate::ptq::Calibrator;
-use crate::tensor::Value;
 
 /// Runs of which the time of layers is the median.
 const PROFILED: usize = 7;
@@ -20,7 +20,7 @@ const TIMING: Duration = Duration::from_millis(200);
 pub struct Builder<'a> {
     model: &'a Model,
     config: QConfig,
-    samples: Value,
+    samples: Batches,
     threads: Option<usize>,
     /// Of all values that any mix so far looked at.
     calibration: Calibration,
@@ -28,7 +28,8 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(model: &'a Model, config: QConfig, samples: Value, threads: Option<usize>) -> Result<Self> {
+    pub fn new(model: &'a Model, config: QConfig, samples: &Samples, threads: Option<usize>) -> Result<Self> {
+        let samples = Batches::new(samples, model)?;
         let mut builder = Builder { model, config, samples, threads, calibration: Calibration::new(), layers: Vec::new() };
         let all = builder.build(&Mix::default())?;
         builder.layers = all.conversion().map(|conversion| conversion.quantized.clone()).unwrap_or_default();
@@ -57,7 +58,8 @@ impl<'a> Builder<'a> {
             };
             config = config.with_pattern(Pattern::literal(name)?.as_str(), other)?;
         }
-        let shapes = vec![self.batch(0)?.shape().dims().to_vec()];
+        let first = self.samples.part(0..self.samples.size(BATCH))?;
+        let shapes: Vec<Vec<usize>> = first.iter().map(|(_, value)| value.shape().dims().to_vec()).collect();
         let plan = match StaticPlan::new(self.model, &config, &shapes) {
             // Everything is left in float.
             Err(Error::NothingToQuantize { .. }) if !self.layers.is_empty() => return Ok(self.model.clone()),
@@ -70,8 +72,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Seconds of a forward that each layer saves in int8, of the model with all of them quantized.
-    pub fn seconds_saved(&mut self, data: &Value) -> Result<Vec<(String, f64)>> {
-        let x = self.one(data)?;
+    pub fn seconds_saved(&mut self, data: &Batches) -> Result<Vec<(String, f64)>> {
+        let x = data.least()?;
         let quantized = self.build(&Mix::default())?;
         let mut times = Vec::with_capacity(2);
         for model in [self.model, &quantized] {
@@ -79,7 +81,7 @@ impl<'a> Builder<'a> {
             if let Some(threads) = self.threads {
                 executor = executor.with_threads(threads)?;
             }
-            times.push(executor.profile(&[(model.single()?.0, &x)], PROFILED)?);
+            times.push(executor.profile(&by_name(&x), PROFILED)?);
         }
         let seconds =
             |run: usize, name: &str| times[run].iter().find(|(other, _)| other == name).map_or(0.0, |(_, time)| time.as_secs_f64());
@@ -87,8 +89,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Seconds of a forward of each of two mixes, run in turn.
-    pub fn seconds(&mut self, mixes: [&Mix; 2], data: &Value) -> Result<[f64; 2]> {
-        let x = self.one(data)?;
+    pub fn seconds(&mut self, mixes: [&Mix; 2], data: &Batches) -> Result<[f64; 2]> {
+        let x = data.least()?;
         let [a, b] = mixes;
         let mut executors = [Executor::new(&self.build(a)?), Executor::new(&self.build(b)?)];
         if let Some(threads) = self.threads {
@@ -98,29 +100,14 @@ impl<'a> Builder<'a> {
         Ok(compare::time(&mut executors, &x, TIMING)?.map(|time| time.as_secs_f64()))
     }
 
-    /// A forward as small as it can be.
-    fn one(&self, data: &Value) -> Result<Value> {
-        data.slice(0, 0..batch_size(self.model, 1).unwrap_or(1).min(data.shape().axis(0)?))
-    }
-
-    fn batch(&self, start: usize) -> Result<Value> {
-        let samples = self.samples.shape().axis(0)?;
-        let size = batch_size(self.model, samples)?;
-        self.samples.slice(0, start..samples.min(start + size))
-    }
-
     /// Looks at the samples for all that this configuration asks of them.
     fn calibrate(&mut self, config: &QConfig) -> Result<()> {
         let mut calibrator = Calibrator::new(self.model, config)?;
         if let Some(threads) = self.threads {
             calibrator = calibrator.with_threads(threads);
         }
-        let (input, _) = self.model.single()?;
-        let (samples, mut start) = (self.samples.shape().axis(0)?, 0);
-        while start < samples {
-            let batch = self.batch(start)?;
-            start += batch.shape().dims()[0];
-            calibrator.observe(&[(input, &batch)])?;
+        for range in self.samples.ranges(BATCH) {
+            calibrator.observe(&by_name(&self.samples.part(range)?))?;
         }
         for (name, params) in calibrator.finish()?.activations() {
             self.calibration.insert(name, params.clone());

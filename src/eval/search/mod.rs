@@ -16,19 +16,20 @@ mod state;
 
 use crate::convert::QConfig;
 use crate::error::{Error, Result};
-use crate::eval::compare::{floats_of, rows_of_classes};
+use crate::eval::compare::rows_of_classes;
+use crate::eval::samples::{BATCH, Batches, Samples};
 use crate::eval::sums::Sums;
 use crate::metrics;
 use crate::nn::{Executor, Model};
 use crate::progress::Progress;
-use crate::tensor::{Tensor, Value};
+use crate::tensor::Tensor;
 use build::Builder;
 pub use outcome::{Outcome, Sensitivity, TradeOff};
 use state::Times;
 pub use state::{Choice, Measured, Mix, SearchState};
 
 /// The smallest mix of precisions whose metric is at most `max_drop` below the float model's, on `data` (floats, or indices of words; the first axis counts the
-/// samples, which calibrate too).
+/// samples, which calibrate too; [`Samples::named`] of a model with several inputs).
 ///
 /// `metric` says of the outputs of all samples how good they are, more being better: [`accuracy`] of labels,
 /// [`agreement`] with the float model, or anything else.
@@ -54,7 +55,7 @@ pub use state::{Choice, Measured, Mix, SearchState};
 /// that is no number.
 pub fn quantize_to_target(
     model: &Model,
-    data: impl Into<Value>,
+    data: impl Into<Samples>,
     metric: impl FnMut(&Tensor) -> Result<f64>,
     max_drop: f64,
 ) -> Result<Outcome> {
@@ -78,8 +79,8 @@ pub enum Objective {
 #[must_use = "nothing happens until `run`"]
 pub struct TargetSearch<'a> {
     model: &'a Model,
-    data: Value,
-    calibration: Value,
+    data: Samples,
+    calibration: Samples,
     config: QConfig,
     objective: Objective,
     max_drop: f64,
@@ -90,8 +91,8 @@ pub struct TargetSearch<'a> {
 
 impl<'a> TargetSearch<'a> {
     /// The choices of [`quantize_to_target`].
-    pub fn new(model: &'a Model, data: impl Into<Value>, max_drop: f64) -> Self {
-        let data: Value = data.into();
+    pub fn new(model: &'a Model, data: impl Into<Samples>, max_drop: f64) -> Self {
+        let data: Samples = data.into();
         TargetSearch {
             model,
             calibration: data.clone(),
@@ -112,7 +113,7 @@ impl<'a> TargetSearch<'a> {
     }
 
     /// Calibrates on these samples instead of those that the metric is taken of.
-    pub fn with_calibration(mut self, samples: impl Into<Value>) -> Self {
+    pub fn with_calibration(mut self, samples: impl Into<Samples>) -> Self {
         self.calibration = samples.into();
         self
     }
@@ -154,12 +155,13 @@ impl<'a> TargetSearch<'a> {
         if self.max_drop.is_nan() || self.max_drop < 0.0 {
             return Err(Error::parameter("largest drop", self.max_drop, "must not be negative"));
         }
-        let reference = self.outputs(self.model)?;
+        let data = Batches::new(&self.data, self.model)?;
+        let reference = self.outputs(self.model, &data)?;
         let float = score(&mut metric, &reference)?;
-        let mut builder = Builder::new(self.model, self.config.clone(), self.calibration.clone(), self.threads)?;
+        let mut builder = Builder::new(self.model, self.config.clone(), &self.calibration, self.threads)?;
         let layers = builder.layers().to_vec();
         self.state.claim(&layers, &reference)?;
-        let mut run = Run { search: self, builder: &mut builder, metric: &mut metric, reference: &reference };
+        let mut run = Run { search: self, data: &data, builder: &mut builder, metric: &mut metric, reference: &reference };
         let all = run.measure("quantize", &Mix::default(), 0, 1)?;
         let target = run.search.max_drop;
         let holds = |measured: &Measured| float - measured.metric <= target;
@@ -220,38 +222,24 @@ impl<'a> TargetSearch<'a> {
     /// # Errors
     /// Those of [`TargetSearch::run`].
     pub fn run_by_agreement(&mut self) -> Result<Outcome> {
-        let metric = agreement(&self.outputs(self.model)?)?;
+        let metric = agreement(&self.outputs(self.model, &Batches::new(&self.data, self.model)?)?)?;
         self.run(metric)
     }
 
     /// The model's outputs for all samples.
-    fn outputs(&self, model: &Model) -> Result<Tensor> {
-        let samples = self.data.shape().axis(0)?;
-        if samples == 0 {
-            return Err(Error::Empty { what: "set of samples to search on".into(), way_out: "give at least one" });
-        }
+    fn outputs(&self, model: &Model, data: &Batches) -> Result<Tensor> {
         let mut executor = Executor::new(model);
         if let Some(threads) = self.threads {
             executor = executor.with_threads(threads)?;
         }
-        let (input, _) = model.single()?;
-        let (mut all, mut dims) = (Vec::new(), Vec::new());
-        let size = super::compare::batch_size(model, samples)?;
-        for start in (0..samples).step_by(size) {
-            let x = self.data.slice(0, start..samples.min(start + size))?;
-            let y = floats_of(executor.run(&[(input, &x)])?)?;
-            dims = y.dims().to_vec();
-            all.extend_from_slice(y.as_slice());
-        }
-        let row: usize = dims.iter().skip(1).product();
-        dims.iter_mut().take(1).for_each(|first| *first = all.len() / row.max(1));
-        Tensor::new(dims, all)
+        data.outputs(&mut executor, BATCH)
     }
 }
 
 /// A search on its way.
 struct Run<'r, 'a, M> {
     search: &'r mut TargetSearch<'a>,
+    data: &'r Batches,
     builder: &'r mut Builder<'a>,
     metric: &'r mut M,
     reference: &'r Tensor,
@@ -265,7 +253,7 @@ impl<M: FnMut(&Tensor) -> Result<f64>> Run<'_, '_, M> {
         }
         self.search.progress.step(stage, &mix.to_string(), done, total)?;
         let model = self.builder.build(mix)?;
-        let outputs = self.search.outputs(&model)?;
+        let outputs = self.search.outputs(&model, self.data)?;
         let mut sums = Sums::default();
         sums.add(self.reference.as_slice(), outputs.as_slice());
         let measured = Measured { metric: score(self.metric, &outputs)?, sqnr_db: sums.sqnr_db(), bytes: model.bytes() };
@@ -299,8 +287,7 @@ impl<M: FnMut(&Tensor) -> Result<f64>> Run<'_, '_, M> {
         if let Some(times) = &self.search.state.times {
             return Ok(times.slower.clone());
         }
-        let data = self.search.data.clone();
-        let saved = self.builder.seconds_saved(&data)?;
+        let saved = self.builder.seconds_saved(self.data)?;
         let mut lost: Vec<&(String, f64)> = saved.iter().filter(|(_, seconds)| *seconds < 0.0).collect();
         lost.sort_by(|a, b| a.1.total_cmp(&b.1));
         let (mut mix, mut slower) = (Mix::default(), Vec::new());
@@ -308,7 +295,7 @@ impl<M: FnMut(&Tensor) -> Result<f64>> Run<'_, '_, M> {
             self.search.progress.step("time without", name, done, lost.len())?;
             let mut without = mix.clone();
             without.set(name, Choice::Float);
-            let [before, after] = self.builder.seconds([&mix, &without], &data)?;
+            let [before, after] = self.builder.seconds([&mix, &without], self.data)?;
             if after < before {
                 (mix, slower) = (without, [slower, vec![name.clone()]].concat());
             }
