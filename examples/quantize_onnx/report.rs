@@ -20,6 +20,8 @@ pub struct Report {
     kinds: Vec<(String, usize)>,
     float_bytes: usize,
     quantized_bytes: Option<usize>,
+    /// At their bits, as a file has them.
+    stored_bytes: [Option<usize>; 2],
     conversion: Option<Conversion>,
     outputs: Vec<Output>,
     search: Option<Search>,
@@ -70,6 +72,7 @@ impl Report {
             kinds: Vec::new(),
             float_bytes: 0,
             quantized_bytes: None,
+            stored_bytes: [None; 2],
             conversion: None,
             outputs: Vec::new(),
             search: None,
@@ -92,6 +95,7 @@ impl Report {
         self.kinds = float.kinds().iter().map(|(kind, count)| (kind.to_string(), *count)).collect();
         self.float_bytes = float.bytes();
         self.quantized_bytes = quantized.map(Model::bytes);
+        self.stored_bytes = [Some(float), quantized].map(|model| model.map(Model::stored_bytes));
         self.conversion = quantized.and_then(Model::conversion).cloned();
     }
 
@@ -171,7 +175,10 @@ impl Report {
         let kinds: Vec<String> = self.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         line("layers", kinds.join(", "));
         let quantized = self.quantized_bytes.map_or_else(String::new, |bytes| format!(", quantized {bytes}"));
-        line("bytes", format!("float {}{quantized}", self.float_bytes));
+        line("bytes", format!("held in memory: float {}{quantized}", self.float_bytes));
+        let [float, quantized] = self.stored_bytes.map(|bytes| bytes.map_or_else(String::new, |bytes| bytes.to_string()));
+        let quantized = if quantized.is_empty() { quantized } else { format!(", quantized {quantized}") };
+        line("", format!("at their bits, as a file has them: float {float}{quantized}"));
         let seconds: Vec<String> = self.seconds.iter().map(|(stage, s)| format!("{stage} {s:.3} s")).collect();
         line("time", seconds.join(", "));
         for output in &self.outputs {
@@ -236,6 +243,7 @@ impl Report {
             "threads": self.threads,
             "layers": kinds,
             "bytes": { "float": self.float_bytes, "quantized": self.quantized_bytes },
+            "stored_bytes": { "float": self.stored_bytes[0], "quantized": self.stored_bytes[1] },
             "seconds": seconds,
             "outputs": outputs,
             "files": files.collect::<Vec<_>>(),

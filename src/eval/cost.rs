@@ -49,8 +49,10 @@ impl Energy {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Cost {
-    /// Bytes of everything that the layers store.
+    /// Bytes of everything that the layers hold in memory ([`Model::bytes`]).
     pub bytes: usize,
+    /// Bytes of the same numbers at their bits, as a file has them ([`Model::stored_bytes`]).
+    pub stored_bytes: usize,
     /// Multiply-accumulates in float.
     pub macs_f32: u64,
     /// Multiply-accumulates in int8.
@@ -62,7 +64,7 @@ pub struct Cost {
 impl Cost {
     /// The cost of one forward whose values have these shapes.
     pub(crate) fn of(model: &Model, shapes: &HashMap<Edge, Shape>) -> Cost {
-        let mut cost = Cost { bytes: model.bytes(), ..Cost::default() };
+        let mut cost = Cost { bytes: model.bytes(), stored_bytes: model.stored_bytes(), ..Cost::default() };
         let elements = |edge: &Edge| shapes.get(edge).map_or(0, Shape::elements);
         let bytes = |edge: &Edge| elements(edge) * model.edge_type(*edge).bytes();
         for node in model.nodes() {

@@ -38,9 +38,12 @@ impl fmt::Display for Report {
         for (name, [before, after]) in &self.metrics {
             writeln!(f, "{name:28} {before:>12.4} {after:>12.4}  {:+.4}", after - before)?;
         }
-        writeln!(f, "{:28} {:>12} {:>12}  {}", "bytes stored", float.bytes, int8.bytes, ratio(int8.bytes as f64, float.bytes as f64))?;
-        let [before, after] = self.quantized_weight_bytes();
-        writeln!(f, "{:28} {:>12} {:>12}  {}", "  weights of int8 layers", before, after, ratio(after as f64, before as f64))?;
+        let bytes = |f: &mut fmt::Formatter<'_>, what: &str, [before, after]: [usize; 2]| {
+            writeln!(f, "{what:28} {before:>12} {after:>12}  {}", ratio(after as f64, before as f64))
+        };
+        bytes(f, "bytes held in memory", [float.bytes, int8.bytes])?;
+        bytes(f, "  weights of int8 layers", self.quantized_weight_bytes())?;
+        bytes(f, "bytes stored in a file", [float.stored_bytes, int8.stored_bytes])?;
         writeln!(f, "{:28} {:>12} {:>12}", "multiply-accumulates, f32", float.macs_f32, int8.macs_f32)?;
         writeln!(f, "{:28} {:>12} {:>12}", "multiply-accumulates, int8", float.macs_int8, int8.macs_int8)?;
         let [before, after] = [&float.energy, &int8.energy];

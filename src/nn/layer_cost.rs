@@ -1,6 +1,6 @@
 //! What a layer stores and how much it multiplies.
 
-use super::{Layer, recurrent, weight_only};
+use super::{Layer, Operator, recurrent, weight_only};
 use crate::nn::conv_transpose::Transposed;
 use crate::tensor::Shape;
 
@@ -25,10 +25,10 @@ impl Layer {
         }
     }
 
-    /// Bytes of everything that the layer stores: weights, biases, statistics. A float layer's packed copy, a cache
+    /// Bytes of everything that the layer holds in memory: weights, biases, statistics, tables. A float layer's packed copy, a cache
     /// that its first run makes, is not counted.
     pub fn bytes(&self) -> usize {
-        let bias = match self {
+        let others = match self {
             Layer::Conv2d(layer) => layer.bias().map_or(0, |bias| bias.len()),
             Layer::ConvTranspose2d(layer) => layer.bias().map_or(0, |bias| bias.len()),
             Layer::Linear(layer) => layer.bias().map_or(0, |bias| bias.len()),
@@ -42,9 +42,31 @@ impl Layer {
             Layer::BatchNorm2d(norm) => 2 * norm.channels(),
             Layer::Lstm(layer) => layer.bytes()[1] / 4,
             Layer::Gru(layer) => layer.bytes()[1] / 4,
+            Layer::Operator(Operator::CodeTable(_)) => 256 / 4,
             _ => 0,
         };
-        self.weight_bytes() + 4 * bias
+        self.weight_bytes() + 4 * others
+    }
+
+    /// Bytes of its numbers at their bits, as files have them (`io::saved`): without what [`Layer::bytes`] counts beside, panels
+    /// filled up to whole vectors, column sums and a bias in the unit of sums. Of a batch norm a file has its parameters and statistics.
+    pub fn stored_bytes(&self) -> usize {
+        let bias = |bias: Option<&[f32]>| 4 * bias.map_or(0, <[f32]>::len);
+        match self {
+            Layer::QuantizedConv2d(layer) => layer.stored_bytes(),
+            Layer::QuantizedConvTranspose2d(layer) => layer.stored_bytes(),
+            Layer::QuantizedLinear(layer) => layer.stored_bytes(),
+            Layer::QuantizedEmbedding(layer) => layer.stored_bytes(),
+            Layer::StaticConv2d(layer) => layer.stored_bytes(),
+            Layer::StaticLinear(layer) => layer.stored_bytes(),
+            Layer::Lstm(layer) => layer.stored_bytes(),
+            Layer::Gru(layer) => layer.stored_bytes(),
+            Layer::WeightOnlyConv2d(layer) => layer.weight().stored_bytes() + bias(layer.bias()),
+            Layer::WeightOnlyLinear(layer) => layer.weight().stored_bytes() + bias(layer.bias()),
+            Layer::WeightOnlyEmbedding(layer) => layer.weight().stored_bytes(),
+            Layer::BatchNorm2d(norm) => 16 * norm.channels(),
+            layer => layer.bytes(),
+        }
     }
 
     /// Multiply-accumulates for an output of this shape; elementwise work and pooling count none.

@@ -258,10 +258,17 @@ impl Model {
         self.graph.conversion.as_ref()
     }
 
-    /// Bytes of everything that the layers store, and of the constants.
+    /// Bytes of everything that the layers hold in memory, and of the constants. What a file has of it is [`Model::stored_bytes`].
     pub fn bytes(&self) -> usize {
         let constants: usize = self.constants().iter().map(|(_, value)| value.bytes().len()).sum();
         self.nodes().iter().map(|node| node.layer.bytes()).sum::<usize>() + constants
+    }
+
+    /// Bytes of the layers' numbers and the constants at their bits: what a file of the crate's own (`io::saved`) holds but for its
+    /// header. [`Model::bytes`] are those in memory, where weights lie in panels as wide as a vector.
+    pub fn stored_bytes(&self) -> usize {
+        let constants: usize = self.constants().iter().map(|(_, value)| value.to_packed().len()).sum();
+        self.nodes().iter().map(|node| node.layer.stored_bytes()).sum::<usize>() + constants
     }
 
     /// One input in, one output out.

@@ -70,6 +70,11 @@ pub enum NonFinite {
     Saturate,
 }
 
+/// Bits of two's complement in which codes `qmin..=qmax` within -128 to 127 are stored: 2 to 8.
+pub(crate) fn code_bits(qmin: i32, qmax: i32) -> u32 {
+    (2..8).find(|bits| qmin >= -(1 << (bits - 1)) && qmax < 1 << (bits - 1)).unwrap_or(8)
+}
+
 impl NonFinite {
     /// Whether `values`, called `what` in the error, are welcome.
     ///

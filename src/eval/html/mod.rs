@@ -97,7 +97,8 @@ fn cards(report: &Report, page: &mut String) -> fmt::Result {
         card(&Escaped(name).to_string(), format!("{after:.4}"), format!("{before:.4} in float"))?;
     }
     let [float, quantized] = &report.cost;
-    card("Size", bytes(quantized.bytes), format!("{} of float", ratio(quantized.bytes as f64, float.bytes as f64)))?;
+    let stored = format!("{} of float; {} in a file", ratio(quantized.bytes as f64, float.bytes as f64), bytes(quantized.stored_bytes));
+    card("Size", bytes(quantized.bytes), stored)?;
     let [before, after] = report.time.map(|time| time.as_secs_f64());
     let threads = format!("{} thread{}", report.threads, if report.threads == 1 { "" } else { "s" });
     let batch = format!("batch {}, {threads}", report.timed_batch);

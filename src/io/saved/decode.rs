@@ -23,6 +23,7 @@ use crate::tensor::{Tensor, Value};
 
 pub fn decode(document: Document, tensors: Vec<(String, Value)>) -> Result<Model> {
     let (mut tensors, mut net, mut edges) = (Reader::new(tensors), Model::builder(), HashMap::<String, Edge>::new());
+    let mut before = document.inputs.first().map(|input| input.name.clone());
     for input in document.inputs {
         let dims: Vec<Dim> = input.dims.into_iter().map(|dim| dim.map_or(Dim::Any, Dim::Fixed)).collect();
         let edge = net.input(&input.name, element_type(&input.dtype)?, &dims)?;
@@ -37,6 +38,8 @@ pub fn decode(document: Document, tensors: Vec<(String, Value)>) -> Result<Model
         edges.get(name).copied().ok_or_else(|| Error::Unknown { what: "value", name: name.to_owned(), present: edges.keys().collect() })
     };
     for NodeEntry { name, layer: entry, reads, writes } in document.nodes {
+        let (reads, writes) = (reads.unwrap_or_else(|| vec![before.take()]), writes.unwrap_or_else(|| vec![name.clone()]));
+        before = writes.first().cloned();
         let made = layer(&mut tensors, &name, writes.len(), entry).map_err(|e| e.in_layer(&name))?;
         let read = |read: &Option<String>| read.as_ref().map(|read| find(&edges, read)).transpose();
         let inputs: Vec<Option<Edge>> = reads.iter().map(read).collect::<Result<_>>().map_err(|e| e.in_layer(&name))?;

@@ -11,6 +11,7 @@ use super::weights::Weights;
 #[serde(deny_unknown_fields)]
 pub struct Document {
     pub inputs: Vec<InputEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<ConstantEntry>,
     pub nodes: Vec<NodeEntry>,
     pub outputs: Vec<OutputEntry>,
@@ -48,8 +49,12 @@ pub struct Packed {
 pub struct NodeEntry {
     pub name: String,
     pub layer: LayerEntry,
-    pub reads: Vec<Option<String>>,
-    pub writes: Vec<String>,
+    /// Absent: one value, the first of the node before it, or of the model's inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Vec<Option<String>>>,
+    /// Absent: one value, of the node's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes: Option<Vec<String>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -38,14 +38,19 @@ pub fn encode(model: &Model) -> Result<(Document, BTreeMap<String, Value>)> {
     for &edge in written.chain(model.inputs().iter().map(|input| &input.edge)) {
         grids.extend(model.grid(edge).map(|of| (model.edge_name(edge).to_owned(), grid(of))));
     }
+    let mut before = model.inputs().first().map(|input| input.name().to_owned());
     for node in model.nodes() {
         let name = |&edge| model.edge_name(edge).to_owned();
+        let reads: Vec<Option<String>> = node.inputs().iter().map(|edge| edge.as_ref().map(name)).collect();
+        let writes: Vec<String> = node.outputs().iter().map(name).collect();
+        let (follows, first) = (before.is_some() && reads == [before], writes.first().cloned());
         nodes.push(NodeEntry {
             name: node.name().to_owned(),
             layer: layer(node, &mut tensors).map_err(|e| e.in_layer(node.name()))?,
-            reads: node.inputs().iter().map(|edge| edge.as_ref().map(name)).collect(),
-            writes: node.outputs().iter().map(name).collect(),
+            reads: (!follows).then_some(reads),
+            writes: (writes != [node.name()]).then_some(writes),
         });
+        before = first;
     }
     let outputs = model.outputs().iter();
     let outputs = outputs.map(|output| OutputEntry { name: output.name().to_owned(), value: model.edge_name(output.edge()).to_owned() });

@@ -29,8 +29,8 @@
 //! | field | holds |
 //! |---|---|
 //! | `inputs` | a list of `{name, dtype, dims}`; a length is a number, or null where each run decides it |
-//! | `constants` | a list of `{name}`: the value in tensor `{name}.constant`; with `dtype` and `dims` where it is packed |
-//! | `nodes` | in the order in which they run, `{name, layer, reads, writes}`: names of values, null for an input left out |
+//! | `constants` | a list of `{name}`: the value in tensor `{name}.constant`; with `packed: {dtype, dims}` where it is packed; absent where there are none |
+//! | `nodes` | in the order in which they run, `{name, layer, reads, writes}`: names of values, null for an input left out. Absent `reads` are the first value of the node before it (of the first node, the first input); absent `writes` one value of the node's name |
 //! | `outputs` | a list of `{name, value}` |
 //! | `grids` | what the u8 codes of values stand for: a list of `[name, {scale, zero_point}]`; a zero point of 0 is left out |
 //!
@@ -47,6 +47,10 @@
 //! of the first byte, codes running over from one byte to the next; `dims` then has the shape. Everything is in the order of
 //! PyTorch's weights (output channels first), never in that of a kernel: panels are made when a file is read, for the processor
 //! that reads it.
+//!
+//! Layers that quantize their input when they run have `input: {qmin, qmax, symmetric, saturates, of_tensor}`: the codes (absent: 0 to
+//! 255), whether their zero point is the middle one, whether NaN and infinities are taken, and whether there is one range for the whole
+//! tensor and not one for each image or row; each is false where it is absent, and so is all of it.
 //!
 //! Weights of layers whose weights alone are quantized have `weights: {format, dims}`: the text of a
 //! [`WeightFormat`](crate::quant::WeightFormat). `weight` is then a list of u8, codes packed as above in the bits of the format;

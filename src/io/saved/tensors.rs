@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::document::{Codes, Packed};
 use super::format_error;
 use crate::error::{Error, Result};
+use crate::num::code_bits;
 use crate::quant::PackedCodes;
 use crate::tensor::{DType, Element, Granularity, QParams, QuantizedTensor, Shape, Tensor, Value};
 
@@ -41,7 +42,7 @@ impl Writer {
     pub fn put_codes(&mut self, node: &str, weight: &QuantizedTensor<i8>) -> Result<Codes> {
         let (params, dims) = (weight.params(), weight.shape().dims());
         let (qmin, qmax) = (params.qmin(), params.qmax());
-        let bits = bits(qmin, qmax);
+        let bits = code_bits(qmin, qmax);
         let axis = match params.granularity() {
             Granularity::PerChannel { axis } => Some(axis),
             _ => None,
@@ -62,11 +63,6 @@ impl Writer {
         self.put(name, Tensor::new([packed.as_bytes().len()], packed.as_bytes().to_vec())?)?;
         Ok(Codes { bits, qmin, qmax, axis, zeros, dims: Some(dims.to_vec()) })
     }
-}
-
-/// Bits of two's complement that hold the codes.
-fn bits(qmin: i32, qmax: i32) -> u32 {
-    (2..8).find(|bits| qmin >= -(1 << (bits - 1)) && qmax < 1 << (bits - 1)).unwrap_or(8)
 }
 
 /// Those of a file that was read.

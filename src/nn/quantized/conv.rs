@@ -152,6 +152,11 @@ impl Conv2d {
         self.packed.bytes() + 4 * self.scales().len()
     }
 
+    /// Bytes of codes at their bits, scales and bias, as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.parameters.stored_bytes(self.geometry().weight_shape().iter().product())
+    }
+
     /// Runs on `shape.n` images in either layout; `output` is channels-last.
     ///
     /// # Errors

@@ -152,6 +152,11 @@ impl ConvTranspose2d {
         self.packed.iter().map(PackedWeights::bytes).sum::<usize>() + 4 * self.scales().len()
     }
 
+    /// Bytes of codes at their bits, scales and bias, as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.parameters.stored_bytes(self.shape.weight_shape().iter().product())
+    }
+
     pub(crate) fn shape(&self) -> &Transposed {
         &self.shape
     }

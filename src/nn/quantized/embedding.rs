@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::kernels::dequantize_i8;
 use crate::nn::embedding::look_up;
 use crate::nn::view::{View, ViewMut};
+use crate::num::code_bits;
 use crate::tensor::{Granularity, QuantizedTensor, Tensor};
 
 /// The twin of [`nn::Embedding`](crate::nn::Embedding): int8 codes with one scale and zero point per row, and rows dequantized as they
@@ -72,6 +73,13 @@ impl Embedding {
     /// Bytes of codes, scales, and zero points.
     pub fn weight_bytes(&self) -> usize {
         self.weight.storage().len() + self.weight.params().bytes()
+    }
+
+    /// Bytes of codes at their bits, scales and zero points, as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        let params = self.weight.params();
+        let codes = (self.weight.storage().len() * code_bits(params.qmin(), params.qmax()) as usize).div_ceil(8);
+        codes + 4 * params.scales().len() + params.zero_points().len()
     }
 
     pub(crate) fn run(&self, indices: &View<'_>, output: &mut ViewMut<'_>) -> Result<()> {

@@ -142,6 +142,11 @@ impl Linear {
         self.packed.bytes() + 4 * self.scales().len()
     }
 
+    /// Bytes of codes at their bits, scales and bias, as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.parameters.stored_bytes(self.in_features() * self.out_features())
+    }
+
     /// Runs on `rows` rows of `in_features` values each.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ pub(crate) use twin::{DYNAMIC_KINDS, STATIC_KINDS, dynamic_obstacle, dynamic_twi
 
 use crate::error::{Error, Result};
 use crate::kernels::{ActivationRule, RangeOf};
-use crate::num::NonFinite;
+use crate::num::{NonFinite, code_bits};
 use crate::quant::observer::MinMax;
 use crate::quant::{Observer, Scheme};
 use crate::tensor::{Granularity, QParams, QuantizedTensor, Tensor};
@@ -183,6 +183,12 @@ impl Parameters {
         let granularity = if self.scales.len() == 1 && dims[0] != 1 { Granularity::PerTensor } else { Granularity::PerChannel { axis: 0 } };
         let params = QParams::of_any_axis(self.scales.as_slice().to_vec(), vec![0; self.scales.len()], granularity, self.qmin, self.qmax)?;
         QuantizedTensor::from_storage(codes.to_vec(), crate::tensor::Shape::new(dims)?, params)
+    }
+
+    /// Bytes of so many codes at their bits, of scales and bias.
+    fn stored_bytes(&self, codes: usize) -> usize {
+        let codes = (codes * code_bits(self.qmin, self.qmax) as usize).div_ceil(8);
+        codes + 4 * (self.scales.len() + self.bias().map_or(0, <[f32]>::len))
     }
 
     fn bias(&self) -> Option<&[f32]> {

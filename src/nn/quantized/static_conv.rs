@@ -75,6 +75,11 @@ impl StaticConv2d {
         self.packed.geometry()
     }
 
+    /// Bytes of codes at their bits, scales and bias, as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.numbers.weights.stored_bytes(self.geometry().weight_shape().iter().product())
+    }
+
     /// Outputs, products in each sum, and whether it is linear.
     fn sums_of(&self) -> (usize, usize, bool) {
         (self.geometry().out_channels, self.geometry().k(), false)

@@ -47,6 +47,11 @@ impl StaticLinear {
         self.packed.n()
     }
 
+    /// Bytes of codes at their bits, scales and bias, as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.numbers.weights.stored_bytes(self.in_features() * self.out_features())
+    }
+
     /// Outputs, products in each sum, and whether it is linear.
     fn sums_of(&self) -> (usize, usize, bool) {
         (self.out_features(), self.in_features(), true)

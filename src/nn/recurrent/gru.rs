@@ -151,6 +151,11 @@ impl Gru {
         each.fold([0; 2], |[a, b], [c, d]| [a + c, b + d])
     }
 
+    /// Bytes of its numbers as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.directions.iter().map(|d| d.input.stored_bytes() + d.gates.stored_bytes() + d.candidate.stored_bytes()).sum()
+    }
+
     /// Multiply-accumulates for one row of one step, all directions.
     pub(crate) fn macs_per_row(&self) -> u64 {
         self.directions.iter().map(|d| (d.input.weights() + d.gates.weights() + d.candidate.weights()) as u64).sum()

@@ -161,6 +161,14 @@ impl Lstm {
         each.fold([0; 2], |[a, b], [c, d]| [a + c, b + d])
     }
 
+    /// Bytes of its numbers as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.directions
+            .iter()
+            .map(|d| d.input.stored_bytes() + d.hidden.stored_bytes() + 4 * d.peepholes.as_ref().map_or(0, Vec::len))
+            .sum()
+    }
+
     /// Multiply-accumulates for one row of one step, all directions.
     pub(crate) fn macs_per_row(&self) -> u64 {
         self.directions.iter().map(|d| (d.input.weights() + d.hidden.weights()) as u64).sum()

@@ -323,6 +323,14 @@ impl Projection {
         }
     }
 
+    /// Bytes of weights and bias as files have them.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        match self {
+            Projection::Float(_) => self.bytes().into_iter().sum(),
+            Projection::Int8(linear) => linear.stored_bytes(),
+        }
+    }
+
     /// Bytes of the weights and what is needed to read them, and of the bias.
     fn bytes(&self) -> [usize; 2] {
         match self {

@@ -77,7 +77,7 @@ impl StoredWeights {
         }
     }
 
-    /// Bytes held, panels filled up to whole vectors included. What a file takes is [`QuantizedWeights::bytes`].
+    /// Bytes held, panels filled up to whole vectors included. What a file takes is [`StoredWeights::stored_bytes`].
     pub fn bytes(&self) -> usize {
         match &self.form {
             Form::Packed(packed) => {
@@ -89,6 +89,25 @@ impl StoredWeights {
             }
             Form::Plain(weights) => weights.bytes(),
         }
+    }
+
+    /// Bytes as a file has them: codes at their bits, and what is stored with them.
+    pub fn stored_bytes(&self) -> usize {
+        let packed = match &self.form {
+            // Of the kept, the end of the last row needs no saying.
+            Form::Plain(weights) => return weights.bytes() - if weights.kept().is_some() { 4 } else { 0 },
+            Form::Packed(packed) => packed,
+        };
+        let Packed { panels, format, shape, scales, levels } = packed.as_ref();
+        // A shape that was packed has groups.
+        let groups = format.groups(shape).unwrap_or(0);
+        let of = |count: usize| (count * format.bits() as usize).div_ceil(8);
+        let scales = scales.as_ref().map_or(groups * if format.scale_format() == ScaleFormat::F32 { 4 } else { 2 }, Scales::bytes);
+        let levels = match levels {
+            StoredLevels::Shared(book) => book.bytes(),
+            _ => 0,
+        };
+        of(shape.elements()) + scales + if panels.zero_points().is_some() { of(groups) } else { 0 } + levels
     }
 
     /// The weights as stored, read back from the panels where they were packed.
