@@ -9,6 +9,7 @@ mod batches;
 
 use arguments::{Mode, Request, parse};
 use lowprec::eval::Objective;
+use lowprec::kernels::RangeOf;
 use lowprec::nn::weight_only::Activations;
 use lowprec::nn::{Dim, Executor, Layer, Linear};
 use lowprec::quant::observer::ObserverKind;
@@ -40,6 +41,25 @@ fn a_command_line() {
     assert_eq!((small.mode, small.activations), (Mode::WeightOnly, Some(Activations::Int8)));
     assert_eq!(small.weights, Some("nf4:g64".parse().unwrap()));
     assert_eq!(calibrated.calibration.as_deref().and_then(|path| path.to_str()), Some("c"));
+}
+
+#[test]
+fn ranges_of_activations() {
+    let exported = "m.onnx --mode dynamic --export e.onnx --calibration c --batch 3";
+    let Ok(Request::Run(row)) = arguments(exported) else { panic!() };
+    assert_eq!((row.activations_per, row.batch), (None, Some(3)));
+    for (word, range) in [("row", RangeOf::Row), ("tensor", RangeOf::Tensor)] {
+        let Ok(Request::Run(given)) = arguments(&format!("{exported} --activations-per {word}")) else { panic!() };
+        assert_eq!(given.activations_per, Some(range));
+    }
+    assert!(arguments(&format!("{exported} --activations-per image")).is_err());
+    assert!(arguments("m.onnx --mode dynamic --input i --output o --activations-per tensor").is_ok());
+    for mode in ["static --calibration c", "weight-only", "float"] {
+        let error = arguments(&format!("m.onnx --mode {mode} --export e --activations-per row")).err().unwrap().to_string();
+        assert!(error.contains("--activations-per"), "{error}");
+    }
+    // Without a file to compare with, samples of a dynamic model say nothing.
+    assert!(arguments("m.onnx --mode dynamic --save s --calibration c").is_err());
 }
 
 #[test]

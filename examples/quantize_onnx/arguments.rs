@@ -49,7 +49,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --output FILE      gets tensors under the names of the model's outputs
   --export FILE      gets the model as an ONNX file
   --save FILE        gets the model in the crate's own format
-  --report FILE      gets a page that compares float and quantized on the calibration samples
+  --report FILE      gets a page that compares float and quantized on the calibration samples, of which each input has as many
   --target-drop P    leaves layers in float until at most P percentage points are lost on the calibration samples, of top-1
                      against `labels`, else of agreement with float
   --objective WHAT   of --target-drop: what the mix of precisions is to be, smallest (default) or fastest

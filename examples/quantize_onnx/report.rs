@@ -36,6 +36,8 @@ struct File {
     stage: &'static str,
     path: String,
     bytes: u64,
+    /// Of the crate's own files: all but the model's numbers.
+    header: Option<u64>,
     /// Layers that give something else there, and why.
     differ: Vec<String>,
 }
@@ -121,7 +123,8 @@ impl Report {
     pub fn written(&mut self, stage: &'static str, path: &Path, differ: Vec<String>) -> Result<()> {
         let name = path.display().to_string();
         let bytes = std::fs::metadata(path).map_err(|source| Error::File { path: name.clone(), source })?.len();
-        self.files.push(File { stage, path: name, bytes, differ });
+        let stored = self.stored_bytes[1].or(self.stored_bytes[0]).filter(|_| stage == "save");
+        self.files.push(File { stage, path: name, bytes, header: stored.map(|stored| bytes.saturating_sub(stored as u64)), differ });
         Ok(())
     }
 
@@ -186,7 +189,8 @@ impl Report {
             line("output", format!("{} {} {:?}{sqnr}", output.name, output.dtype, output.shape));
         }
         for file in &self.files {
-            line(file.stage, format!("{}, {} bytes", file.path, file.bytes));
+            let header = file.header.map_or_else(String::new, |header| format!(", {header} of them header"));
+            line(file.stage, format!("{}, {} bytes{header}", file.path, file.bytes));
             for (why, names) in by_reason(&file.differ) {
                 line("", format!("other results there, {why}: {names}"));
             }
@@ -233,8 +237,9 @@ impl Report {
             let [float, quantized] = search.metric;
             json!({ "float": float, "quantized": quantized, "holds": search.holds, "in_float": search.in_float })
         });
-        let files =
-            self.files.iter().map(|file| json!({ "stage": file.stage, "path": file.path, "bytes": file.bytes, "differ": file.differ }));
+        let files = self.files.iter().map(
+            |file| json!({ "stage": file.stage, "path": file.path, "bytes": file.bytes, "header": file.header, "differ": file.differ }),
+        );
         let kinds: Map<String, Json> = self.kinds.iter().map(|(kind, count)| (kind.clone(), json!(count))).collect();
         let seconds: Map<String, Json> = self.seconds.iter().map(|(stage, s)| (stage.replace(' ', "_"), json!(s))).collect();
         let report = json!({

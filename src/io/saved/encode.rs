@@ -46,7 +46,7 @@ pub fn encode(model: &Model) -> Result<(Document, BTreeMap<String, Value>)> {
         let (follows, first) = (before.is_some() && reads == [before], writes.first().cloned());
         nodes.push(NodeEntry {
             name: node.name().to_owned(),
-            layer: layer(node, &mut tensors).map_err(|e| e.in_layer(node.name()))?,
+            layer: layer(model, node, &mut tensors).map_err(|e| e.in_layer(node.name()))?,
             reads: (!follows).then_some(reads),
             writes: (writes != [node.name()]).then_some(writes),
         });
@@ -57,8 +57,9 @@ pub fn encode(model: &Model) -> Result<(Document, BTreeMap<String, Value>)> {
     Ok((Document { inputs: inputs.collect(), constants, nodes, outputs: outputs.collect(), grids }, tensors.tensors))
 }
 
-fn layer(node: &Node, tensors: &mut Writer) -> Result<LayerEntry> {
+fn layer(model: &Model, node: &Node, tensors: &mut Writer) -> Result<LayerEntry> {
     let name = node.name();
+    let ends = [node.reads().next().and_then(|edge| model.grid(edge)), model.grid(node.outputs()[0])];
     Ok(match node.layer() {
         Layer::Conv2d(conv) => {
             floats(tensors, name, conv.weight(), conv.bias().map(Tensor::as_slice))?;
@@ -94,11 +95,11 @@ fn layer(node: &Node, tensors: &mut Writer) -> Result<LayerEntry> {
         Layer::StaticConv2d(conv) => LayerEntry::StaticConv2d {
             geometry: geometry(conv.geometry(), [0, 0]),
             codes: codes(tensors, name, &conv.weight()?, conv.bias())?,
-            grids: grids(conv.input(), conv.residual(), conv.output()),
+            grids: grids(conv.input(), conv.residual(), conv.output(), ends),
         },
         Layer::StaticLinear(linear) => LayerEntry::StaticLinear {
             codes: codes(tensors, name, &linear.weight()?, linear.bias())?,
-            grids: grids(linear.input(), linear.residual(), linear.output()),
+            grids: grids(linear.input(), linear.residual(), linear.output(), ends),
         },
         Layer::WeightOnlyConv2d(conv) => {
             let (weights, floats) = weights(tensors, name, conv.weight(), conv.bias(), conv.activations())?;
@@ -219,14 +220,15 @@ pub fn grid(grid: U8Grid) -> Grid {
     Grid { scale: Real(grid.scale()), zero_point: grid.zero_point() }
 }
 
-fn grids(input: U8Grid, residual: Option<U8Grid>, output: StaticOutput) -> Static {
+/// Grids of a layer between values that have these.
+fn grids(input: U8Grid, residual: Option<U8Grid>, output: StaticOutput, [read, written]: [Option<U8Grid>; 2]) -> Static {
     let output = match output {
-        StaticOutput::Codes { grid: of, lo, hi } => Written::Codes { grid: grid(of), range: (lo, hi) },
+        StaticOutput::Codes { grid: of, lo, hi } => Written::Codes { grid: (Some(of) != written).then(|| grid(of)), range: (lo, hi) },
         StaticOutput::Float(Activation::None) => Written::Float { clamp: None, relu: false },
         StaticOutput::Float(Activation::Relu) => Written::Float { clamp: None, relu: true },
         StaticOutput::Float(Activation::Clamp { lo, hi }) => Written::Float { clamp: Some((Real(lo), Real(hi))), relu: false },
     };
-    Static { input: grid(input), residual: residual.map(grid), output }
+    Static { input: (Some(input) != read).then(|| grid(input)), residual: residual.map(grid), output }
 }
 
 /// The error of an operator that files have no words for.

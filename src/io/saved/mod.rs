@@ -52,6 +52,9 @@
 //! 255), whether their zero point is the middle one, whether NaN and infinities are taken, and whether there is one range for the whole
 //! tensor and not one for each image or row; each is false where it is absent, and so is all of it.
 //!
+//! Layers from codes to codes have `grids: {input, residual, output}`: what the codes stand for, of input and output only where it isn't
+//! what `grids` of the graph says of the values.
+//!
 //! Weights of layers whose weights alone are quantized have `weights: {format, dims}`: the text of a
 //! [`WeightFormat`](crate::quant::WeightFormat). `weight` is then a list of u8, codes packed as above in the bits of the format;
 //! `weight_scale` the scales as the format stores them (those of 8 bits and fewer as u8, with `.tensor`, `.steps` and `.offset`, or
