@@ -62,16 +62,16 @@ const FORMATS: &[&str] = &[
     "nf4:smallest=0.05",
 ];
 
-/// A product of 320 by 320, and one more as a convolution of one pixel.
+/// A product of 384 by 384, and one more as a convolution of one pixel.
 fn network() -> Model {
     let random = &mut Random(7);
     let mut net = Model::builder();
-    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(320), Dim::Fixed(1), Dim::Fixed(1)]).unwrap();
-    let conv = Conv2d::new(Conv2dGeometry::new(320, 320, [1, 1]), random.tensor([320, 320, 1, 1], 0.1), Some(random.tensor([320], 0.1)));
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(384), Dim::Fixed(1), Dim::Fixed(1)]).unwrap();
+    let conv = Conv2d::new(Conv2dGeometry::new(384, 384, [1, 1]), random.tensor([384, 384, 1, 1], 0.1), Some(random.tensor([384], 0.1)));
     let x = net.add("features.conv", conv.unwrap(), &[x]).unwrap();
     let x = net.add("features.act", Layer::Relu, &[x]).unwrap();
     let x = net.add("flatten", Layer::Flatten { axis: 1 }, &[x]).unwrap();
-    let x = net.add("head.fc", Linear::new(random.tensor([320, 320], 0.1), None).unwrap(), &[x]).unwrap();
+    let x = net.add("head.fc", Linear::new(random.tensor([384, 384], 0.1), None).unwrap(), &[x]).unwrap();
     net.output("y", x).unwrap();
     net.build().unwrap()
 }
@@ -91,7 +91,7 @@ fn check(name: &str, model: &Model, most: f64) -> f64 {
     assert!(stored <= model.bytes(), "{name}: {stored} stored, {} held", model.bytes());
     let loaded = saved::read(&bytes).unwrap();
     assert_eq!((loaded.to_string(), loaded.stored_bytes()), (model.to_string(), stored), "{name}");
-    let x = Random(9).tensor([2, 320, 1, 1], 1.0);
+    let x = Random(9).tensor([2, 384, 1, 1], 1.0);
     assert_eq!(loaded.forward(&x).unwrap(), model.forward(&x).unwrap(), "{name}");
     100.0 * share
 }
@@ -105,7 +105,7 @@ fn the_file_of_every_scheme_is_within_two_percent_of_what_is_accounted() {
         println!("{text:26} {:.2} %", check(text, &model, 0.02));
     }
     let kinds = [LayerKind::Conv2d, LayerKind::Linear];
-    let x = Random(8).tensor([4, 320, 1, 1], 1.0);
+    let x = Random(8).tensor([4, 384, 1, 1], 1.0);
     for bits in 2..=8 {
         let weights = Scheme::INT8_WEIGHT.with_bits(bits);
         let dynamic = DynamicQuantization::new(&kinds).with_weights(weights).apply(&float).unwrap();
