@@ -199,7 +199,8 @@ impl<'p> DynamicQuantization<'p> {
 }
 
 /// The model with the ranges of all inputs that are quantized at run time taken over another part of them: what
-/// [`DynamicQuantization::with_range`] would have made of the same weights.
+/// [`DynamicQuantization::with_range`] would have made of the same weights, however those were chosen ([`gptq`](crate::ptq::gptq),
+/// [`recipe`](crate::ptq::recipe)).
 ///
 /// # Errors
 /// [`Error::Unsupported`] when no layer quantizes its inputs at run time.

@@ -87,7 +87,8 @@ fn chain(geometry: &Conv2dGeometry, shape: ImageShape, seed: u64) {
     let mut random = Random(seed);
     let input = Images { values: random.floats(shape.n * geometry.in_channels * shape.h * shape.w), shape };
     for isa in Isa::available() {
-        for (float, range) in [(false, RangeOf::Row), (false, RangeOf::Tensor), (true, RangeOf::Row)] {
+        let after_floats = if seed.is_multiple_of(3) { RangeOf::Tensor } else { RangeOf::Row };
+        for (float, range) in [(false, RangeOf::Row), (false, RangeOf::Tensor), (true, after_floats)] {
             let (activation, accumulate) = (activation(seed), seed.is_multiple_of(2));
             let layer = Layer { geometry: geometry.clone(), activation, accumulate, float, range };
             let state = random.0;

@@ -106,7 +106,8 @@ impl<'a> TargetSearch<'a> {
         }
     }
 
-    /// Quantizes by this configuration instead of the default one.
+    /// Quantizes by this configuration instead of the default one. Layers that have one range for the whole tensor
+    /// ([`RangeOf::Tensor`](crate::kernels::RangeOf)) are judged in batches of 64.
     pub fn with_config(mut self, config: QConfig) -> Self {
         self.config = config;
         self
