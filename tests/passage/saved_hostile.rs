@@ -53,7 +53,7 @@ fn with(model: &Model, from: &str, to: &str) -> Result<Model, Error> {
 #[test]
 fn numbers_that_lie_are_named() {
     let [dynamic, integer, words, _] = <[Model; 4]>::try_from(models()).unwrap();
-    let cases: [(&Model, &str, &str); 16] = [
+    let cases: [(&Model, &str, &str); 18] = [
         (&dynamic, "\"groups\":20", "\"groups\":18446744073709551615"),
         (&dynamic, "\"groups\":20", "\"groups\":0"),
         (&dynamic, "\"stride\":[2,1]", "\"stride\":[0,1]"),
@@ -61,7 +61,9 @@ fn numbers_that_lie_are_named() {
         (&dynamic, "\"codes\":{", "\"codes\":{\"qmax\":1000,"),
         (&dynamic, "\"codes\":{", "\"codes\":{\"qmin\":100,"),
         (&dynamic, "\"axis\":0", "\"axis\":3"),
-        (&dynamic, "\"reads\":[\"image\"]", "\"reads\":[\"elsewhere\"]"),
+        (&dynamic, "\"writes\":[\"bn1\"]", "\"writes\":[\"bn1\"],\"reads\":[\"elsewhere\"]"),
+        (&dynamic, "\"writes\":[\"bn1\"]", "\"writes\":[\"bn1\"],\"reads\":[]"),
+        (&integer, "\"grids\":[[\"", "\"grids\":[[\"elsewhere"),
         (&dynamic, "\"writes\":[\"bn1\"]", "\"writes\":[\"image\"]"),
         (&dynamic, "\"QuantizedConv2d\"", "\"SomethingElse\""),
         (&dynamic, "\"dtype\":\"f32\"", "\"dtype\":\"f33\""),
