@@ -49,7 +49,8 @@ impl Layer {
     }
 
     /// Bytes of its numbers at their bits, as files have them (`io::saved`): without what [`Layer::bytes`] counts beside, panels
-    /// filled up to whole vectors, column sums and a bias in the unit of sums. Of a batch norm a file has its parameters and statistics.
+    /// filled up to whole vectors, column sums and a bias in the unit of sums. Of a batch norm a file has its parameters and statistics. A tensor
+    /// among the parameters of a plain operator is not counted, here as there.
     pub fn stored_bytes(&self) -> usize {
         let bias = |bias: Option<&[f32]>| 4 * bias.map_or(0, <[f32]>::len);
         match self {

@@ -14,9 +14,9 @@ use crate::quant::Scheme;
 /// Batch norms are folded first, into the convolutions that are quantized and no others. Weights become int8, symmetric, one
 /// scale per output channel. Activations are measured and quantized when the model runs, asymmetric in 8 bits: per image for
 /// [`LayerKind::Conv2d`] and [`LayerKind::ConvTranspose2d`], per row for the others, so a result never depends on the batch it came in
-/// ([`DynamicQuantization::with_range`] has ONNX's range for the whole tensor). Products are integer with i32 sums; the bias stays in f32; the result is dequantized where the sums are, so
-/// the layers around need no change. Of [`LayerKind::Embedding`] the table alone is quantized, each row as if it were a row of
-/// activations.
+/// ([`DynamicQuantization::with_range`] has ONNX's range for the whole tensor). Products are integer with i32 sums; the bias stays in
+/// f32; the result is dequantized where the sums are, so the layers around need no change. Of [`LayerKind::Embedding`] the table alone
+/// is quantized, each row as if it were a row of activations.
 ///
 /// What was quantized, and what was passed over and why, is in [`Model::conversion`].
 ///

@@ -183,13 +183,12 @@ impl Conv2d {
             .with_activation(stage.fused.activation)
             .with_accumulate(stage.fused.residual)
             .with_ranges(stage.measured);
+        let range = self.parameters.range;
         // Whoever wrote the input measured each image.
-        let whole = stage.given.and_then(|given| given.iter().copied().reduce(Range::union)).map(|range| [range]);
-        let ranges = match self.parameters.range {
-            RangeOf::Tensor => whole.as_ref().map(<[Range; 1]>::as_slice),
-            _ => stage.given,
-        };
+        let whole = stage.given.filter(|_| range == RangeOf::Tensor).and_then(|given| given.iter().copied().reduce(Range::union));
+        let whole = whole.map(|range| [range]);
+        let ranges = if range == RangeOf::Tensor { whole.as_ref().map(<[Range; 1]>::as_slice) } else { stage.given };
         let rule = InputRule { rule: &self.parameters.rule, ranges };
-        conv2d_dynamic(input, shape, self.parameters.range, rule, &self.packed, &epilogue, output, workspace, threads)
+        conv2d_dynamic(input, shape, range, rule, &self.packed, &epilogue, output, workspace, threads)
     }
 }
