@@ -25,9 +25,9 @@ use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
 use lowprec::kernels::{
-    Accumulate, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, GroupScales, ImageLayout, ImageShape, Isa, Levels, LowBit, Matrix,
-    MatrixMut, PackedConv2d, PackedFloatConv2d, PackedFloatWeights, PackedLowBit, PackedWeights, Per, RangeOf, Requantize, WeightLayout,
-    Workspace, conv2d, conv2d_dynamic, conv2d_f32, gemm, gemm_dynamic, gemm_low_bit, sgemm,
+    Accumulate, ActivationRule, Conv2dGeometry, Epilogue, FloatEpilogue, GroupScales, ImageLayout, ImageShape, Isa, Levels, LowBit,
+    LowBitRange, Matrix, MatrixMut, PackedConv2d, PackedFloatConv2d, PackedFloatWeights, PackedLowBit, PackedWeights, Per, RangeOf,
+    Requantize, WeightLayout, Workspace, conv2d, conv2d_dynamic, conv2d_f32, gemm, gemm_dynamic, gemm_low_bit, sgemm,
 };
 use lowprec::nn::Executor;
 use lowprec::num::{NonFinite, f16};
@@ -226,7 +226,7 @@ impl Request {
         let epilogue = FloatEpilogue::new().with_bias(Some(&bias));
         timed(seconds, || {
             let (lhs, dst) = (black_box(Matrix::new(&x, m, k)?), MatrixMut::new(&mut y, m, n)?);
-            gemm_low_bit(lhs, NonFinite::Error, &packed, &epilogue, dst, &mut workspace, threads)
+            gemm_low_bit(lhs, LowBitRange::Row, NonFinite::Error, &packed, &epilogue, dst, &mut workspace, threads)
         })
     }
 

@@ -18,7 +18,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--input IN.safetensors --output OUT.safetensors] [--export OUT.onnx] [--save OUT.safetensors]
                      [--report OUT.html] [--target-drop POINTS [--objective smallest|fastest]]
                      [--calibration CAL.safetensors] [--observer NAME] [--batch N]
-                     [--weights FORMAT] [--activations float|int8] [--effort fast|balanced|best] [--sweeps N]
+                     [--weights FORMAT] [--activations float|int8|int8-groups] [--effort fast|balanced|best] [--sweeps N]
                      [--weight-bits N] [--activation-bits N] [--activations-per row|tensor]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
@@ -28,7 +28,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --mode static      integers from layer to layer, by the ranges of values on calibration samples
   --mode weight-only weights in any format, activations as they are; with --calibration fitted to what they do to outputs
   --weights FORMAT   of --mode weight-only: int8 (default), int4:g32, uint4:g32, nf4:g64, kmeans3:g64, mxfp4, ...
-  --activations KIND of --mode weight-only: what is multiplied with codes, float (default) or int8, quantized as it comes
+  --activations KIND of --mode weight-only: what is multiplied with codes: float (default), or int8, quantized as it comes, by row or by
+                     group of weights
   --activations-per P of --mode dynamic: what has a range of its own, each row or image (row, default) or the tensor, as in ONNX
   --calibration FILE samples under the names of the model's inputs, for --mode static, --effort, --report, --target-drop and
                      --mode dynamic with --export, and `labels` (integers) where there are some
@@ -160,7 +161,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("activations") => match parser.value()?.string()?.as_str() {
                 "float" => activations = Some(Activations::Float),
                 "int8" => activations = Some(Activations::Int8),
-                other => return Err(format!("--activations is `{other}`: float or int8").into()),
+                "int8-groups" => activations = Some(Activations::Int8Groups),
+                other => return Err(format!("--activations is `{other}`: float, int8 or int8-groups").into()),
             },
             Arg::Long("kinds") => kinds = Some(parse_kinds(&parser.value()?.string()?)?),
             Arg::Long("exclude") => {

@@ -245,7 +245,7 @@ impl Visitor for GemmVisit<'_> {
         let ranges = match given {
             Some(given) => given,
             None => {
-                ranges_of_rows(simd, lhs, ranges, threads);
+                ranges_of_runs(simd, lhs, (k, 1), ranges, threads);
                 &ranges[..]
             }
         };
@@ -305,14 +305,21 @@ impl Visitor for GemmVisit<'_> {
     }
 }
 
-/// The range of each row, before [`Range::closed`].
-pub(super) fn ranges_of_rows<S: Simd>(simd: S, lhs: Matrix<'_, f32>, ranges: &mut Vec<Range>, threads: usize) {
+/// The range of each of `count` runs of `run` elements in each row, of which the last may be shorter, before [`Range::closed`].
+pub(super) fn ranges_of_runs<S: Simd>(
+    simd: S,
+    lhs: Matrix<'_, f32>,
+    (run, count): (usize, usize),
+    ranges: &mut Vec<Range>,
+    threads: usize,
+) {
     ranges.clear();
-    ranges.resize(lhs.rows(), Range::EMPTY);
-    let parts = threads::parts(threads, lhs.rows() * lhs.cols(), ingest::GRAIN);
+    ranges.resize(lhs.rows() * count, Range::EMPTY);
+    let (k, parts) = (lhs.cols(), threads::parts(threads, lhs.rows() * lhs.cols(), ingest::GRAIN));
     threads::split_mut(ranges, parts, |first, ranges| {
         for (i, range) in ranges.iter_mut().enumerate() {
-            *range = Extremes(lhs.row(first + i)).visit(simd);
+            let (row, start) = ((first + i) / count, (first + i) % count * run);
+            *range = Extremes(&lhs.row(row)[start..k.min(start + run)]).visit(simd);
         }
     });
 }

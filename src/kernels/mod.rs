@@ -91,7 +91,7 @@ pub use float::{FloatEpilogue, PackedFloatConv2d, conv2d_f32, sgemm};
 pub use gemm::gemm;
 pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape};
 pub use isa::Isa;
-pub use lowbit::{GroupScales, Levels, LowBit, PackedLowBit, gemm_low_bit, gemm_low_bit_f32};
+pub use lowbit::{GroupScales, Levels, LowBit, LowBitRange, PackedLowBit, gemm_low_bit, gemm_low_bit_f32};
 pub use matmul::matmul_f32;
 pub(crate) use memory::Aligned;
 pub use operand::{ActivationCode, Matrix, MatrixMut, Per};

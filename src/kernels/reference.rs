@@ -5,7 +5,7 @@
 use super::dequantize::Dequantize;
 use super::float::FloatEpilogue;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape};
-use super::lowbit::{Levels, LowBit};
+use super::lowbit::{Levels, LowBit, LowBitRange};
 use super::operand::{ActivationCode, Per};
 use super::output::Activation;
 use super::requantize::Requantize;
@@ -212,12 +212,12 @@ pub fn mean_code(inside: impl Iterator<Item = u8>, count: usize, x: U8Grid, out:
     code((sum - taps * i64::from(x.zero_point())) as f32 * (x.scale() / (out.scale() * count as f32)), out, [0, 255])
 }
 
-/// The sums of a column's groups, each made by `sum` of (step of k, level), scaled and added in order by `add(sum, scale, total)`. A level
-/// of a table is its index.
+/// The sums of a column's groups, each made by `sum` of (step of k, level), scaled and added in order by `add(group, sum, scale, total)`. A
+/// level of a table is its index.
 fn low_bit_sum(
     weights: &LowBit<'_>,
     column: usize,
-    add: impl Fn(f32, f32, f32) -> f32,
+    add: impl Fn(usize, f32, f32, f32) -> f32,
     sum: impl Fn(&mut dyn Iterator<Item = (usize, i32)>) -> f32,
 ) -> f32 {
     let (k, group) = (weights.k, weights.group());
@@ -231,7 +231,7 @@ fn low_bit_sum(
         };
         let level = |i: usize| i32::from(weights.code(column * k + i) ^ weights.flip()) - i32::from(zero_point);
         let mut steps = (g * group..k.min((g + 1) * group)).map(|i| (i, level(i)));
-        add(sum(&mut steps), weights.scales.get(column * groups + g), total)
+        add(g, sum(&mut steps), weights.scales.get(column * groups + g), total)
     })
 }
 
@@ -239,7 +239,7 @@ fn low_bit_sum(
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn gemm_low_bit(lhs: &[f32], m: usize, weights: &LowBit<'_>, epilogue: &FloatEpilogue<'_>, dst: &mut [f32]) {
+pub fn gemm_low_bit(lhs: &[f32], m: usize, range: LowBitRange, weights: &LowBit<'_>, epilogue: &FloatEpilogue<'_>, dst: &mut [f32]) {
     let (n, k) = (weights.n, weights.k);
     // A table in signed bytes.
     let (entries, unit) = match weights.levels {
@@ -252,20 +252,26 @@ pub fn gemm_low_bit(lhs: &[f32], m: usize, weights: &LowBit<'_>, epilogue: &Floa
     };
     for row in 0..m {
         let x = &lhs[row * k..][..k];
-        let first = x.first().copied().unwrap_or(0.0);
-        let (min, max) = x.iter().fold((first, first), |(min, max), &x| (min.min(x), max.max(x)));
-        let (scale, zero) = num::affine_qparams(min, max, 1, 255, true);
-        let codes: Vec<i32> = x.iter().map(|&x| num::quantize(x, scale, zero, 1, 255) - zero).collect();
+        let run = if range == LowBitRange::Group { weights.group() } else { k.max(1) };
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for x in x.chunks(run) {
+            let (min, max) = x.iter().fold((x[0], x[0]), |(min, max), &x| (min.min(x), max.max(x)));
+            let (scale, zero) = num::affine_qparams(min, max, 1, 255, true);
+            codes.extend(x.iter().map(|&x| num::quantize(x, scale, zero, 1, 255) - zero));
+            scales.push(scale * unit);
+        }
+        // One for the row is taken out of the sums.
+        let row_scale = if scales.len() == 1 { scales[0] } else { 1.0 };
         for column in 0..n {
             let sum = low_bit_sum(
                 weights,
                 column,
-                |sum, scale, total| total + sum * scale,
+                |group, sum, scale, total| total + sum * if scales.len() == 1 { scale } else { scale * scales[group] },
                 |steps| {
                     steps.map(|(i, level)| codes[i] * if entries.is_empty() { level } else { entries[level as usize] }).sum::<i32>() as f32
                 },
             );
-            float_stage(sum * (scale * unit), column, epilogue, &mut dst[row * n + column]);
+            float_stage(sum * row_scale, column, epilogue, &mut dst[row * n + column]);
         }
     }
 }
@@ -278,14 +284,19 @@ pub fn gemm_low_bit_f32(lhs: &[f32], m: usize, weights: &LowBit<'_>, fused: bool
     let (n, k) = (weights.n, weights.k);
     let mul_add = |a: f32, b: f32, c: f32| if fused { a.mul_add(b, c) } else { a * b + c };
     for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
-        let sum = low_bit_sum(weights, column, mul_add, |steps| {
-            let [even, odd] = steps.fold([0f32; 2], |mut sums, (i, level)| {
-                let level = if let Levels::Table(table) = weights.levels { table[level as usize] } else { level as f32 };
-                sums[i % 2] = mul_add(lhs[row * k + i], level, sums[i % 2]);
-                sums
-            });
-            even + odd
-        });
+        let sum = low_bit_sum(
+            weights,
+            column,
+            |_, sum, scale, total| mul_add(sum, scale, total),
+            |steps| {
+                let [even, odd] = steps.fold([0f32; 2], |mut sums, (i, level)| {
+                    let level = if let Levels::Table(table) = weights.levels { table[level as usize] } else { level as f32 };
+                    sums[i % 2] = mul_add(lhs[row * k + i], level, sums[i % 2]);
+                    sums
+                });
+                even + odd
+            },
+        );
         float_stage(sum, column, epilogue, &mut dst[row * n + column]);
     }
 }

@@ -3,8 +3,8 @@ use std::cell::Cell;
 
 use lowprec::Error;
 use lowprec::kernels::{
-    Activation, FloatEpilogue, GroupScales, Isa, Levels, LowBit, Matrix, MatrixMut, PackedLowBit, Range, Workspace, gemm_low_bit,
-    gemm_low_bit_f32, min_max, reference,
+    Activation, FloatEpilogue, GroupScales, Isa, Levels, LowBit, LowBitRange, Matrix, MatrixMut, PackedLowBit, Range, Workspace,
+    gemm_low_bit, gemm_low_bit_f32, min_max, reference,
 };
 use lowprec::num::{NonFinite, bf16, f16};
 use lowprec::quant::PackedCodes;
@@ -118,27 +118,27 @@ fn check(bits_of_code: u32, m: usize, shape: [usize; 3], kind: u8, (levels, prec
         .with_activation(activation);
     let before = random.floats(m * n);
     let mut workspace = Workspace::new();
-    for float in [false, true] {
+    // Floats have no range.
+    for range in [Some(LowBitRange::Row), Some(LowBitRange::Group), None] {
         let mut integers = before.clone();
-        reference::gemm_low_bit(&lhs, m, &weights, &epilogue, &mut integers);
+        reference::gemm_low_bit(&lhs, m, range.unwrap_or_default(), &weights, &epilogue, &mut integers);
         for isa in Isa::available() {
             let mut expected = integers.clone();
-            if float {
+            if range.is_none() {
                 expected.clone_from(&before);
                 // Plain Rust has no fused multiplication and addition that is worth it.
                 reference::gemm_low_bit_f32(&lhs, m, &weights, isa != Isa::Scalar, &epilogue, &mut expected);
             }
             let packed = PackedLowBit::pack_for(isa, &weights).unwrap();
             assert_eq!(packed.codes(), owned.codes);
-            let context =
-                format!("{m}x{n}x{k}, {bits_of_code} bits, groups of {group}, {}, {threads} threads, floats: {float}", isa.name());
+            let context = format!("{m}x{n}x{k}, {bits_of_code} bits, groups of {group}, {}, {threads} threads, {range:?}", isa.name());
             let mut got = vec![-7f32; (m.max(1) - 1) * c_stride + n];
             (0..m * n).for_each(|i| got[i / n * c_stride + i % n] = before[i]);
             let a = Matrix::new(&wide, m, k).and_then(|a| a.with_stride(a_stride)).unwrap();
             let c = MatrixMut::new(&mut got, m, n).and_then(|c| c.with_stride(c_stride)).unwrap();
-            match float {
-                true => gemm_low_bit_f32(a, &packed, &epilogue, c, &mut workspace, threads).unwrap(),
-                false => gemm_low_bit(a, NonFinite::Error, &packed, &epilogue, c, &mut workspace, threads).unwrap(),
+            match range {
+                None => gemm_low_bit_f32(a, &packed, &epilogue, c, &mut workspace, threads).unwrap(),
+                Some(range) => gemm_low_bit(a, range, NonFinite::Error, &packed, &epilogue, c, &mut workspace, threads).unwrap(),
             }
             for (row, expected) in expected.chunks(n.max(1)).enumerate() {
                 assert_eq!(bits(&got[row * c_stride..][..n]), bits(expected), "row {row}, {context}");
@@ -217,15 +217,17 @@ fn rows_by_themselves() {
     let (m, n, k) = (15, 40, 96);
     let x = random.floats(m * k);
     let mut workspace = Workspace::new();
-    let mut run = |x: &[f32], m: usize| {
+    let mut run = |x: &[f32], m: usize, range| {
         let mut y = vec![0f32; m * n];
         let (a, c) = (Matrix::new(x, m, k).unwrap(), MatrixMut::new(&mut y, m, n).unwrap());
-        gemm_low_bit(a, NonFinite::Error, &packed, &FloatEpilogue::new(), c, &mut workspace, 1).unwrap();
+        gemm_low_bit(a, range, NonFinite::Error, &packed, &FloatEpilogue::new(), c, &mut workspace, 1).unwrap();
         y
     };
-    let all = run(&x, m);
-    for row in 0..m {
-        assert_eq!(bits(&run(&x[row * k..][..k], 1)), bits(&all[row * n..][..n]));
+    for range in [LowBitRange::Row, LowBitRange::Group] {
+        let all = run(&x, m, range);
+        for row in 0..m {
+            assert_eq!(bits(&run(&x[row * k..][..k], 1, range)), bits(&all[row * n..][..n]));
+        }
     }
 }
 
@@ -240,7 +242,7 @@ fn ranges_are_those_of_the_output() {
     let cells = vec![Cell::new(Range { min: 0.0, max: 0.0, finite: true }); m];
     let (a, c) = (Matrix::new(&x, m, k).unwrap(), MatrixMut::new(&mut y, m, n).unwrap());
     let epilogue = FloatEpilogue::new().with_ranges(Some(&cells));
-    gemm_low_bit(a, NonFinite::Error, &packed, &epilogue, c, &mut Workspace::new(), 1).unwrap();
+    gemm_low_bit(a, LowBitRange::Row, NonFinite::Error, &packed, &epilogue, c, &mut Workspace::new(), 1).unwrap();
     for (cell, row) in cells.iter().zip(y.chunks(n)) {
         assert_eq!(cell.get(), min_max(row));
     }
@@ -269,7 +271,7 @@ fn the_reference_is_a_product() {
         };
         let (mut float, mut integer) = (vec![0f32; m * n], vec![0f32; m * n]);
         reference::gemm_low_bit_f32(&x, m, &weights, false, &FloatEpilogue::new(), &mut float);
-        reference::gemm_low_bit(&x, m, &weights, &FloatEpilogue::new(), &mut integer);
+        reference::gemm_low_bit(&x, m, LowBitRange::Row, &weights, &FloatEpilogue::new(), &mut integer);
         for i in 0..m * n {
             let terms = (0..k).map(|j| f64::from(x[i / n * k + j]) * level(i % n, j));
             let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
@@ -326,13 +328,24 @@ fn misuse_is_told() {
 
     let packed = PackedLowBit::pack(&good).unwrap();
     let (mut y, x) = ([0f32; 4], [1.0, f32::NAN, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    let mut range = LowBitRange::Row;
     let mut run = |x: &[f32], policy, epilogue: FloatEpilogue<'_>, threads| {
+        // In turns.
+        range = if range == LowBitRange::Row { LowBitRange::Group } else { LowBitRange::Row };
         let (a, c) = (Matrix::new(x, 1, x.len()).unwrap(), MatrixMut::new(&mut y, 1, 4).unwrap());
-        gemm_low_bit(a, policy, &packed, &epilogue, c, &mut Workspace::new(), threads)
+        gemm_low_bit(a, range, policy, &packed, &epilogue, c, &mut Workspace::new(), threads)
     };
     let plain = FloatEpilogue::new();
-    assert!(matches!(run(&x, NonFinite::Error, plain, 1), Err(Error::NonFinite { index: 1, .. })));
-    assert!(run(&x, NonFinite::Saturate, plain, 1).is_ok());
+    let late: Vec<f32> = (0..16).map(|i| if i == 13 { f32::INFINITY } else { 1.0 }).collect();
+    for _ in 0..2 {
+        assert!(matches!(run(&x, NonFinite::Error, plain, 1), Err(Error::NonFinite { index: 1, .. })));
+    }
+    for _ in 0..2 {
+        assert!(matches!(run(&late, NonFinite::Error, plain, 1), Err(Error::NonFinite { index: 13, .. })));
+    }
+    for _ in 0..2 {
+        assert!(run(&x, NonFinite::Saturate, plain, 1).is_ok());
+    }
     assert!(matches!(run(&[1.0; 16], NonFinite::Error, plain, 0), Err(Error::Parameter { what: "threads", .. })));
     assert!(matches!(run(&[1.0; 15], NonFinite::Error, plain, 1), Err(Error::Shape { .. })));
     let bias = [0.0; 3];

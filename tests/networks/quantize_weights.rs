@@ -163,7 +163,7 @@ fn convolutions_of_one_pixel_run_as_products() {
     net.output("y", y).unwrap();
     let model = net.build().unwrap();
     let x = random.tensor([2, 24, 7, 5], 1.0);
-    for activations in [Activations::Float, Activations::Int8] {
+    for activations in [Activations::Float, Activations::Int8, Activations::Int8Groups] {
         let small = quantize_weights(&model, &WeightConfig::new(format("int4:g8")).with_activations(activations)).unwrap();
         assert!(weights(&small, "wide").panels().is_some() && weights(&small, "strided").panels().is_none());
         assert_eq!(small.conversion().unwrap().folded, [("norm".to_owned(), "wide".to_owned())]);
@@ -210,7 +210,12 @@ fn tables_give_the_rows_asked_for() {
 fn the_same_bits_on_any_number_of_threads_and_in_any_batch() {
     let mut random = Random(5);
     let (model, x) = (one_layer(&mut random, 1200, 1024), random.tensor([40, 1024], 1.0));
-    for (text, activations) in [("int4:g32", Activations::Int8), ("nf4:g64", Activations::Float), ("uint6:g16", Activations::Float)] {
+    for (text, activations) in [
+        ("int4:g32", Activations::Int8),
+        ("int4:g32", Activations::Int8Groups),
+        ("nf4:g64", Activations::Float),
+        ("uint6:g16", Activations::Float),
+    ] {
         let small = quantize_weights(&model, &WeightConfig::new(format(text)).with_activations(activations)).unwrap();
         let run = |x: &Tensor, threads: usize| Executor::new(&small).with_threads(threads).unwrap().forward(x).unwrap();
         let all = run(&x, 1);
@@ -221,6 +226,22 @@ fn the_same_bits_on_any_number_of_threads_and_in_any_batch() {
         let alone = Tensor::new([1, 1024], x.as_slice()[7 * 1024..8 * 1024].to_vec()).unwrap();
         assert_eq!(run(&alone, 1).as_slice(), &all.as_slice()[7 * 1200..8 * 1200], "{text}");
     }
+}
+
+/// A large value coarsens its own group alone.
+#[test]
+fn ranges_of_groups_keep_what_stands_beside_large_values() {
+    let mut random = Random(15);
+    let (model, mut x) = (one_layer(&mut random, 64, 256), random.tensor([40, 256], 1.0).into_vec());
+    x.iter_mut().skip(37).step_by(256).for_each(|x| *x = 60.0);
+    let x = Tensor::new([40, 256], x).unwrap();
+    let error = |activations| {
+        let small = quantize_weights(&model, &WeightConfig::new(format("int8:g32")).with_activations(activations)).unwrap();
+        let (exact, got) = (dequantized(&small).forward(&x).unwrap(), small.forward(&x).unwrap());
+        exact.as_slice().iter().zip(got.as_slice()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+    };
+    let (rows, groups) = (error(Activations::Int8), error(Activations::Int8Groups));
+    assert!(groups < rows / 4.0, "{groups} by group, {rows} by row");
 }
 
 /// What is counted is what is there: codes, scales in their format, and a line that vectors may read.

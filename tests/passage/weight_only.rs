@@ -85,10 +85,14 @@ fn every_format_is_saved_in_its_bytes_and_comes_back() {
         let again = saved::read(&saved::write(&model).unwrap()).unwrap();
         assert_eq!(again.run(&[("ids", &ids)]).unwrap(), model.run(&[("ids", &ids)]).unwrap(), "{text}");
     }
-    let config = WeightConfig::new("int4:g8".parse().unwrap()).with_activations(Activations::Int8);
-    let model = quantize_weights(&words, &config).unwrap();
-    let again = saved::read(&saved::write(&model).unwrap()).unwrap();
-    assert_eq!(again.run(&[("ids", &ids)]).unwrap(), model.run(&[("ids", &ids)]).unwrap());
+    for activations in [Activations::Int8, Activations::Int8Groups] {
+        let config = WeightConfig::new("int4:g8".parse().unwrap()).with_activations(activations);
+        let model = quantize_weights(&words, &config).unwrap();
+        let bytes = saved::write(&model).unwrap();
+        let again = saved::read(&bytes).unwrap();
+        assert_eq!(again.run(&[("ids", &ids)]).unwrap(), model.run(&[("ids", &ids)]).unwrap());
+        assert!(saved::write(&again).unwrap() == bytes, "{activations:?}");
+    }
 }
 
 #[test]

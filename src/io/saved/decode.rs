@@ -131,14 +131,14 @@ fn layer(tensors: &mut Reader, node: &str, (writes, ends): (usize, [Option<Grid>
             let mut take = |i: usize| tensors.take::<f32>(&format!("{node}.{}", NORM[i]));
             BatchNorm2d::new(take(0)?, take(1)?, take(2)?, take(3)?, epsilon.0)?.into()
         }
-        LayerEntry::WeightOnlyConv2d { geometry: of, weights: entry, floats } => {
+        LayerEntry::WeightOnlyConv2d { geometry: of, weights: entry, floats, groups } => {
             let (weight, bias) = (weights::take(tensors, node, &entry)?, bias(tensors, node)?);
             let geometry = geometry(&of, weight.shape().dims(), false)?;
-            weight_only::Conv2d::new(geometry, weight, bias.as_ref().map(Tensor::as_slice), activations(floats))?.into()
+            weight_only::Conv2d::new(geometry, weight, bias.as_ref().map(Tensor::as_slice), activations(floats, groups)?)?.into()
         }
-        LayerEntry::WeightOnlyLinear { weights: entry, floats } => {
+        LayerEntry::WeightOnlyLinear { weights: entry, floats, groups } => {
             let (weight, bias) = (weights::take(tensors, node, &entry)?, bias(tensors, node)?);
-            weight_only::Linear::new(weight, bias.as_ref().map(Tensor::as_slice), activations(floats))?.into()
+            weight_only::Linear::new(weight, bias.as_ref().map(Tensor::as_slice), activations(floats, groups)?)?.into()
         }
         LayerEntry::WeightOnlyEmbedding { weights: entry } => weight_only::Embedding::new(weights::take(tensors, node, &entry)?)?.into(),
         LayerEntry::Relu => Layer::Relu,
@@ -159,8 +159,13 @@ fn layer(tensors: &mut Reader, node: &str, (writes, ends): (usize, [Option<Grid>
     })
 }
 
-fn activations(floats: bool) -> Activations {
-    if floats { Activations::Float } else { Activations::Int8 }
+fn activations(floats: bool, groups: bool) -> Result<Activations> {
+    match (floats, groups) {
+        (true, false) => Ok(Activations::Float),
+        (false, false) => Ok(Activations::Int8),
+        (false, true) => Ok(Activations::Int8Groups),
+        (true, true) => Err(Error::parameter("activations", "floats with ranges of groups", "bytes alone have ranges")),
+    }
 }
 
 fn bias(tensors: &mut Reader, node: &str) -> Result<Option<Tensor>> {

@@ -119,10 +119,15 @@ pub enum LayerEntry {
         weights: Weights,
         /// Whether activations are multiplied as they are, and not as bytes.
         floats: bool,
+        /// Whether each group of those bytes has its own range.
+        #[serde(default, skip_serializing_if = "is_default")]
+        groups: bool,
     },
     WeightOnlyLinear {
         weights: Weights,
         floats: bool,
+        #[serde(default, skip_serializing_if = "is_default")]
+        groups: bool,
     },
     WeightOnlyEmbedding {
         weights: Weights,

@@ -102,17 +102,16 @@ fn layer(model: &Model, node: &Node, tensors: &mut Writer) -> Result<LayerEntry>
             grids: grids(linear.input(), linear.residual(), linear.output(), ends),
         },
         Layer::WeightOnlyConv2d(conv) => {
-            let (weights, floats) = weights(tensors, name, conv.weight(), conv.bias(), conv.activations())?;
-            LayerEntry::WeightOnlyConv2d { geometry: geometry(conv.geometry(), [0, 0]), weights, floats }
+            let weights = weights(tensors, name, conv.weight(), conv.bias())?;
+            let [floats, groups] = activations(conv.activations());
+            LayerEntry::WeightOnlyConv2d { geometry: geometry(conv.geometry(), [0, 0]), weights, floats, groups }
         }
         Layer::WeightOnlyLinear(linear) => {
-            let (weights, floats) = weights(tensors, name, linear.weight(), linear.bias(), linear.activations())?;
-            LayerEntry::WeightOnlyLinear { weights, floats }
+            let weights = weights(tensors, name, linear.weight(), linear.bias())?;
+            let [floats, groups] = activations(linear.activations());
+            LayerEntry::WeightOnlyLinear { weights, floats, groups }
         }
-        Layer::WeightOnlyEmbedding(table) => {
-            let (weights, _) = weights(tensors, name, table.weight(), None, Activations::Float)?;
-            LayerEntry::WeightOnlyEmbedding { weights }
-        }
+        Layer::WeightOnlyEmbedding(table) => LayerEntry::WeightOnlyEmbedding { weights: weights(tensors, name, table.weight(), None)? },
         Layer::Lstm(lstm) => {
             let (coupled, parts) = lstm.parts();
             let mut directions = Vec::with_capacity(parts.len());
@@ -180,17 +179,16 @@ fn codes(tensors: &mut Writer, node: &str, weight: &QuantizedTensor<i8>, bias: O
     tensors.put_codes(node, weight)
 }
 
-fn weights(
-    tensors: &mut Writer,
-    node: &str,
-    weight: &StoredWeights,
-    bias: Option<&[f32]>,
-    activations: Activations,
-) -> Result<(Weights, bool)> {
+/// Whether they are floats, and whether groups have ranges of their own.
+fn activations(activations: Activations) -> [bool; 2] {
+    [activations == Activations::Float, activations == Activations::Int8Groups]
+}
+
+fn weights(tensors: &mut Writer, node: &str, weight: &StoredWeights, bias: Option<&[f32]>) -> Result<Weights> {
     if let Some(bias) = bias {
         tensors.put_list(format!("{node}.bias"), bias)?;
     }
-    Ok((weights::put(tensors, node, &weight.quantized()?)?, activations == Activations::Float))
+    weights::put(tensors, node, &weight.quantized()?)
 }
 
 fn projection(tensors: &mut Writer, name: &str, part: &Projection) -> Result<Projected> {

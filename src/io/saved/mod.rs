@@ -56,7 +56,8 @@
 //! what `grids` of the graph says of the values.
 //!
 //! Weights of layers whose weights alone are quantized have `weights: {format, dims}`: the text of a
-//! [`WeightFormat`](crate::quant::WeightFormat). `weight` is then a list of u8, codes packed as above in the bits of the format;
+//! [`WeightFormat`](crate::quant::WeightFormat), with `floats`, whether activations are multiplied as they are and not as bytes, and
+//! `groups` (false where it is absent), whether each group of those bytes has a range of its own. `weight` is then a list of u8, codes packed as above in the bits of the format;
 //! `weight_scale` the scales as the format stores them (those of 8 bits and fewer as u8, with `.tensor`, `.steps` and `.offset`, or
 //! `.largest_and_fall` beside them), `weight_zero` packed zero points, shifts, or offsets stored as scales are, `weight_levels` learned
 //! levels, and `kept`, `kept_column` and `kept_in_row` values kept exactly, row by row.

@@ -13,14 +13,16 @@ pub fn stride<L>(layout: &Layout) -> usize {
     if row > 0 && (row * size_of::<L>()).is_multiple_of(1024) { row + 64 } else { row }
 }
 
-/// Each row of `lhs`, group by group, by `fill(row, values, into)`, and zeros where a group has none.
+/// Each row of `lhs`, group by group, by `fill(row, group, values, into)`, and zeros where a group has none. Rows that need none may go
+/// as a whole, as group 0, unless `by_group`.
 fn rows<'d, L: Element, S: Simd>(
     simd: S,
     lhs: Matrix<'_, f32>,
     layout: &Layout,
+    by_group: bool,
     memory: &'d mut Aligned,
     threads: usize,
-    fill: impl Fn(usize, &[f32], &mut [L]) + Sync,
+    fill: impl Fn(usize, usize, &[f32], &mut [L]) + Sync,
 ) -> &'d [L] {
     let (m, stride, steps) = (lhs.rows(), stride::<L>(layout), layout.steps()[0] * layout.step());
     let memory = memory.grow::<L>(m * stride);
@@ -33,14 +35,14 @@ fn rows<'d, L: Element, S: Simd>(
             || {
                 for (i, into) in rows.zip(part.chunks_exact_mut(stride.max(1))) {
                     let (x, into) = (lhs.row(i), &mut into[..layout.row()]);
-                    if layout.is_plain() {
-                        fill(i, x, into);
+                    if layout.is_plain() && !by_group {
+                        fill(i, 0, x, into);
                         continue;
                     }
                     for g in 0..layout.groups() {
                         let (x, end) = (&x[layout.elements(g)], ((g + 1) * steps).min(into.len()));
                         let (values, rest) = into[g * steps..end].split_at_mut(x.len());
-                        fill(i, x, values);
+                        fill(i, g, x, values);
                         rest.fill(L::default());
                     }
                 }
@@ -50,11 +52,14 @@ fn rows<'d, L: Element, S: Simd>(
     memory
 }
 
-/// Rows in signed bytes, and for each group of each row `factor` times the sum of its codes.
+/// Rows in signed bytes, by the quantizer of a row or, where `by_group`, of a row's group; and for each group of each row `factor` times
+/// the sum of its codes.
+#[allow(clippy::too_many_arguments)]
 pub fn codes<'d, S: Simd>(
     simd: S,
     (lhs, layout): (Matrix<'_, f32>, &Layout),
-    quantizer: impl Fn(usize) -> Quantizer + Sync,
+    by_group: bool,
+    quantizer: impl Fn(usize, usize) -> Quantizer + Sync,
     finite: bool,
     (memory, terms): (&'d mut Aligned, &mut Vec<i32>),
     factor: i32,
@@ -64,12 +69,13 @@ pub fn codes<'d, S: Simd>(
         simd,
         lhs,
         layout,
+        by_group,
         memory,
         threads,
         #[inline(always)]
-        |row, x: &[f32], into: &mut [i8]| match finite {
-            true => quantizer(row).codes(simd, x, into),
-            false => quantizer(row).divide(x, into),
+        |row, group, x: &[f32], into: &mut [i8]| match finite {
+            true => quantizer(row, group).codes(simd, x, into),
+            false => quantizer(row, group).divide(x, into),
         },
     );
     let (groups, stride, steps) = (layout.groups(), stride::<i8>(layout), layout.steps()[0] * layout.step());
@@ -98,9 +104,10 @@ pub fn floats<'d, S: Simd>(simd: S, lhs: Matrix<'_, f32>, layout: &Layout, memor
         simd,
         lhs,
         layout,
+        false,
         memory,
         threads,
         #[inline(always)]
-        |_, x: &[f32], into: &mut [f32]| into.copy_from_slice(x),
+        |_, _, x: &[f32], into: &mut [f32]| into.copy_from_slice(x),
     )
 }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A level is `code - zero_point`, or an entry of a table (NF4, any other of 16 or 4 entries). [`gemm_low_bit`] quantizes the activations
-//! inside the call, each row to signed bytes, and adds in integers within a group; [`gemm_low_bit_f32`] keeps them in f32.
+//! inside the call, each row or group of a row to signed bytes, and adds in integers within a group; [`gemm_low_bit_f32`] keeps them in f32.
 //!
 //! **How**: codes are the unsigned operand of a product of bytes, activations the signed one, so that codes need no correction but
 //! `zero_point * sum of the group's activations`, which the sums start from. A group's codes lie beside its scales, a panel's groups one
@@ -26,5 +26,5 @@ mod tile;
 mod weights;
 
 pub use dot::SignedDot;
-pub use gemm::{gemm_low_bit, gemm_low_bit_f32};
+pub use gemm::{LowBitRange, gemm_low_bit, gemm_low_bit_f32};
 pub use weights::{GroupScales, Levels, LowBit, PackedLowBit};

@@ -107,7 +107,9 @@ pub struct Product<'a, S: Simd, A: Arithmetic> {
     pub lhs_stride: usize,
     /// `[row][group]`, see [`Tile`].
     pub terms: &'a [i32],
+    /// One for each row, or for each of its groups.
     pub row_scales: &'a [f32],
+    pub by_group: bool,
     pub m: usize,
     pub weights: &'a PackedLowBit,
     pub store: FloatStage<'a>,
@@ -122,7 +124,7 @@ impl<S: Simd, A: Arithmetic> Product<'_, S, A> {
     /// All tiles, on at most `threads` threads.
     ///
     /// # Safety
-    /// - each of `m` rows is readable for the layout's row, `lhs_stride` apart, and has its terms and its scale, where `A` reads them;
+    /// - each of `m` rows is readable for the layout's row, `lhs_stride` apart, and has its terms and its scale or scales, where `A` reads them;
     /// - the stage fits `m` rows of `n` columns, and so does `dst`, which nobody else reads or writes.
     pub unsafe fn run(&self, threads: usize) {
         let (panels, blocks) = (self.weights.layout().panels(), self.m.div_ceil(ROWS));
@@ -161,7 +163,8 @@ impl<S: Simd, A: Arithmetic> Product<'_, S, A> {
                         lhs: self.lhs.wrapping_add(m * self.lhs_stride),
                         lhs_stride: self.lhs_stride,
                         terms: self.terms.as_ptr().wrapping_add(m * groups),
-                        row_scales: self.row_scales.as_ptr().wrapping_add(m),
+                        row_scales: self.row_scales.as_ptr().wrapping_add(if self.by_group { m * groups } else { m }),
+                        by_group: self.by_group,
                         groups: Groups {
                             blocks: blocks[layout.block(panel, 0)..].as_ptr(),
                             zero_points: zero_points.map_or(std::ptr::null(), |zeros| zeros[layout.zero_at(panel, 0, 0)..].as_ptr()),

@@ -40,8 +40,9 @@ pub struct Tile<'a, L> {
     pub lhs_stride: usize,
     /// What the sums of each group start from, `[row][group]`: the activations' sum times -1 or the one zero point's negative.
     pub terms: *const i32,
-    /// What each row's sums are multiplied with.
+    /// What sums are multiplied with: each row's, or where `by_group` those of each of its groups, `[row][group]`.
     pub row_scales: *const f32,
+    pub by_group: bool,
     pub groups: Groups<'a>,
     pub sink: Sink<'a>,
 }
@@ -77,7 +78,7 @@ unsafe fn scale<S: Simd>(simd: S, kind: ScaleKind, at: *const u8, vector: usize)
 /// 10 to 15 % slower on Zen 4: shifting and masking take no time from the multipliers, and twice the loads do.
 ///
 /// # Safety
-/// - each of `MR` rows has its activations for every step of every group, a term for each group and a scale;
+/// - each of `MR` rows has its activations for every step of every group, a term for each group and a scale, or one for each group;
 /// - the groups' bytes and zero points lie in memory as [`Layout`] says;
 /// - the stage fits the place, which has at most [`VECTORS`] vectors; `dst` is writable for them in `MR` rows.
 #[inline(always)]
@@ -117,6 +118,13 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const MR:
             }
             for v in 0..VECTORS {
                 let scale = scale(simd, groups.scales, block, v);
+                if tile.by_group {
+                    for m in 0..MR {
+                        let row = simd.splat_f32(*tile.row_scales.add(m * groups.count + g));
+                        acc[m][v] = simd.add_f32(acc[m][v], simd.mul_f32(simd.to_f32(sums[m][v]), simd.mul_f32(scale, row)));
+                    }
+                    continue;
+                }
                 for m in 0..MR {
                     acc[m][v] = simd.add_f32(acc[m][v], simd.mul_f32(simd.to_f32(sums[m][v]), scale));
                 }
@@ -124,7 +132,7 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const MR:
             block = codes.add(steps * words);
         }
     }
-    for m in 0..MR {
+    for m in 0..if tile.by_group { 0 } else { MR } {
         // SAFETY: the caller's promise.
         let scale = simd.splat_f32(unsafe { *tile.row_scales.add(m) });
         for v in 0..VECTORS {

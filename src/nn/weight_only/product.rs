@@ -2,7 +2,7 @@
 
 use super::{Activations, StoredWeights};
 use crate::error::{Error, Result};
-use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, WeightLayout, Workspace, gemm_low_bit, gemm_low_bit_f32, matmul_f32};
+use crate::kernels::{FloatEpilogue, LowBitRange, Matrix, MatrixMut, WeightLayout, Workspace, gemm_low_bit, gemm_low_bit_f32, matmul_f32};
 use crate::nn::plan::Fused;
 use crate::nn::quantized::{finite_bias, named};
 use crate::num::NonFinite;
@@ -63,12 +63,13 @@ impl Product {
         let lhs = Matrix::new(input, rows, k)?;
         if let Some(panels) = self.weight.panels() {
             let (dst, epilogue) = (MatrixMut::new(output, rows, n)?, epilogue(self.bias(), fused));
-            return match self.activations {
-                Activations::Float => gemm_low_bit_f32(lhs, panels, &epilogue, dst, workspace, threads),
-                Activations::Int8 => {
-                    gemm_low_bit(lhs, NonFinite::Error, panels, &epilogue, dst, workspace, threads).map_err(|error| named("input", error))
-                }
+            let range = match self.activations {
+                Activations::Float => return gemm_low_bit_f32(lhs, panels, &epilogue, dst, workspace, threads),
+                Activations::Int8 => LowBitRange::Row,
+                Activations::Int8Groups => LowBitRange::Group,
             };
+            let done = gemm_low_bit(lhs, range, NonFinite::Error, panels, &epilogue, dst, workspace, threads);
+            return done.map_err(|error| named("input", error));
         }
         let Some(weight) = self.weight.plain().filter(|_| rows > 0) else { return Ok(()) };
         let block = (BLOCK_BYTES / (4 * k.max(1))).max(1);

@@ -114,8 +114,8 @@ impl<'m> Export<'m> {
                 LayerKind::Linear => "one range for all rows, where each has its own here",
                 _ => "one range for the batch, where each image has its own here",
             }),
-            Layer::WeightOnlyConv2d(conv) if conv.activations() == Activations::Int8 => Some(FLOATS),
-            Layer::WeightOnlyLinear(linear) if linear.activations() == Activations::Int8 => Some(FLOATS),
+            Layer::WeightOnlyConv2d(conv) if conv.activations() != Activations::Float => Some(FLOATS),
+            Layer::WeightOnlyLinear(linear) if linear.activations() != Activations::Float => Some(FLOATS),
             _ => None,
         };
         self.model.nodes().iter().filter_map(|node| Some((node.name(), of(node.layer())?))).collect()
