@@ -102,6 +102,8 @@ def weights(bits, group):
 
 
 DYNAMIC = ["--mode", "dynamic"]
+# 8 bits on both sides, a scale for each 32 of either.
+GROUPS = ["--mode", "weight-only", "--weights", "int8:g32", "--activations", "int8-groups"]
 STATIC = ["--mode", "static", "--calibration", "{calibration}"]
 # Kind of case: the crate's ways, each the arguments of quantize_onnx.
 OURS = {
@@ -121,7 +123,10 @@ def cases():
             theirs = lambda network, bits=bits, group=group: rivals.weight_only(network, bits, group)
             found[f"weights:{bits}:{group}"] = ("transformer", theirs, weights(bits, group))
     for name in ("transformer", "lstm"):
-        found[f"dynamic:{name}"] = (name, rivals.dynamic, OURS["dynamic"]())
+        ours = OURS["dynamic"]()
+        if name == "transformer":
+            ours |= {"by group": GROUPS, "by group, best effort": [*GROUPS, "--effort", "best", "--calibration", "{calibration}"]}
+        found[f"dynamic:{name}"] = (name, rivals.dynamic, ours)
     found["static:transformer"] = ("transformer", rivals.static, OURS["static"]())
     for name in ("cnn", "residual", "separable"):
         found[f"w4a8:{name}"] = (name, rivals.w4a8, OURS["w4a8"]())
