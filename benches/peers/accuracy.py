@@ -103,7 +103,7 @@ def weights(bits, group):
 
 DYNAMIC = ["--mode", "dynamic"]
 # 8 bits on both sides, a scale for each 32 of either.
-GROUPS = ["--mode", "weight-only", "--weights", "int8:g32", "--activations", "int8-groups"]
+BY_GROUP = ["--mode", "weight-only", "--weights", "int8:g32", "--activations", "int8-groups"]
 STATIC = ["--mode", "static", "--calibration", "{calibration}"]
 # Kind of case: the crate's ways, each the arguments of quantize_onnx.
 OURS = {
@@ -125,7 +125,7 @@ def cases():
     for name in ("transformer", "lstm"):
         ours = OURS["dynamic"]()
         if name == "transformer":
-            ours |= {"by group": GROUPS, "by group, best effort": [*GROUPS, "--effort", "best", "--calibration", "{calibration}"]}
+            ours |= {"by group": BY_GROUP, "by group, best effort": [*BY_GROUP, "--effort", "best", "--calibration", "{calibration}"]}
         found[f"dynamic:{name}"] = (name, rivals.dynamic, ours)
     found["static:transformer"] = ("transformer", rivals.static, OURS["static"]())
     for name in ("cnn", "residual", "separable"):
