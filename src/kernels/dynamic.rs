@@ -370,9 +370,11 @@ fn conv2d_by_rule(
     zero_points.clear();
     let count = range.count(shape.n);
     let mut finite = true;
+    // Of the images, or of the tensor, as many each.
+    let (len, images) = (input.len() / count.max(1), shape.n / count.max(1));
     for part in 0..count {
-        let start = input.len() * part / count;
-        let values = &input[start..input.len() * (part + 1) / count];
+        let start = len * part;
+        let values = &input[start..start + len];
         let range = match ranges {
             Some(ranges) => ranges[part],
             None => weights.isa().visit(RangeOnThreads { values, threads }),
@@ -381,9 +383,8 @@ fn conv2d_by_rule(
         finite &= range.finite;
         let (scale, zero_point) = rule.qparams(range);
         // One for each image, be it the same.
-        let images = shape.n * part / count..shape.n * (part + 1) / count;
-        scales.extend(images.clone().map(|_| scale));
-        zero_points.extend(images.map(|_| zero_point));
+        scales.extend(std::iter::repeat_n(scale, images));
+        zero_points.extend(std::iter::repeat_n(zero_point, images));
     }
     let threads = if epilogue.ranges.is_some() {
         threads::parts(threads, dst.len().saturating_mul(8 * (geometry.k() + 8)), ingest::GRAIN)

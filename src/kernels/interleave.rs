@@ -138,6 +138,7 @@ fn rows_into<S: Simd, W: Element, const KU: usize>(
 fn words_of_steps<S: Simd, W: Element, const KU: usize>(simd: S, steps: [&[W]; KU], first: usize, words: &mut [[W; KU]]) {
     let mut done = 0;
     if KU == 4 && size_of::<W>() == 1 && cfg!(target_endian = "little") {
+        debug_assert!(words.as_ptr().cast::<i32>().is_aligned());
         while done + S::LANES <= words.len() {
             let mut word = simd.splat_i32(0);
             for (i, step) in steps.iter().enumerate() {
@@ -145,7 +146,7 @@ fn words_of_steps<S: Simd, W: Element, const KU: usize>(simd: S, steps: [&[W]; K
                 // SAFETY: as many elements, of one byte, are there.
                 word = simd.or_i32(word, simd.shift_left_i32(unsafe { simd.load_bytes(bytes, S::LANES) }, 8 * i as u32));
             }
-            // SAFETY: as many words of four bytes are left.
+            // SAFETY: as many words of four bytes are left, aligned as panels are: to whole lines, of whole words.
             unsafe { simd.store_i32(words.as_mut_ptr().add(done).cast(), word, S::LANES) };
             done += S::LANES;
         }

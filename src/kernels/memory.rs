@@ -2,7 +2,7 @@
 
 use super::simd::Element;
 
-/// What every allocator aligns to: what is aligned to more can't be had as zeros that were never touched.
+/// What allocators of 64-bit systems align to: what is aligned to more can't be had as zeros that were never touched.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 struct Chunk([u8; 16]);

@@ -350,7 +350,7 @@ impl<W: Element> Packing<'_, W> {
     /// Some panels at a time, word by word: as many rows of them as a word has steps, into scratch and from there into each panel.
     fn pack_rows<S: Simd>(&self, simd: S, rows: &impl WeightRows<W>, k: usize, range: Range<usize>) {
         let (panels, nr) = (self.panels, self.panels.nr());
-        debug_assert_eq!(panels.groups, 1, "rows have the columns of one product");
+        assert_eq!(panels.groups, 1, "rows have the columns of one product");
         let mut scratch = Vec::new();
         let at_once = (STRIP / nr).max(1);
         for start in range.clone().step_by(at_once) {

@@ -231,7 +231,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             }
             Packed::Grouped(lanes) => {
                 let product = GroupedProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
-                // SAFETY: as above; weights of groups are packed only where `QUADS`.
+                // SAFETY: as above; weights of groups are packed only where `GROUPS`.
                 unsafe { product.run(threads) }
             }
             Packed::Depthwise(lanes) => {

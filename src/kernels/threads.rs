@@ -67,13 +67,15 @@ pub fn split(items: usize, parts: usize, f: impl Fn(usize, Range<usize>) + Sync)
 }
 
 /// [`split`], each part in up to `runs` runs: a thread that is done takes over the last runs of one that woke late or was held up. What
-/// nobody takes over stays with the same part from call to call, and so in the same thread's cache. No two runs of a part at a time.
+/// nobody takes over stays with the same part from call to call, which for the caller's part is the same cache. `f` gets the part that
+/// runs a range, not the one it came from: no two calls with one part at a time.
 pub fn share(items: usize, parts: usize, runs: usize, f: impl Fn(usize, Range<usize>) + Sync) {
     let parts = parts.min(items).max(1);
     if parts == 1 {
         return f(0, 0..items);
     }
     let all = (parts * runs).min(items);
+    debug_assert!(runs > 0 && u32::try_from(all).is_ok());
     let own = |part: usize| all * part / parts..all * (part + 1) / parts;
     let left: Vec<Left> = (0..parts).map(|part| Left::new(own(part))).collect();
     split(parts, parts, |_, mine| {

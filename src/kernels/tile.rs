@@ -78,7 +78,7 @@ impl<'a> Start<'a> {
     }
 }
 
-/// Parts of a tile's sums before each of which a share of the next output is asked for.
+/// Parts of a tile's one segment before each of which a share of the next output is asked for; of several segments each is a part.
 const PREFETCHES: usize = 4;
 
 /// The arguments of one product tile.
@@ -125,16 +125,18 @@ pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: us
     // The lines of a large output are on their way before their sums are made, those of the next rows: stores leave in order, and one
     // that has to wait for memory holds up all behind it. Some of them at a time, as all at once would take what the weights come
     // through. Worth nothing where the output fits a second-level cache.
-    let parts = if tile.prefetch_output { PREFETCHES } else { 1 };
+    let parts = if tile.prefetch_output && tile.segments.len() == 1 { PREFETCHES } else { 1 };
+    let (mut turn, turns) = (0, tile.segments.len() * parts);
     for segment in tile.segments {
         for part in 0..parts {
             if tile.prefetch_output {
-                for m in (part..MR).step_by(PREFETCHES) {
+                for m in (turn..MR).step_by(turns) {
                     let row = tile.dst.wrapping_add((MR + m) * tile.dst_stride).cast::<u8>();
                     for at in (0..tile.columns * size_of::<T::Element>()).step_by(64) {
                         simd.prefetch(row.wrapping_add(at));
                     }
                 }
+                turn += 1;
             }
             let (first, end) = (segment.words * part / parts, segment.words * (part + 1) / parts);
             // SAFETY: rows are readable at every word of every segment, the panel has NV vectors for each of those words.

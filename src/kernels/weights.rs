@@ -57,6 +57,7 @@ struct Slice<'a, W> {
 impl<W: Element> Columns<W> for Slice<'_, W> {
     #[inline(always)]
     fn columns<S: Simd>(&self, _: S, first: usize, k: usize, weights: &mut [W], _: &mut [f32]) {
+        debug_assert!(self.layout == WeightLayout::Nk, "rows are packed as rows");
         if k == 0 {
             return;
         }
@@ -270,7 +271,7 @@ fn scale_of(range: Range) -> f32 {
 }
 
 /// Rows that are taken together, and how far ahead the next ones are asked for: the processor foresees only what lies together.
-const ROWS: usize = 4;
+const TOGETHER: usize = 4;
 
 impl WeightRows<i8> for &Quantized<'_> {
     #[inline(always)]
@@ -279,26 +280,26 @@ impl WeightRows<i8> for &Quantized<'_> {
         let count = scales.len();
         // 0 * x is 0 for what is finite, else NaN, which stays.
         let (mut min, mut max, mut zero) = (vec![f32::INFINITY; count], vec![f32::NEG_INFINITY; count], vec![0f32; count]);
-        for step in (0..k).step_by(ROWS) {
+        for step in (0..k).step_by(TOGETHER) {
             for at in (0..count).step_by(S::LANES) {
                 let lanes = (count - at).min(S::LANES);
                 let (min, max, zero) = (min[at..].as_mut_ptr(), max[at..].as_mut_ptr(), zero[at..].as_mut_ptr());
                 // SAFETY: `lanes` columns from `at` on are in the three vectors.
-                let (mut low, mut high, mut none) =
+                let (mut low, mut high, mut sum) =
                     unsafe { (simd.load_f32(min, lanes), simd.load_f32(max, lanes), simd.load_f32(zero, lanes)) };
-                for step in step..(step + ROWS).min(k) {
+                for step in step..(step + TOGETHER).min(k) {
                     let row = weights[step * n + first + at..][..lanes].as_ptr();
-                    simd.prefetch(row.wrapping_add(ROWS * n).cast());
+                    simd.prefetch(row.wrapping_add(TOGETHER * n).cast());
                     // SAFETY: they are in the row too.
                     let x = unsafe { simd.load_f32(row, lanes) };
                     (low, high) = (simd.min_f32(x, low), simd.max_f32(x, high));
-                    none = simd.mul_add_f32(x, simd.splat_f32(0.0), none);
+                    sum = simd.mul_add_f32(x, simd.splat_f32(0.0), sum);
                 }
                 // SAFETY: as above.
                 unsafe {
                     simd.store_f32(min, low, lanes);
                     simd.store_f32(max, high, lanes);
-                    simd.store_f32(zero, none, lanes);
+                    simd.store_f32(zero, sum, lanes);
                 }
             }
         }
@@ -311,7 +312,7 @@ impl WeightRows<i8> for &Quantized<'_> {
     fn row<S: Simd>(&self, simd: S, step: usize, first: usize, scales: &[f32], weights: &mut [i8]) {
         let row = &self.0.weights[(self.0.start + step) * self.0.n + first..][..weights.len()];
         for at in (0..row.len()).step_by(16) {
-            simd.prefetch(row.as_ptr().wrapping_add(ROWS * self.0.n + at).cast());
+            simd.prefetch(row.as_ptr().wrapping_add(TOGETHER * self.0.n + at).cast());
         }
         for ((code, &x), &scale) in weights.iter_mut().zip(row).zip(scales) {
             *code = (Quantizer::new(scale, 128, 1, 255).code(x) - 128) as i8;

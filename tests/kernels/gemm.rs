@@ -161,8 +161,10 @@ fn gemm_every_zero_point() {
 #[test]
 fn gemm_with_strides_leaves_the_gaps() {
     let mut random = Random(3);
-    for (m, n, k) in [(7, 5, 9), (15, 33, 8), (2, 16, 64)] {
-        let (a_stride, c_stride) = (k + 3, n + 5);
+    // The large gaps are those of outputs that are fetched ahead, while sums of 1, 4 and 9 words and a rest are made.
+    let far = 180_000;
+    for (m, n, k, gap) in [(7, 5, 9, 5), (15, 33, 8, 5), (2, 16, 64, 5), (3, 5, 4, far), (3, 33, 13, far), (4, 16, 36, far)] {
+        let (a_stride, c_stride) = (k + 3, n + gap);
         let lhs = random.bytes(m * a_stride, 2);
         let dense: Vec<u8> = (0..m * k).map(|i| lhs[i / k * a_stride + i % k]).collect();
         let weights = i8::from_bytes(&random.bytes(n * k, 2));
@@ -380,6 +382,15 @@ fn quantized_weights_are_those_of_the_scheme() {
     }
     let found = PackedWeights::quantize(&[1.0, f32::NAN, 2.0, f32::INFINITY], 2, 2, WeightLayout::Nk);
     assert!(matches!(found, Err(Error::NonFinite { index: 1, .. })));
+    let (n, k) = (4100, 6);
+    for index in [4099, 5 * n + 4097] {
+        let mut weights = vec![1.0; n * k];
+        weights[index] = f32::NEG_INFINITY;
+        for isa in Isa::available() {
+            let found = PackedWeights::quantize_for(isa, &weights, n, k, WeightLayout::Kn);
+            assert!(matches!(found, Err(Error::NonFinite { index: i, .. }) if i == index), "{}", isa.name());
+        }
+    }
 }
 
 #[test]

@@ -142,7 +142,8 @@ impl Visitor for InIntegers<'_> {
         let lhs = codes.as_ptr();
         let product =
             Product::<S, Integers> { simd, lhs, lhs_stride, terms, row_scales: scales, by_group, m, weights, store, dst, dst_stride };
-        // SAFETY: the matrices and the stage were checked against the weights; rows have whole steps in the workspace.
+        // SAFETY: the matrices and the stage were checked against the weights; rows have whole steps in the workspace, a term for each
+        // of their groups, and a scale, or where `by_group` one for each group.
         unsafe { product.run(threads) };
         Ok(())
     }

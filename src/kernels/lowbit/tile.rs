@@ -91,7 +91,7 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const MR:
     let mut at = 0;
     for g in 0..groups.count {
         let steps = groups.steps[usize::from(g + 1 == groups.count)];
-        // SAFETY: the caller's promise on terms, activations and groups.
+        // SAFETY: the caller's promise on terms, scales, activations and groups.
         unsafe {
             let mut sums = starts::<S, MR>(simd, tile, g, &mut zeros);
             // One or two rows have so few sums that each would wait for its last step.
