@@ -2,7 +2,7 @@
 
 use super::{Layer, Operator, recurrent, weight_only};
 use crate::nn::conv_transpose::Transposed;
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Value};
 
 impl Layer {
     /// Bytes of the weights and all that is stored to read them (codes, scales, column sums), as held in memory; the
@@ -25,8 +25,9 @@ impl Layer {
         }
     }
 
-    /// Bytes of everything that the layer holds in memory: weights, biases, statistics, tables. A float layer's packed copy, a cache
-    /// that its first run makes, is not counted.
+    /// Bytes of everything that the layer holds in memory: weights, biases, statistics, tables, tensors among the parameters of
+    /// operators. Not counted are a float layer's packed copy, a cache that its first run makes, and of a batch norm what a run doesn't
+    /// read: a factor and an offset of each channel are counted, and not the parameters that training needs.
     pub fn bytes(&self) -> usize {
         let others = match self {
             Layer::Conv2d(layer) => layer.bias().map_or(0, |bias| bias.len()),
@@ -42,15 +43,23 @@ impl Layer {
             Layer::BatchNorm2d(norm) => 2 * norm.channels(),
             Layer::Lstm(layer) => layer.bytes()[1] / 4,
             Layer::Gru(layer) => layer.bytes()[1] / 4,
-            Layer::Operator(Operator::CodeTable(_)) => 256 / 4,
             _ => 0,
         };
-        self.weight_bytes() + 4 * others
+        self.weight_bytes() + 4 * others + self.operator_bytes(|value| value.bytes().len())
+    }
+
+    /// Bytes of what a plain operator holds: a table of codes, and the tensors among its parameters.
+    fn operator_bytes(&self, bytes: impl Fn(&Value) -> usize) -> usize {
+        match self {
+            Layer::Operator(Operator::CodeTable(_)) => 256,
+            Layer::Operator(operator) => operator.operation().attributes().tensors().map(bytes).sum(),
+            _ => 0,
+        }
     }
 
     /// Bytes of its numbers at their bits, as files have them (`io::saved`): without what [`Layer::bytes`] counts beside, panels
-    /// filled up to whole vectors, column sums and a bias in the unit of sums. Of a batch norm a file has its parameters and statistics. A tensor
-    /// among the parameters of a plain operator is not counted, here as there.
+    /// filled up to whole vectors, column sums and a bias in the unit of sums. Of a batch norm a file has the parameters and
+    /// statistics, twice as much as [`Layer::bytes`] counts.
     pub fn stored_bytes(&self) -> usize {
         let bias = |bias: Option<&[f32]>| 4 * bias.map_or(0, <[f32]>::len);
         match self {
@@ -66,6 +75,7 @@ impl Layer {
             Layer::WeightOnlyLinear(layer) => layer.weight().stored_bytes() + bias(layer.bias()),
             Layer::WeightOnlyEmbedding(layer) => layer.weight().stored_bytes(),
             Layer::BatchNorm2d(norm) => 16 * norm.channels(),
+            Layer::Operator(_) => self.operator_bytes(|value| value.to_packed().len()),
             layer => layer.bytes(),
         }
     }

@@ -45,6 +45,14 @@ fn every_network_comes_back_bit_for_bit() {
         let differ = Export::new(&case.model).differences();
         assert_eq!(differ.is_empty(), !by_image, "{}: {differ:?}", case.name);
         let (expected, got) = (run(&case.model, &inputs), run(&again, &inputs));
+        if case.name.starts_with("upsampled dynamic") {
+            // The same codes, multiplied as floats: the sums alone are rounded.
+            let [expected, got] = [&expected, &got].map(|outputs| outputs[0].1.get::<f32>().unwrap().clone());
+            assert_eq!(expected.dims(), got.dims(), "{}", case.name);
+            let db = metrics::sqnr_db(expected.as_slice(), got.as_slice()).unwrap();
+            assert!(db > 120.0, "{}: {db} dB", case.name);
+            continue;
+        }
         if case.model.kinds().iter().any(|(kind, _)| *kind == LayerKind::BatchNorm2d) {
             // Files hold the scale and shift of a batch norm in f32, where a model has them in f64.
             let floats = |outputs: &[(String, Value)]| outputs[0].1.get::<f32>().unwrap().clone();

@@ -2,8 +2,8 @@
 
 use lowprec::convert::QConfig;
 use lowprec::io::safetensors;
-use lowprec::kernels::RangeOf;
-use lowprec::nn::{Dim, Embedding, Gru, Linear, Lstm, RecurrentOptions};
+use lowprec::kernels::{Conv2dGeometry, RangeOf};
+use lowprec::nn::{ConvTranspose2d, Dim, Embedding, Gru, Layer, Linear, Lstm, RecurrentOptions};
 use lowprec::ptq::DynamicQuantization;
 use lowprec::{DType, LayerKind, Model, Scheme, Tensor, Value, onnx, quantize_dynamic, quantize_static};
 
@@ -75,6 +75,23 @@ pub fn sequence(seed: u64) -> Model {
     net.build().unwrap()
 }
 
+/// Two transposed convolutions of the same image, in groups and with a bias, and in one and without.
+pub fn upsampled(seed: u64) -> Model {
+    let r = &mut Random(seed);
+    let mut net = Model::builder();
+    let x = net.input("image", DType::F32, &[Dim::Any, Dim::Fixed(3), Dim::Any, Dim::Any]).unwrap();
+    let geometry = Conv2dGeometry::new(3, 6, [3, 2]).with_stride([2, 3]).with_padding([1, 0, 0, 1]);
+    let grouped = geometry.clone().with_groups(3);
+    let bias = r.tensor([6], 0.3);
+    let grouped = ConvTranspose2d::new(grouped, r.tensor([3, 2, 3, 2], 0.5), Some(bias)).unwrap().with_output_padding([1, 2]);
+    let whole = ConvTranspose2d::new(geometry, r.tensor([3, 6, 3, 2], 0.5), None).unwrap().with_output_padding([1, 2]);
+    let a = net.add("grouped", grouped, &[x]).unwrap();
+    let b = net.add("whole", whole, &[x]).unwrap();
+    let y = net.add("sum", Layer::Add, &[a, b]).unwrap();
+    net.output("y", y).unwrap();
+    net.build().unwrap()
+}
+
 /// Every network in every form that it has.
 pub fn cases() -> Vec<Case> {
     let (test, _) = images("test");
@@ -104,6 +121,13 @@ pub fn cases() -> Vec<Case> {
     let float = everything(2);
     cases.push(Case::new("everything static", observe(&float, &QConfig::default(), &samples(12)), &image));
     cases.push(Case::new("everything float", float, &image));
+    let float = upsampled(5);
+    let up = || DynamicQuantization::new(&[LayerKind::ConvTranspose2d]);
+    cases.push(Case::new("upsampled dynamic", up().apply(&float).unwrap(), &image));
+    cases.push(Case::new("upsampled dynamic, one range", up().with_range(RangeOf::Tensor).apply(&float).unwrap(), &image));
+    let narrow = up().with_weights(Scheme::INT8_WEIGHT.with_bits(5));
+    cases.push(Case::new("upsampled dynamic, weights of 5 bits", narrow.apply(&float).unwrap(), &image));
+    cases.push(Case::new("upsampled float", float, &image));
     let float = sequence(4);
     let all = [LayerKind::Embedding, LayerKind::Lstm, LayerKind::Gru, LayerKind::Linear];
     let words = Value::from(Tensor::new([7, 3], (0..21).map(|i| i * 5 % 11).collect::<Vec<i64>>()).unwrap());

@@ -6,7 +6,7 @@ use lowprec::io::{safetensors, saved};
 use lowprec::kernels::RangeOf;
 use lowprec::ptq::Calibrator;
 use lowprec::quant::{QuantizedWeights, WeightFormat};
-use lowprec::{Calibration, Model, QConfig, QParams, Tensor, Value};
+use lowprec::{Calibration, LayerKind, Model, QConfig, QParams, Tensor, Value};
 
 use crate::networks::{cases, digits, images};
 use crate::nodes::suite::Suite;
@@ -82,7 +82,22 @@ fn tensors(bytes: &[u8]) -> usize {
 fn a_file_holds_its_numbers_and_nothing_twice() {
     for case in cases() {
         assert_eq!(tensors(&saved::write(&case.model).unwrap()), case.model.stored_bytes(), "{}", case.name);
+        // All but batch norms: four lists in a file, and two in memory.
+        for node in case.model.nodes().iter().filter(|node| node.layer().kind() != LayerKind::BatchNorm2d) {
+            let (stored, held) = (node.layer().stored_bytes(), node.layer().bytes());
+            assert!(stored <= held, "{}, {}: {stored} bytes stored, {held} held", case.name, node.name());
+        }
     }
+    // With tensors among the parameters of operators.
+    let mut with_tensors = 0;
+    for (name, case) in &Suite::load().cases {
+        let model = lowprec::onnx::from_bytes(&case.model).unwrap();
+        let stored = model.stored_bytes();
+        assert_eq!(tensors(&saved::write(&model).unwrap()), stored, "{name}");
+        let constants: usize = model.constants().iter().map(|(_, value)| value.to_packed().len()).sum();
+        with_tensors += usize::from(name.contains("constantofshape") && stored > constants);
+    }
+    assert!(with_tensors > 0);
 }
 
 #[test]

@@ -51,6 +51,14 @@ impl Attributes {
         if value == default { self } else { self.with(name, value) }
     }
 
+    /// The tensors among them.
+    pub fn tensors(&self) -> impl Iterator<Item = &Value> {
+        self.list.iter().filter_map(|(_, attribute)| match attribute {
+            Attribute::Tensor(value) => Some(value),
+            _ => None,
+        })
+    }
+
     /// With those of windows: the kernel's lengths, where an attribute tells them.
     pub fn with_windows(self, kernel: Option<&[usize]>, windows: &Windows) -> Self {
         let Windows { strides, pads, dilations, auto_pad, ceil_mode } = windows;

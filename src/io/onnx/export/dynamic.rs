@@ -5,7 +5,9 @@
 //! y = Cast(ConvInteger(codes, weight, zero point)) · (scale · scales of the weight) + bias
 //! ```
 //!
-//! in the order in which the layers here multiply, so that one range for the tensor gives the same bits.
+//! in the order in which the layers here multiply, so that one range for the tensor gives the same bits. But a transposed convolution,
+//! of which the standard has no product of integers, is one of the floats that the same codes stand for: it gives the same up to the
+//! rounding of their sums.
 
 use super::layers::{transposed, unspoken, windows};
 use super::writer::{Measured, Writer};
