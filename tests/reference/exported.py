@@ -5,7 +5,8 @@
 needs onnx, onnxruntime and safetensors. For each network and mode the checker passes and both predict the same, and
 
 - float, weights alone: no output is further from ours than 1e-5 of the largest;
-- static: no code that any layer writes, of any image, is further from ours than one step;
+- static: no code that any layer writes, of any image, is further from ours than one step, and no output than one step of the last codes, but
+  of the separable network three: there the fused kernels of ONNX Runtime round one image otherwise than itself where it shows its codes;
 - dynamic with one range for the tensor: of the whole test set at once no output is further from ours than one step of the last codes, those
   of the last DynamicQuantizeLinear; with a range for each image the same of each image by itself.
 
@@ -27,6 +28,8 @@ from safetensors.numpy import load_file, save_file
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NETWORKS = ["digits_cnn", "digits_residual", "digits_separable", "digits_squeeze"]
 FORMATS = ["int8", "int16", "int4:g32", "int3:g20", "uint4:g16", "nf4", "nf4:g20", "offset4", "kmeans4:g32:own", "shift4:g32", "mxfp4", "trellis3:g20:log4"]
+# Steps of the last codes that outputs of a static network may be off.
+MOST = {network: 3 if network == "digits_separable" else 1 for network in NETWORKS}
 MODES = ["float", "static", "dynamic", "dynamic tensor"] + [f"weight-only {weights}" for weights in FORMATS]
 
 
@@ -83,6 +86,9 @@ def main(tool):
                 command = [tool, ROOT / f"tests/fixtures/{network}.onnx", "--mode", mode, "--export", exported]
                 command += [part for what in choice for part in ["--activations-per" if mode == "dynamic" else "--weights", what]]
                 command += ["--input", folder / "test.safetensors", "--output", folder / "out.safetensors", "--json"]
+                if mode == "dynamic":
+                    # Ranges are compared on as many as run at once below.
+                    command += ["--batch", str(len(labels))]
                 if mode == "static":
                     command += ["--calibration", folder / "calibration.safetensors"]
                 report = json.loads(subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE).stdout)
@@ -102,7 +108,8 @@ def main(tool):
                 flips = int((ours.argmax(1) != theirs.argmax(1)).sum())
                 right = [int((outputs.argmax(1) == labels).sum()) for outputs in [ours, theirs]]
                 bits = int((ours.view(np.int32) == theirs.view(np.int32)).sum())
-                line = f"{network:17} {' '.join([mode, *choice]):22} worst {error.max():.2e}, {worst:.3f} of a step (least {step:.2e})  flips {flips}  right {right[0]} and {right[1]}"
+                most = MOST[network] if mode == "static" else 1
+                line = f"{network:17} {' '.join([mode, *choice]):22} worst {error.max():.2e}, {worst:.3f} of a step, at most {most} (least {step:.2e})  flips {flips}  right {right[0]} and {right[1]}"
                 line += f"  same bits {bits} of {ours.size}"
                 if told is not None:
                     line += f"  codes {told[1]} of {told[2]} off, by at most {told[0]}"
@@ -111,7 +118,7 @@ def main(tool):
                 if report["ranges"]:
                     worth = [f"{part['sqnr_db']:.1f} dB, {part['flips']} flips, {part['right']} right" for part in map(report["ranges"].get, ["row", "tensor"])]
                     line += f"  against float, a range for each image: {worth[0]}; one for the tensor: {worth[1]}"
-                bad = flips > 0 or (worst > 1 if told is None else told[0] > 1)
+                bad = flips > 0 or worst > most or (told is not None and told[0] > 1)
                 failures += bool(bad)
                 print(line, "  FAILED" if bad else "")
     sys.exit(bool(failures > 0))
