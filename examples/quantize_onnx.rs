@@ -105,13 +105,14 @@ fn run(arguments: &Arguments) -> Result<Report> {
         report.timed("export", || export.save(path))?;
         let differ = export.differences().into_iter().map(|(name, why)| format!("{name}: {why}"));
         report.written("export", path, differ.collect())?;
-        if let (Mode::Dynamic, Some(quantized)) = (arguments.mode, &quantized) {
-            report.ranges(worth_of_ranges(arguments, &float, quantized));
-        }
     }
     if let Some(path) = &arguments.save {
         report.timed("save", || saved::write_file(path, made))?;
         report.written("save", path, Vec::new())?;
+    }
+    // Last: what was asked for stands, however long this runs.
+    if let (Mode::Dynamic, Some(quantized), Some(_)) = (arguments.mode, &quantized, &arguments.export) {
+        report.ranges(worth_of_ranges(arguments, &float, quantized));
     }
     Ok(report)
 }
@@ -182,8 +183,9 @@ fn improve(arguments: &Arguments, model: &Model) -> Result<Improved> {
         Mode::WeightOnly => recipe.quantize_weights(model, &batches, &weight_config(arguments)?, progress()),
         _ => recipe.quantize_dynamic(model, &batches, &kinds(arguments, model), progress()),
     }?;
-    // The steps are judged with a range for each row.
-    if let Some(range) = arguments.activations_per {
+    // The steps are judged with a range for each row. Where no layer has one (embeddings), there is nothing to change.
+    let ranged = improved.model.nodes().iter().any(|node| node.layer().input_range().is_some());
+    if let Some(range) = arguments.activations_per.filter(|_| ranged) {
         improved.model = with_input_range(&improved.model, range)?;
     }
     quantized_in(start);

@@ -1,4 +1,4 @@
-//! The tool `quantize_onnx`: its command line, and runs in batches.
+//! The tool `quantize_onnx`: its command line, runs in batches, and what it says of ranges.
 #![cfg(all(feature = "onnx", feature = "safetensors"))]
 
 #[allow(dead_code)]
@@ -6,14 +6,23 @@
 mod arguments;
 #[path = "../examples/quantize_onnx/batches.rs"]
 mod batches;
+#[allow(dead_code)]
+#[path = "../examples/quantize_onnx/report.rs"]
+mod report;
+#[allow(dead_code)]
+#[path = "../examples/quantize_onnx/samples.rs"]
+mod samples;
 
 use arguments::{Mode, Request, parse};
-use lowprec::eval::Objective;
+use lowprec::eval::{Objective, RangeReport, compare_ranges};
+use lowprec::io::safetensors;
 use lowprec::kernels::RangeOf;
 use lowprec::nn::weight_only::Activations;
 use lowprec::nn::{Dim, Executor, Layer, Linear};
 use lowprec::quant::observer::ObserverKind;
-use lowprec::{DType, Error, LayerKind, Model, Tensor, Value};
+use lowprec::{DType, Error, LayerKind, Model, Tensor, Value, quantize_dynamic};
+use report::Report;
+use samples::Samples;
 
 fn arguments(text: &str) -> Result<Request, lexopt::Error> {
     parse(lexopt::Parser::from_args(text.split_whitespace()))
@@ -154,4 +163,48 @@ fn calibration_in_parts() {
     assert_eq!(sizes(Dim::Any, Some(9)), [5]);
     // What the model takes at once is decided by the model, and the last part is filled up.
     assert_eq!(sizes(Dim::Fixed(2), Some(3)), [2, 2, 2]);
+}
+
+#[test]
+fn what_ranges_are_worth_is_told_of_few_samples_at_a_time() {
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(3)]).unwrap();
+    let weight = Tensor::new([2, 3], vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.25]).unwrap();
+    let y = net.add("y", Linear::new(weight, None).unwrap(), &[x]).unwrap();
+    net.output("y", y).unwrap();
+    let float = net.build().unwrap();
+    let int8 = quantize_dynamic(&float, &[LayerKind::Linear]).unwrap();
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("ranges.safetensors");
+    let labels = Value::from(Tensor::new([100], (0..100).map(|i| i % 2).collect::<Vec<i64>>()).unwrap());
+    let file = |labelled: bool| {
+        let x = floats(&[100, 3]);
+        let tensors = [("x", &x)].into_iter().chain([("labels", &labels)].into_iter().filter(|_| labelled));
+        std::fs::write(&path, safetensors::write(tensors, &Default::default()).unwrap()).unwrap();
+        Samples::read(&path, &float).unwrap()
+    };
+    let told = |text: &str, found: &dyn Fn(&arguments::Arguments) -> Option<lowprec::Result<RangeReport>>| {
+        let Ok(Request::Run(arguments)) = arguments(&format!("m.onnx --mode dynamic --export e {text}")) else { panic!("{text}") };
+        let mut report = Report::new(&arguments);
+        report.ranges(found(&arguments));
+        let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        (json["ranges"].clone(), report.text())
+    };
+    for (labelled, given, batch) in [(true, "", 64), (true, "--batch 7", 7), (false, "--batch 1000", 100)] {
+        let samples = file(labelled);
+        let compared = compare_ranges(&float, &int8, floats(&[100, 3]), None, batch).unwrap();
+        let (json, text) = told(given, &|arguments| Some(samples.compare_ranges(arguments, &float, &int8)));
+        assert_eq!((json["samples"].as_u64(), json["batch"].as_u64()), (Some(100), Some(batch as u64)), "{json}");
+        let rows = ["row", "tensor"].map(|of| &json[of]);
+        assert_eq!(rows.map(|of| of["sqnr_db"].as_f64().unwrap()), compared.sqnr_db, "{json}");
+        let classes = compared.classification.unwrap();
+        assert_eq!(rows.map(|of| of["flips"].as_u64().unwrap() as usize), [classes[0].flips, classes[1].flips], "{json}");
+        assert!(rows.iter().all(|of| of["right"].is_u64() == labelled), "{json}");
+        assert!(text.contains(&format!("100 samples, {batch} at once")), "{text}");
+    }
+    // Without samples, or of a model that has no such ranges, the reason stands there.
+    let (json, _) = told("", &|_| None);
+    assert!(json["unknown"].as_str().unwrap().contains("--calibration"), "{json}");
+    let samples = file(false);
+    let (json, text) = told("", &|arguments| Some(samples.compare_ranges(arguments, &float, &float)));
+    assert!(json["unknown"].as_str().unwrap().contains("not compared") && text.contains("not compared"), "{json}");
 }

@@ -41,8 +41,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      entropy, range:MIN:MAX
   --weight-bits N    of --mode static: bits of weights, 2 to 8 (default); below 8 with scales of least squared error
   --activation-bits N of --mode static: bits of the values between layers, 2 to 8 (default)
-  --batch N          calibrate on N samples at a time, and give N together one range in --mode dynamic; default: as many as the
-                     model takes
+  --batch N          calibrate on N samples at a time (default: as many as the model takes), and compare ranges of --mode dynamic
+                     on N at a time (default: 64, which have one range together where there is one for the tensor)
   --kinds KIND,...   quantize layers of these kinds (conv2d, linear, ...); default: every kind that can be
   --exclude GLOB,... leave out layers of these names
   --input FILE       tensors under the names of the model's inputs; of more samples than the model takes

@@ -15,10 +15,12 @@ use crate::arguments::{Arguments, Mode};
 /// Tensor of the labels.
 pub const LABELS: &str = "labels";
 
+/// Samples that are run at once to compare ranges, unless the command line says how many: memory is that of so many, and as many have one
+/// range together as wherever else models are judged.
+pub const RANGED: usize = 64;
+
 pub struct Samples {
     inputs: eval::Samples,
-    /// Of the first input.
-    count: usize,
     labels: Option<Vec<usize>>,
 }
 
@@ -35,11 +37,7 @@ impl Samples {
         let names = model.inputs().iter().map(Input::name);
         let inputs = names.map(|name| Ok((name, find(name).ok_or_else(|| missing(name))?))).collect::<Result<Vec<(&str, &Value)>>>()?;
         let takes_labels = inputs.iter().any(|(name, _)| *name == LABELS);
-        Ok(Samples {
-            count: inputs.first().and_then(|(_, value)| value.shape().dims().first()).copied().unwrap_or(0),
-            inputs: eval::Samples::named(inputs),
-            labels: find(LABELS).filter(|_| !takes_labels).map(labels).transpose()?,
-        })
+        Ok(Samples { inputs: eval::Samples::named(inputs), labels: find(LABELS).filter(|_| !takes_labels).map(labels).transpose()? })
     }
 
     /// The smallest mix of precisions that loses no more than was allowed.
@@ -70,8 +68,7 @@ impl Samples {
 
     /// What a range for each row or image is worth.
     pub fn compare_ranges(&self, arguments: &Arguments, float: &Model, quantized: &Model) -> Result<RangeReport> {
-        let batch = arguments.batch.unwrap_or(self.count.max(1));
-        compare_ranges(float, quantized, self.inputs.clone(), self.labels.as_deref(), batch)
+        compare_ranges(float, quantized, self.inputs.clone(), self.labels.as_deref(), arguments.batch.unwrap_or(RANGED))
     }
 }
 
