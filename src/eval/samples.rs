@@ -62,10 +62,13 @@ pub(super) type Batch = Vec<(String, Value)>;
 
 impl Batches {
     /// # Errors
-    /// [`Error::Unsupported`] for a single value and a model of several inputs, [`Error::Unknown`] for an input without samples or
+    /// [`Error::Unsupported`] for a model without inputs, and for a single value and a model of several, [`Error::Unknown`] for an input without samples or
     /// samples without an input, [`Error::Shape`] for inputs that differ in the number of samples, [`Error::Empty`] without any,
     /// [`Error::Parameter`] for samples that are no whole batches.
     pub fn new(samples: &Samples, model: &Model) -> Result<Self> {
+        if model.inputs().is_empty() {
+            return Err(Error::Unsupported { what: "samples for a model without inputs".into(), way_out: "run it once".into() });
+        }
         let inputs: Batch = match (&samples.values[..], model.inputs()) {
             ([(None, value)], [input]) => vec![(input.name().to_owned(), value.clone())],
             ([(None, _)], inputs) => {
@@ -88,9 +91,8 @@ impl Batches {
                 inputs.iter().map(|input| find(input.name())).collect::<Result<_>>()?
             }
         };
-        let Some((first, value)) = inputs.first() else {
-            return Err(Error::Unsupported { what: "samples for a model without inputs".into(), way_out: "run it once".into() });
-        };
+        // As many as the model has.
+        let (first, value) = &inputs[0];
         let count = value.shape().axis(0)?;
         if let Some((name, other)) = inputs.iter().find(|(_, value)| value.shape().dims().first() != Some(&count)) {
             let expected = format!("[{count}, …]: the first axis counts the samples, of which `{first}` has {count}");

@@ -101,4 +101,13 @@ fn samples_that_do_not_fit_are_named() {
     let several = Comparison::new(&two, &two).run(both(), None).unwrap_err();
     assert!(matches!(several, Error::Unsupported { .. }) && several.to_string().contains("2 outputs"), "{several}");
     assert!(quantize_static(&two, [&Random(1).tensor([2, 12], 1.0)], &QConfig::default()).is_err());
+    // A model of constants alone has none to take, under a name or not.
+    let mut net = Model::builder();
+    let constant = net.constant("constant", Random(2).tensor([2, 3], 1.0)).unwrap();
+    net.output("y", constant).unwrap();
+    let constant = net.build().unwrap();
+    for samples in [features.clone().into(), Samples::named([("features", &features)]), Samples::named::<&str, Value>([])] {
+        let error = compare(&constant, &constant, samples, None).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("without inputs"), "{error}");
+    }
 }
