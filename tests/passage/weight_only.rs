@@ -1,9 +1,10 @@
 //! Layers whose weights alone are quantized: saved and loaded in every format, and written as ONNX.
 
 use lowprec::io::saved;
+use lowprec::kernels::Conv2dGeometry;
 use lowprec::metrics::sqnr_db;
 use lowprec::nn::weight_only::Activations;
-use lowprec::nn::{Dim, Embedding, Linear};
+use lowprec::nn::{Conv2d, Dim, Embedding, Layer, Linear};
 use lowprec::onnx::{self, Export};
 use lowprec::ptq::WeightConfig;
 use lowprec::quant::WeightFormat;
@@ -93,6 +94,40 @@ fn every_format_is_saved_in_its_bytes_and_comes_back() {
         assert_eq!(again.run(&[("ids", &ids)]).unwrap(), model.run(&[("ids", &ids)]).unwrap());
         assert!(saved::write(&again).unwrap() == bytes, "{activations:?}");
     }
+}
+
+/// Convolutions of one pixel, whose rows are pixels: bytes of a pixel in groups as its weights have them.
+#[test]
+fn a_convolution_of_one_pixel_keeps_how_its_inputs_are_multiplied() {
+    let random = &mut Random(12);
+    let mut net = Model::builder();
+    let x = net.input("image", DType::F32, &[Dim::Any, Dim::Fixed(40), Dim::Any, Dim::Any]).unwrap();
+    let (weight, bias) = (random.tensor([9, 40, 1, 1], 0.4), random.tensor([9], 0.2));
+    let conv = Conv2d::new(Conv2dGeometry::new(40, 9, [1, 1]).with_stride([2, 1]), weight, Some(bias)).unwrap();
+    let y = net.add("conv", conv, &[x]).unwrap();
+    net.output("y", y).unwrap();
+    let float = net.build().unwrap();
+    // A pixel with one channel that is far larger than the others.
+    let mut x = random.tensor([2, 40, 5, 3], 1.0);
+    x.as_mut_slice()[..15].fill(300.0);
+    let mut made = Vec::new();
+    for activations in [Activations::Float, Activations::Int8, Activations::Int8Groups] {
+        let config = WeightConfig::new("int4:g16".parse().unwrap()).with_activations(activations);
+        let model = quantize_weights(&float, &config).unwrap();
+        let bytes = saved::write(&model).unwrap();
+        let again = saved::read(&bytes).unwrap();
+        let Layer::WeightOnlyConv2d(conv) = again.node("conv").unwrap().layer() else { panic!("{again}") };
+        assert_eq!(conv.activations(), activations);
+        assert_eq!((again.to_string(), again.bytes()), (model.to_string(), model.bytes()), "{activations:?}");
+        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        assert_eq!(bytes.len() - header, model.stored_bytes(), "{activations:?}");
+        assert!(saved::write(&again).unwrap() == bytes, "{activations:?}");
+        made.push(again.forward(&x).unwrap());
+        assert_eq!(made.last(), Some(&model.forward(&x).unwrap()), "{activations:?}");
+    }
+    // The three differ, and groups are nearer to floats than rows.
+    let [row, groups] = [1, 2].map(|i| sqnr_db(made[0].as_slice(), made[i].as_slice()).unwrap());
+    assert!(groups > row + 3.0 && groups.is_finite(), "{groups} and {row} dB");
 }
 
 #[test]
