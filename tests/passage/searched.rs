@@ -83,14 +83,14 @@ fn a_hostile_channel_of_a_trained_network_is_found_and_the_target_holds_elsewher
     assert!(found.holds && found.sensitivity[0].name == "conv2", "{found}");
     assert!(found.mix.layers().any(|(name, _)| name == "conv2") && found.mix.layers().count() <= 2, "{found}");
     let (before, after) = (right(&float, &test, &answers), right(&found.model, &test, &answers));
-    assert!(after >= before - 0.01, "{after} of {before}: {found}");
+    assert!(after >= before - 0.005, "{after} of {before}: {found}");
 }
 
 #[test]
 fn the_report_ranks_the_hostile_layer_first_and_the_search_leaves_it_in_float() {
     let float = hostile(3);
     let mut random = Random(40);
-    let (samples, unseen) = (random.tensor([200, 24], 1.0), random.tensor([400, 24], 1.0));
+    let (samples, unseen) = (random.tensor([200, 24], 1.0), random.tensor([4000, 24], 1.0));
     let quantized = lowprec::quantize_static(&float, [&samples], &Default::default()).unwrap();
     let report = compare(&float, &quantized, &samples, None).unwrap();
     // All that follow it carry its error, though their own is small.
@@ -109,7 +109,7 @@ fn the_report_ranks_the_hostile_layer_first_and_the_search_leaves_it_in_float() 
     assert!(found.model.bytes() < float.bytes() * 2 / 3, "{found}");
     // On what the search has not seen.
     let score = agreement(&float.forward(&unseen).unwrap()).unwrap()(&found.model.forward(&unseen).unwrap()).unwrap();
-    assert!(score >= 0.97, "{score}");
+    assert!(score >= 1.0 - 0.02, "{score}");
     let fastest = TargetSearch::new(&float, &samples, 0.02).with_objective(Objective::Fastest).run(agreement(&reference).unwrap()).unwrap();
     assert!(fastest.holds && fastest.mix.layers().any(|(name, choice)| name == "fc1" && choice == Choice::Float), "{fastest}");
 }

@@ -103,7 +103,7 @@ fn a_convolution_of_one_pixel_keeps_how_its_inputs_are_multiplied() {
     let mut net = Model::builder();
     let x = net.input("image", DType::F32, &[Dim::Any, Dim::Fixed(40), Dim::Any, Dim::Any]).unwrap();
     let (weight, bias) = (random.tensor([9, 40, 1, 1], 0.4), random.tensor([9], 0.2));
-    let conv = Conv2d::new(Conv2dGeometry::new(40, 9, [1, 1]).with_stride([2, 1]), weight, Some(bias)).unwrap();
+    let conv = Conv2d::new(Conv2dGeometry::new(40, 9, [1, 1]), weight, Some(bias)).unwrap();
     let y = net.add("conv", conv, &[x]).unwrap();
     net.output("y", y).unwrap();
     let float = net.build().unwrap();
