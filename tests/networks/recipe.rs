@@ -3,9 +3,10 @@
 use crate::support::{Random, network};
 use lowprec::convert::{QConfig, StaticScheme, WeightScales};
 use lowprec::metrics::sqnr_db;
+use lowprec::nn::{Dim, Embedding, Linear};
 use lowprec::ptq::WeightConfig;
 use lowprec::ptq::recipe::{Effort, Improved, Recipe, Stage};
-use lowprec::{Error, LayerKind, Model, Progress, Scheme, Tensor, Value, quantize_dynamic, quantize_static, quantize_weights};
+use lowprec::{DType, Error, LayerKind, Model, Progress, Scheme, Tensor, Value, quantize_dynamic, quantize_static, quantize_weights};
 use std::ops::ControlFlow;
 
 fn samples(seed: u64, count: usize) -> Tensor {
@@ -90,4 +91,32 @@ fn steps_are_switched_and_samples_are_split() {
     let batch: &[(&str, &Value)] = &[("image", &value)];
     let error = Recipe::new(Effort::Best).quantize_static(&model, &[batch], &coarse(), Progress::silent()).unwrap_err();
     assert!(matches!(error.kind(), Error::NonFinite { .. }), "{error}");
+}
+
+/// A step with no layer that it is for is passed over, and the others are taken.
+#[test]
+fn embeddings_alone_have_no_biases_to_correct() {
+    let random = &mut Random(7);
+    let mut net = Model::builder();
+    let ids = net.input("ids", DType::I64, &[Dim::Any]).unwrap();
+    let x = net.add("words", Embedding::new(random.tensor([30, 8], 1.0)).unwrap(), &[ids]).unwrap();
+    let x = net.add("head", Linear::new(random.tensor([5, 8], 1.0), None).unwrap(), &[x]).unwrap();
+    net.output("y", x).unwrap();
+    let model = net.build().unwrap();
+    let value = Value::from(Tensor::new([40], (0..40).map(|i| i * 7 % 30).collect::<Vec<i64>>()).unwrap());
+    let batch: &[(&str, &Value)] = &[("ids", &value)];
+    let kinds = [LayerKind::Embedding];
+    let y = |model: &Model| model.run(batch).unwrap();
+    let config = WeightConfig::new("int4".parse().unwrap()).with_kind(LayerKind::Linear, None);
+    for effort in [Effort::Balanced, Effort::Best] {
+        let recipe = Recipe::new(effort);
+        let improved = recipe.quantize_dynamic(&model, &[batch], &kinds, Progress::silent()).unwrap();
+        assert!(improved.stages.iter().all(|gain| gain.stage != Stage::Biases), "{improved}");
+        assert_eq!(y(&improved.model), y(&quantize_dynamic(&model, &kinds).unwrap()));
+        let improved = recipe.quantize_weights(&model, &[batch], &config, Progress::silent()).unwrap();
+        assert!(improved.stages.iter().all(|gain| gain.stage != Stage::Biases) && improved.db >= improved.plain, "{improved}");
+    }
+    // Nothing to quantize at all is an error still.
+    let nothing = Recipe::new(Effort::Best).quantize_dynamic(&model, &[batch], &[LayerKind::Conv2d], Progress::silent());
+    assert!(matches!(nothing, Err(Error::NothingToQuantize { .. })));
 }

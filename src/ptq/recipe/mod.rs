@@ -371,7 +371,8 @@ impl<'a> Trials<'a> {
         Ok(())
     }
 
-    /// Tries a step if it is to be tried: it gives the float model and the quantized one, or nothing where there is nothing for it to do.
+    /// Tries a step if it is to be tried: it gives the float model and the quantized one, or nothing (or [`Error::NothingToQuantize`]) where
+    /// there is nothing for it to do.
     /// Says whether it stays.
     fn attempt(
         &mut self,
@@ -380,7 +381,13 @@ impl<'a> Trials<'a> {
     ) -> Result<bool> {
         let start = Instant::now();
         let Some(quantized) = self.quantized.as_ref().filter(|_| self.tried.contains(&stage)) else { return Ok(false) };
-        let Some((float, quantized)) = step(&self.float, quantized, &self.samples, self.progress.lend())? else { return Ok(false) };
+        let (float, quantized) = match step(&self.float, quantized, &self.samples, self.progress.lend()) {
+            Ok(Some(made)) => made,
+            Ok(None) => return Ok(false),
+            // No layer of the kinds that the step is for: of embeddings alone there are no biases.
+            Err(error) if matches!(error.kind(), Error::NothingToQuantize { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         let db = self.judged(&quantized)?;
         let kept = self.judge.is_none() || db > self.db;
         self.stages.push(Gain { stage, before: self.db, after: db, kept, time: start.elapsed() });
