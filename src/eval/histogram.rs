@@ -8,12 +8,14 @@ const BINS: usize = 64;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Histogram {
-    /// Where the first bin begins and the last one ends: a tenth of the range of codes around it.
+    /// Where the first bin begins and the last one ends: a tenth of the range of codes around it, or a step where that is more.
     pub span: [f32; 2],
     /// The values of the first and the last code.
     pub codes: [f32; 2],
-    /// Distance between two codes.
+    /// Distance between two codes; 0 where they are not evenly spaced.
     pub step: f32,
+    /// The values of all codes where they are not evenly spaced, ascending; none where each group of weights has values of its own.
+    pub levels: Vec<f32>,
     /// Values in each bin.
     pub counts: Vec<u64>,
 }
@@ -21,8 +23,14 @@ pub struct Histogram {
 impl Histogram {
     /// An empty one around these codes.
     pub(super) fn new(codes: [f32; 2], step: f32) -> Self {
-        let margin = (codes[1] - codes[0]) / 10.0;
-        Histogram { span: [codes[0] - margin, codes[1] + margin], codes, step, counts: vec![0; BINS] }
+        let margin = ((codes[1] - codes[0]) / 10.0).max(step);
+        Histogram { span: [codes[0] - margin, codes[1] + margin], codes, step, levels: Vec::new(), counts: vec![0; BINS] }
+    }
+
+    /// An empty one around codes of uneven distances, from the least to the largest.
+    pub(super) fn uneven(codes: [f32; 2], levels: Vec<f32>) -> Self {
+        let margin = if codes[0] < codes[1] { (codes[1] - codes[0]) / 10.0 } else { 1.0 };
+        Histogram { span: [codes[0] - margin, codes[1] + margin], codes, step: 0.0, levels, counts: vec![0; BINS] }
     }
 
     /// NaN is counted in no bin.

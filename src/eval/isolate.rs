@@ -6,12 +6,14 @@ use crate::convert::fold_batch_norm;
 use crate::error::Result;
 use crate::eval::histogram::Histogram;
 use crate::eval::report::{Errors, Isolated};
+use crate::eval::rounded::{rounded_input, weight_histogram, with_rounded_weights};
 use crate::eval::sums::Sums;
-use crate::kernels::{ActivationRule, RangeOf, dequantize_u8};
+use crate::kernels::dequantize_u8;
 use crate::nn::operator::Operator;
-use crate::nn::{Conv2d, Edge, Layer, Linear, Model, Node, evaluate_within};
-use crate::num::{U8Grid, affine_qparams, dequantize, quantize};
-use crate::tensor::{DType, QuantizedTensor, Tensor, Value};
+use crate::nn::recurrent::recurrent;
+use crate::nn::{Edge, Layer, Model, Node, evaluate_within};
+use crate::num::U8Grid;
+use crate::tensor::{DType, Tensor, Value};
 
 /// Sums of the layers of a quantized model.
 pub(super) struct Isolation<'m> {
@@ -69,20 +71,9 @@ impl<'m> Isolation<'m> {
         Some(Isolated { errors: Errors::of(whole), weights_db: decibels(weights), input_db: decibels(input) })
     }
 
-    /// The float weights of a layer in units of their scales.
+    /// The float weights of a layer beside their codes.
     pub fn weights(&self, node: &Node) -> Result<Option<Histogram>> {
-        let (Some(twin), Some((weight, _))) = (self.folded.node(node.name()), quantized_parts(node.layer())?) else { return Ok(None) };
-        let float = match twin.layer() {
-            Layer::Conv2d(conv) => conv.weight(),
-            Layer::Linear(linear) => linear.weight(),
-            _ => return Ok(None),
-        };
-        let (params, row) = (weight.params(), float.len() / float.dims()[0].max(1));
-        let scales = params.scales();
-        let scale = |i: usize| scales[if scales.len() == 1 { 0 } else { i / row.max(1) }];
-        let mut histogram = Histogram::new([params.qmin() as f32, params.qmax() as f32], 1.0);
-        histogram.add(float.as_slice().iter().enumerate().map(|(i, w)| w / scale(i)));
-        Ok(Some(histogram))
+        self.folded.node(node.name()).map_or(Ok(None), |twin| weight_histogram(node.layer(), twin.layer()))
     }
 
     /// Pairs of expected and found: of the whole layer, of its weights alone, of its input alone.
@@ -110,7 +101,7 @@ impl<'m> Isolation<'m> {
         if found.shape() != expected.shape() {
             return Ok(None);
         }
-        let [weights, input] = self.halves(node, values)?;
+        let [weights, input] = self.halves(node, (values, others))?;
         Ok(Some([Some([expected.clone(), found]), weights, input]))
     }
 
@@ -140,67 +131,51 @@ impl<'m> Isolation<'m> {
     }
 
     /// The float layer with the quantized weights, and with the quantized input, each beside the float layer as it is.
-    fn halves(&self, node: &Node, values: &HashMap<String, Tensor>) -> Result<[Option<[Tensor; 2]>; 2]> {
-        let (Some(twin), Some(edge)) = (self.folded.node(node.name()), node.reads().next()) else { return Ok([None, None]) };
-        let Some(x) = self.source(edge, values) else { return Ok([None, None]) };
-        let (grid, run) = (self.quantized.grid(edge), |layer: &Layer, x: &Tensor| -> Result<Option<Tensor>> {
-            let made = evaluate_within(layer, &[Some(&Value::F32(x.clone()))], usize::MAX)?;
+    fn halves(
+        &self,
+        node: &Node,
+        (values, others): (&HashMap<String, Tensor>, &HashMap<String, Value>),
+    ) -> Result<[Option<[Tensor; 2]>; 2]> {
+        let Some(twin) = self.folded.node(node.name()).map(Node::layer) else { return Ok([None, None]) };
+        let Some(other) = with_rounded_weights(node.layer(), twin)? else { return Ok([None, None]) };
+        // What was fused into the quantized layer reads inputs that the float layer doesn't have.
+        let own = if recurrent(twin).is_some() { node.inputs() } else { &node.inputs()[..1] };
+        let mut inputs: Vec<Option<Value>> = Vec::with_capacity(own.len());
+        for edge in own {
+            let value = |edge: Edge| match (self.source(edge, values), self.constants.get(&edge.index)) {
+                (Some(float), _) => Some(Value::F32(float.clone())),
+                (None, Some(value)) => Some((*value).clone()),
+                (None, None) => others.get(self.quantized.edge_name(edge)).cloned(),
+            };
+            match edge.map(value) {
+                Some(None) => return Ok([None, None]),
+                value => inputs.push(value.flatten()),
+            }
+        }
+        let run = |layer: &Layer, inputs: &[Option<Value>]| -> Result<Option<Tensor>> {
+            let made = evaluate_within(layer, &inputs.iter().map(Option::as_ref).collect::<Vec<_>>(), usize::MAX)?;
             Ok(made.and_then(|values| values.into_iter().next()?.get::<f32>().cloned()))
-        });
-        let Some((weight, rule)) = quantized_parts(node.layer())? else { return Ok([None, None]) };
-        let other = match twin.layer() {
-            Layer::Conv2d(conv) => Layer::from(Conv2d::new(conv.geometry().clone(), weight.dequantize(), conv.bias().cloned())?),
-            Layer::Linear(linear) => Layer::from(Linear::new(weight.dequantize(), linear.bias().cloned())?),
-            _ => return Ok([None, None]),
         };
-        let rounded = match (grid, rule) {
-            (Some(grid), _) => x.as_slice().iter().map(|&x| grid.dequantize(grid.quantize(x))).collect(),
-            (None, Some(rule)) => by_range(x, rule, parts(node.layer(), x)),
-            (None, None) => return Ok([None, None]),
-        };
-        let rounded = Tensor::from_shape(x.shape().clone(), rounded)?;
-        let expected = run(twin.layer(), x)?;
+        let expected = run(twin, &inputs)?;
         let pair = |found: Option<Tensor>| expected.clone().zip(found).map(|(expected, found)| [expected, found]);
-        Ok([pair(run(&other, x)?), pair(run(twin.layer(), &rounded)?)])
+        let weights = pair(run(&other, &inputs)?);
+        let (Some(edge), Some(Some(Value::F32(x)))) = (node.inputs()[0], inputs.first()) else { return Ok([weights, None]) };
+        let rounded = match self.quantized.grid(edge) {
+            Some(grid) => {
+                let rounded = x.as_slice().iter().map(|&x| grid.dequantize(grid.quantize(x))).collect();
+                Some(Tensor::from_shape(x.shape().clone(), rounded)?)
+            }
+            None => rounded_input(node.layer(), x)?,
+        };
+        let Some(rounded) = rounded else { return Ok([weights, None]) };
+        inputs[0] = Some(Value::F32(rounded));
+        Ok([weights, pair(run(twin, &inputs)?)])
     }
 }
 
 /// Whether the layer is where codes begin or end.
 fn is_border(layer: &Layer) -> bool {
     matches!(layer, Layer::Operator(Operator::QuantizeLinear(_) | Operator::DequantizeLinear(_)))
-}
-
-/// The weights of a layer in int8, and how it quantizes its input where it does so itself.
-pub(super) fn quantized_parts(layer: &Layer) -> Result<Option<(QuantizedTensor<i8>, Option<ActivationRule>)>> {
-    Ok(Some(match layer {
-        Layer::QuantizedConv2d(conv) => (conv.weight()?, Some(conv.input_rule())),
-        Layer::QuantizedLinear(linear) => (linear.weight()?, Some(linear.input_rule())),
-        Layer::StaticConv2d(conv) => (conv.weight()?, None),
-        Layer::StaticLinear(linear) => (linear.weight()?, None),
-        _ => return Ok(None),
-    }))
-}
-
-/// Parts of an input that a layer finds a range of: images, rows, or all of it.
-fn parts(layer: &Layer, x: &Tensor) -> usize {
-    match (layer.input_range(), layer) {
-        (Some(RangeOf::Tensor), _) => 1,
-        (_, Layer::QuantizedConv2d(_)) => x.dims().first().copied().unwrap_or(1),
-        _ => x.len() / x.dims().last().copied().unwrap_or(1).max(1),
-    }
-}
-
-/// Each of so many parts rounded to the codes of its own range.
-fn by_range(x: &Tensor, rule: ActivationRule, parts: usize) -> Vec<f32> {
-    let part = x.len() / parts.max(1);
-    let mut rounded = Vec::with_capacity(x.len());
-    for values in x.as_slice().chunks(part.max(1)) {
-        let finite = values.iter().copied().filter(|x| x.is_finite());
-        let (min, max) = finite.fold((0.0f32, 0.0f32), |(min, max), x| (min.min(x), max.max(x)));
-        let (scale, zero) = affine_qparams(min, max, rule.qmin, rule.qmax, rule.symmetric);
-        rounded.extend(values.iter().map(|&x| dequantize(quantize(x, scale, zero, rule.qmin, rule.qmax), scale, zero)));
-    }
-    rounded
 }
 
 /// A value of floats, or of codes by what they stand for.

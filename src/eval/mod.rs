@@ -46,6 +46,7 @@ mod html;
 mod isolate;
 mod ranges;
 mod report;
+mod rounded;
 mod samples;
 mod search;
 mod sums;

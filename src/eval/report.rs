@@ -76,7 +76,8 @@ pub struct LayerReport {
     pub isolated: Option<Isolated>,
     /// How its output lies in the range of its codes, where it has codes fixed beforehand.
     pub range: Option<RangeUse>,
-    /// Its float weights in units of their scales, beside the codes that they are rounded to.
+    /// Its float weights in codes, or in units of their scales where the codes stand for levels that are not evenly spaced, beside the
+    /// codes that they are rounded to; without those that are kept exactly.
     pub weights: Option<Histogram>,
     /// The float model's values of its output, beside the codes that they are rounded to.
     pub values: Option<Histogram>,
@@ -127,9 +128,10 @@ impl Errors {
 pub struct Isolated {
     /// Of its output, what was fused into it included.
     pub errors: Errors,
-    /// SQNR of its products with the quantized weights and the input as it is, for a convolution or linear layer.
+    /// SQNR of its output with the quantized weights and the input as it is, what was fused into it left out, for a layer that has weights.
     pub weights_db: Option<f64>,
-    /// SQNR of its products with the weights as they are and the input quantized.
+    /// SQNR of its output with the weights as they are and the input quantized, where it is; of a recurrent layer the sequence alone, its
+    /// state as it is.
     pub input_db: Option<f64>,
 }
 

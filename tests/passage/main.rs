@@ -11,6 +11,7 @@ mod support;
 mod compared;
 mod compressed;
 mod exported;
+mod isolated;
 mod networks;
 mod ranges;
 mod reported;

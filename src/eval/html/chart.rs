@@ -116,11 +116,16 @@ pub fn histogram(title: &str, of: &Histogram, rest: &str, page: &mut String) -> 
         "<p class=\"axis\"><span>{title}</span><span>{rest}</span></p><svg class=\"h\" viewBox=\"0 0 {bins} 40\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"histogram: {title}\">"
     )?;
     write!(page, "<rect class=\"r\" x=\"{:.1}\" width=\"{:.1}\" height=\"40\"/>", at(lo), at(hi) - at(lo))?;
-    if (hi - lo) / of.step <= GRID {
-        write!(page, "<path class=\"l\" d=\"")?;
-        for code in 1..((hi - lo) / of.step).round() as usize {
-            write!(page, "M{:.1} 0v40", at(lo + code as f32 * of.step))?;
+    let between: Vec<f32> = match of.levels.as_slice() {
+        [_, inner @ .., _] if of.levels.len() <= GRID as usize => inner.to_vec(),
+        [] if of.step > 0.0 && (hi - lo) / of.step <= GRID => {
+            (1..((hi - lo) / of.step).round() as usize).map(|code| lo + code as f32 * of.step).collect()
         }
+        _ => Vec::new(),
+    };
+    if !between.is_empty() {
+        write!(page, "<path class=\"l\" d=\"")?;
+        between.iter().try_for_each(|&code| write!(page, "M{:.1} 0v40", at(code)))?;
         write!(page, "\"/>")?;
     }
     // A bin that lies beyond the codes as a whole is clipped.
@@ -138,5 +143,7 @@ pub fn histogram(title: &str, of: &Histogram, rest: &str, page: &mut String) -> 
         }
         write!(page, "V40z\"/>")?;
     }
-    writeln!(page, "</svg><p class=\"ends\"><span>{}</span><span>{}</span></p>", short(lo), short(hi))
+    // Each below its line.
+    let margin = 100.0 * at(lo) / bins as f32;
+    writeln!(page, "</svg><p class=\"ends\" style=\"margin-inline:{margin:.2}%\"><span>{}</span><span>{}</span></p>", short(lo), short(hi))
 }

@@ -261,12 +261,17 @@ fn details(report: &Report, page: &mut String) -> fmt::Result {
     }
     writeln!(
         page,
-        "<h2>Weights and values beside their codes</h2><p class=\"note\">How many lie where; heights are square roots of counts, so that few are seen too. The codes reach from line to line, and what lies beyond is clipped. Weights are in codes, each channel by its own scale.</p><p class=\"key\"><span><i class=\"kb\"></i>within the codes</span><span><i class=\"kc\"></i>clipped</span></p><div class=\"pair\">"
+        "<h2>Weights and values beside their codes</h2><p class=\"note\">How many lie where; heights are square roots of counts, so that few are seen too. The codes reach from line to line, and what lies beyond is clipped. Weights are in codes, each channel or group by its own scale; where codes stand for levels that are not evenly spaced, they are in units of the scale, beside the levels.</p><p class=\"key\"><span><i class=\"kb\"></i>within the codes</span><span><i class=\"kc\"></i>clipped</span></p><div class=\"pair\">"
     )?;
     for layer in report.layers.iter().filter(shown) {
         writeln!(page, "<figure><figcaption>{}</figcaption>", Escaped(&layer.name))?;
         if let Some(of) = &layer.weights {
-            histogram("weights, in codes", of, &format!("{} of them", count(of.total())), page)?;
+            let (unit, levels) = match of.levels.len() {
+                _ if of.step > 0.0 => ("weights, in codes", String::new()),
+                0 => ("weights, in units of their scales", ", levels of each group’s own".into()),
+                levels => ("weights, in units of their scales", format!(", {levels} levels")),
+            };
+            histogram(unit, of, &format!("{} of them{levels}", count(of.total())), page)?;
         }
         if let Some(of) = &layer.values {
             let clipped = layer.range.filter(|range| range.clipped > 0.0);

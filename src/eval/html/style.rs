@@ -23,7 +23,7 @@ figure{margin:0;background:var(--card);border:1px solid var(--line);border-radiu
 .plot{display:flex;gap:8px;margin-top:8px}.plot svg{flex:1;min-width:0;height:150px}.y{display:flex;flex-direction:column;justify-content:space-between;height:150px;text-align:right;color:var(--dim);font-size:.78rem;line-height:1;white-space:nowrap}\
 .x,.axis,.ends{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 8px;margin:4px 0 0;color:var(--dim);font-size:.78rem;overflow-wrap:anywhere}\
 .h{width:100%;height:64px;display:block;margin-top:2px}.r{fill:var(--range);stroke:var(--own);stroke-width:1;vector-effect:non-scaling-stroke}\
-.ends{margin:1px 8.33% 6px;justify-content:space-between;line-height:1.2}.ends span:first-child{transform:translateX(-50%)}.ends span:last-child{transform:translateX(50%)}\
+.ends{margin:1px 0 6px;justify-content:space-between;line-height:1.2}.ends span:first-child{transform:translateX(-50%)}.ends span:last-child{transform:translateX(50%)}\
 .wide{overflow-x:auto;border:1px solid var(--line);border-radius:8px;background:var(--card)}\
 table{border-collapse:collapse;font-size:.84rem;width:100%}th,td{padding:4px 8px;text-align:left;border-bottom:1px solid var(--line);font-weight:400;white-space:nowrap}\
 thead th{color:var(--dim);vertical-align:bottom;white-space:normal}tbody th{white-space:normal;overflow-wrap:anywhere;min-width:9em;max-width:22em}tbody tr:last-child>*{border-bottom:0}\

@@ -1,0 +1,280 @@
+//! What the report says of weights in any format, of inputs that are rounded when a layer runs, and of recurrent and transposed layers by
+//! themselves: against errors worked out here, or where there is none at all.
+
+use lowprec::eval::{Histogram, LayerReport, Report};
+use lowprec::kernels::Conv2dGeometry;
+use lowprec::nn::weight_only::Activations;
+use lowprec::nn::{Conv2d, ConvTranspose2d, Dim, Embedding, Gru, Layer, Linear, Lstm, RecurrentOptions};
+use lowprec::ptq::WeightConfig;
+use lowprec::quant::{QuantizedWeights, Zeros};
+use lowprec::{DType, LayerKind, Model, Tensor, compare, metrics, quantize_dynamic, quantize_weights};
+
+use crate::support::Random;
+
+fn one(dims: &[Dim], dtype: DType, layer: impl Into<Layer>) -> Model {
+    let mut net = Model::builder();
+    let x = net.input("x", dtype, dims).unwrap();
+    let layer = layer.into();
+    let y = match layer.kind() {
+        LayerKind::Lstm | LayerKind::Gru => net.add_node("layer", &[Some("states")], layer, &[Some(x)]).unwrap()[0],
+        _ => net.add("layer", layer, &[x]).unwrap(),
+    };
+    net.output("y", y).unwrap();
+    net.build().unwrap()
+}
+
+fn linear(weight: &Tensor) -> Model {
+    one(&[Dim::Any, Dim::Fixed(weight.dims()[1])], DType::F32, Linear::new(weight.clone(), None).unwrap())
+}
+
+fn config(format: &str, activations: Activations) -> WeightConfig {
+    WeightConfig::new(format.parse().unwrap()).with_activations(activations)
+}
+
+fn stored(model: &Model) -> QuantizedWeights {
+    model.node("layer").unwrap().layer().stored_weights().unwrap().quantized().unwrap()
+}
+
+fn layer(report: &Report) -> &LayerReport {
+    report.layers.iter().find(|layer| layer.name == "layer").unwrap()
+}
+
+fn db(expected: &Tensor, found: &Tensor) -> f64 {
+    metrics::sqnr_db(expected.as_slice(), found.as_slice()).unwrap()
+}
+
+/// Runs of so many values, each in signed bytes of its own largest magnitude.
+fn bytes(x: &Tensor, run: usize) -> Tensor {
+    let rounded = x.as_slice().chunks(run).flat_map(|run| {
+        let scale = run.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0;
+        run.iter().map(move |x| (x / scale).round_ties_even() * scale)
+    });
+    Tensor::new(x.dims(), rounded.collect()).unwrap()
+}
+
+#[test]
+fn the_error_of_weights_in_any_format_is_their_own() {
+    let weight = Random(3).tensor([24, 32], 1.0);
+    let float = linear(&weight);
+    let x = Random(4).tensor([20, 32], 1.0);
+    let unit = Tensor::new([32, 32], (0..32 * 32).map(|i| f32::from(i % 33 == 0)).collect::<Vec<f32>>()).unwrap();
+    for format in
+        ["int2:g8", "int4:g8", "uint4:g8", "offset3:g4", "nf4:g8", "int8", "fp8e4m3", "kmeans3:own", "int4:g8:largest=0.05", "trellis3:g8"]
+    {
+        let small = quantize_weights(&float, &config(format, Activations::Float)).unwrap();
+        let values = stored(&small).dequantize();
+        // Each weight meets a one: the error of the output is that of the weights.
+        let report = compare(&float, &small, &unit, None).unwrap();
+        let (own, expected) = (layer(&report).isolated.unwrap(), db(&weight, &values));
+        assert!((own.weights_db.unwrap() - expected).abs() < 1e-6, "{format}: {own:?}, {expected} dB");
+        assert_eq!(own.input_db, None, "{format}");
+        let report = compare(&float, &small, &x, None).unwrap();
+        let (own, expected) = (layer(&report).isolated.unwrap(), db(&float.forward(&x).unwrap(), &linear(&values).forward(&x).unwrap()));
+        assert_eq!(own.weights_db, Some(expected), "{format}");
+        // It is all the error that the layer makes.
+        assert!((own.errors.sqnr_db - expected).abs() < 1e-3, "{format}: {own:?}");
+    }
+}
+
+#[test]
+fn bytes_that_rows_are_multiplied_as_are_told_from_the_weights() {
+    let weight = Random(5).tensor([24, 32], 1.0);
+    let float = linear(&weight);
+    let mut x = Random(6).tensor([20, 32], 1.0);
+    // One value of each row that coarsens all of it, or its group.
+    x.as_mut_slice().iter_mut().step_by(32).for_each(|x| *x *= 40.0);
+    let expected = float.forward(&x).unwrap();
+    let inputs = [(Activations::Int8, 32), (Activations::Int8Groups, 8)].map(|(activations, run)| {
+        let small = quantize_weights(&float, &config("int4:g8", activations)).unwrap();
+        let report = compare(&float, &small, &x, None).unwrap();
+        let own = layer(&report).isolated.unwrap();
+        let rounded = db(&expected, &float.forward(&bytes(&x, run)).unwrap());
+        assert!((own.input_db.unwrap() - rounded).abs() < 0.01, "{activations:?}: {own:?}, {rounded} dB");
+        assert_eq!(own.weights_db, Some(db(&expected, &linear(&stored(&small).dequantize()).forward(&x).unwrap())), "{activations:?}");
+        let noise = |db: f64| 10f64.powf(-db / 10.0);
+        let parts = -10.0 * (noise(own.weights_db.unwrap()) + noise(own.input_db.unwrap())).log10();
+        assert!((own.errors.sqnr_db - parts).abs() < 1.0, "{activations:?}: {own:?}");
+
+        // A convolution of single pixels has them as its rows.
+        let geometry = Conv2dGeometry::new(32, 24, [1, 1]);
+        let kernel = weight.reshape([24, 32, 1, 1]).unwrap();
+        let dims = [Dim::Any, Dim::Fixed(32), Dim::Any, Dim::Any];
+        let float = one(&dims, DType::F32, Conv2d::new(geometry, kernel, None).unwrap());
+        let small = quantize_weights(&float, &config("int4:g8", activations)).unwrap();
+        let pixels: Vec<f32> = (0..20 * 32).map(|i| x.as_slice()[(i / 320 * 10 + i % 10) * 32 + i / 10 % 32]).collect();
+        let report = compare(&float, &small, Tensor::new([2, 32, 2, 5], pixels).unwrap(), None).unwrap();
+        let pixels = layer(&report).isolated.unwrap();
+        let near = |a: Option<f64>, b: Option<f64>| (a.unwrap() - b.unwrap()).abs() < 1e-3;
+        assert!(near(pixels.input_db, own.input_db) && near(pixels.weights_db, own.weights_db), "{activations:?}: {pixels:?}, {own:?}");
+        own.input_db.unwrap()
+    });
+    assert!(inputs[1] > inputs[0] + 3.0, "{inputs:?}");
+}
+
+#[test]
+fn the_error_of_a_table_is_that_of_its_rows() {
+    let table = Random(7).tensor([12, 16], 1.0);
+    let float = one(&[Dim::Any], DType::I64, Embedding::new(table.clone()).unwrap());
+    let ids = Tensor::new([12], (0..12i64).collect::<Vec<_>>()).unwrap();
+    let small = quantize_weights(&float, &config("int4:g8", Activations::Int8)).unwrap();
+    let report = compare(&float, &small, &ids, None).unwrap();
+    let own = layer(&report).isolated.unwrap();
+    assert_eq!((own.weights_db, own.input_db), (Some(db(&table, &stored(&small).dequantize())), None));
+    let int8 = quantize_dynamic(&float, &[LayerKind::Embedding]).unwrap();
+    let report = compare(&float, &int8, &ids, None).unwrap();
+    let Layer::QuantizedEmbedding(quantized) = int8.node("layer").unwrap().layer() else { panic!("{int8}") };
+    assert_eq!(layer(&report).isolated.unwrap().weights_db, Some(db(&table, &quantized.weight().dequantize())));
+    // By row, from the least value on the first code to the largest on the last.
+    let histogram = layer(&report).weights.as_ref().unwrap();
+    assert_eq!((histogram.codes, histogram.total()), ([-128.0, 127.0], 12 * 16));
+    assert_eq!(histogram.counts[..4].iter().chain(&histogram.counts[60..]).sum::<u64>(), 0, "{histogram:?}");
+}
+
+#[test]
+fn a_transposed_convolution_has_its_weights_and_its_images_apart() {
+    let mut random = Random(8);
+    // Two groups, from 2 channels to 3 each.
+    let geometry = Conv2dGeometry::new(4, 6, [2, 3]).with_groups(2).with_stride([2, 1]);
+    let layer_of = |weight: Tensor| {
+        one(&[Dim::Any, Dim::Fixed(4), Dim::Any, Dim::Any], DType::F32, ConvTranspose2d::new(geometry.clone(), weight, None).unwrap())
+    };
+    let float = layer_of(random.tensor([4, 3, 2, 3], 1.0));
+    let x = random.tensor([3, 4, 5, 4], 1.0);
+    let int8 = quantize_dynamic(&float, &[LayerKind::ConvTranspose2d]).unwrap();
+    let Layer::QuantizedConvTranspose2d(quantized) = int8.node("layer").unwrap().layer() else { panic!("{int8}") };
+    // Output channels first, `[6, 2, 2, 3]`.
+    let by_output = quantized.weight().unwrap().dequantize();
+    let mut weight = Tensor::full([4, 3, 2, 3], 0.0).unwrap();
+    for (group, input, output, tap) in (0..2 * 2 * 3 * 6).map(|i| (i / 36, i / 18 % 2, i / 6 % 3, i % 6)) {
+        weight.as_mut_slice()[((group * 2 + input) * 3 + output) * 6 + tap] =
+            by_output.as_slice()[((group * 3 + output) * 2 + input) * 6 + tap];
+    }
+    let expected = float.forward(&x).unwrap();
+    let report = compare(&float, &int8, &x, None).unwrap();
+    let own = layer(&report).isolated.unwrap();
+    assert_eq!(own.weights_db, Some(db(&expected, &layer_of(weight).forward(&x).unwrap())));
+    assert!(own.weights_db.unwrap() > 35.0, "{own:?}");
+    let rounded = x.as_slice().chunks(80).flat_map(|image| {
+        let (min, max) = image.iter().fold((0f32, 0f32), |(min, max), &x| (min.min(x), max.max(x)));
+        let scale = (max - min) / 255.0;
+        let zero = (-min / scale).round_ties_even();
+        image.iter().map(move |x| (((x / scale).round_ties_even() + zero).clamp(0.0, 255.0) - zero) * scale)
+    });
+    let rounded = db(&expected, &float.forward(&Tensor::new(x.dims(), rounded.collect()).unwrap()).unwrap());
+    assert!((own.input_db.unwrap() - rounded).abs() < 0.01, "{own:?}, {rounded} dB");
+    // The largest weight of each channel is on the last code.
+    let histogram = layer(&report).weights.as_ref().unwrap();
+    assert_eq!((histogram.codes, histogram.total()), ([-127.0, 127.0], 72));
+    let last = (127.0 - histogram.span[0]) / (histogram.span[1] - histogram.span[0]) * 64.0;
+    let ends = histogram.counts[last as usize] + histogram.counts[63 - last as usize];
+    assert!(ends >= 6 && histogram.counts[..5].iter().chain(&histogram.counts[59..]).sum::<u64>() == 0, "{histogram:?}");
+}
+
+/// Weights that are whole codes have no error, and neither has a sequence that is: what is left lies in the state.
+#[test]
+fn recurrent_layers_have_their_weights_and_their_sequence_apart() {
+    let mut random = Random(9);
+    let exact = |random: &mut Random, dims: [usize; 3]| {
+        let mut tensor = random.tensor(dims, 60.0);
+        tensor.as_mut_slice().iter_mut().for_each(|w| *w = w.round() / 128.0);
+        tensor.as_mut_slice().chunks_mut(dims[2]).for_each(|row| row[0] = 127.0 / 128.0);
+        tensor
+    };
+    let plain = |random: &mut Random, dims: [usize; 3]| random.tensor(dims, 0.5);
+    let x = random.tensor([5, 3, 6], 1.0);
+    let mut codes = random.tensor([5, 3, 6], 60.0);
+    codes.as_mut_slice().iter_mut().for_each(|x| *x = x.round() / 64.0);
+    codes.as_mut_slice().chunks_mut(6).for_each(|row| (row[0], row[1]) = (-128.0 / 64.0, 127.0 / 64.0));
+    let models = |of: &dyn Fn(&mut Random, [usize; 3]) -> Tensor, random: &mut Random| {
+        let options = || RecurrentOptions::new(8);
+        let dims = [Dim::Any, Dim::Any, Dim::Fixed(6)];
+        let lstm = Lstm::new(options(), &of(random, [1, 32, 6]), &of(random, [1, 32, 8]), None, None).unwrap();
+        let gru = Gru::new(options(), true, &of(random, [1, 24, 6]), &of(random, [1, 24, 8]), None).unwrap();
+        [one(&dims, DType::F32, lstm), one(&dims, DType::F32, gru)]
+    };
+    let own = |float: &Model, x: &Tensor| {
+        let int8 = quantize_dynamic(float, &[LayerKind::Lstm, LayerKind::Gru]).unwrap();
+        let report = compare(float, &int8, x, None).unwrap();
+        let found = layer(&report);
+        assert_eq!(found.weights.as_ref().unwrap().total() as usize * 4, found.weight_bytes[0], "{report}");
+        found.isolated.unwrap()
+    };
+    for float in models(&exact, &mut random) {
+        let found = own(&float, &x);
+        assert_eq!(found.weights_db, Some(f64::INFINITY), "{found:?}");
+        let input = found.input_db.unwrap();
+        assert!(input > 30.0 && input < 80.0 && found.errors.sqnr_db.is_finite(), "{found:?}");
+        assert_eq!(own(&float, &codes).input_db, Some(f64::INFINITY));
+    }
+    for float in models(&plain, &mut random) {
+        let found = own(&float, &codes);
+        let weights = found.weights_db.unwrap();
+        assert_eq!(found.input_db, Some(f64::INFINITY), "{found:?}");
+        assert!(weights > 30.0 && weights < 80.0 && found.errors.sqnr_db < weights + 3.0, "{found:?}");
+    }
+}
+
+/// The weights in units of their scales, as the format is written down.
+fn in_units(weight: &Tensor, quantized: &QuantizedWeights) -> Vec<f32> {
+    let kept: Vec<usize> = quantized.kept().into_iter().flat_map(|kept| kept.iter().map(|(index, _)| index)).collect();
+    let unit = |i: usize| {
+        let group = (0..quantized.groups()).find(|&group| quantized.group(group).contains(&i)).unwrap();
+        let (scale, w) = (quantized.scales().at(group), weight.as_slice()[i]);
+        match quantized.zeros() {
+            Zeros::Points(points) => w / scale + points.get(group).unwrap() as f32,
+            Zeros::Offsets(offsets) => (w - offsets.at(group)) / scale,
+            _ => w / scale,
+        }
+    };
+    (0..weight.len()).filter(|i| !kept.contains(i)).map(unit).collect()
+}
+
+#[test]
+fn weights_lie_beside_the_codes_and_levels_of_their_format() {
+    let weight = Random(11).tensor([16, 32], 1.0);
+    let float = linear(&weight);
+    let x = Random(12).tensor([4, 32], 1.0);
+    let of = |format: &str| {
+        let small = quantize_weights(&float, &config(format, Activations::Float)).unwrap();
+        let report = compare(&float, &small, &x, None).unwrap();
+        let histogram: Histogram = layer(&report).weights.clone().unwrap();
+        let mut counts = vec![0; 64];
+        let bins = 64.0 / (histogram.span[1] - histogram.span[0]);
+        in_units(&weight, &stored(&small)).iter().for_each(|w| counts[(((w - histogram.span[0]) * bins).max(0.0) as usize).min(63)] += 1);
+        assert_eq!(histogram.counts, counts, "{format}");
+        (histogram, report.to_html(format))
+    };
+    let even = [
+        ("int4:g8", [-8.0, 7.0], 512),
+        ("int2:g8", [-2.0, 1.0], 512),
+        ("int8", [-128.0, 127.0], 512),
+        ("uint4:g8", [0.0, 15.0], 512),
+        ("offset3:g4", [0.0, 7.0], 512),
+        ("int4:g8:largest=0.125", [-8.0, 7.0], 448),
+    ];
+    for (format, codes, total) in even {
+        let (histogram, page) = of(format);
+        assert_eq!((histogram.codes, histogram.step, histogram.total()), (codes, 1.0, total), "{format}");
+        assert!(histogram.levels.is_empty() && histogram.span[0] <= codes[0] - 1.0, "{format}: {histogram:?}");
+        assert!(page.contains("weights, in codes") && page.contains(&format!(">{total} of them<")), "{format}");
+    }
+    let uneven = [("nf4:g8:range:f32", 16), ("pot3:g8", 7), ("[-1,-0.25,0,1]:g8", 4), ("kmeans3", 8), ("trellis2:g8", 8)];
+    for (format, levels) in uneven {
+        let (histogram, page) = of(format);
+        assert_eq!((histogram.step, histogram.levels.len()), (0.0, levels), "{format}");
+        assert!(histogram.levels.is_sorted() && histogram.codes == [histogram.levels[0], histogram.levels[levels - 1]], "{histogram:?}");
+        assert!(page.contains("in units of their scales") && page.contains(&format!(">512 of them, {levels} levels<")), "{format}");
+        // A line at each level between the first and the last.
+        let lines = page.split("class=\"h\"").nth(1).unwrap().matches("v40M").count() + 1;
+        assert_eq!(lines, levels - 2, "{format}");
+    }
+    // By range nothing is clipped.
+    let (histogram, page) = of("nf4:g8:range:f32");
+    assert_eq!(histogram.codes, [-1.0, 1.0]);
+    assert!(!page.contains("<path class=\"c\""), "{histogram:?}");
+    for format in ["kmeans2:own", "shift4:g8"] {
+        let (histogram, page) = of(format);
+        assert!(histogram.levels.is_empty() && histogram.step == 0.0 && histogram.codes[0] < histogram.codes[1], "{format}: {histogram:?}");
+        assert!(page.contains("levels of each group’s own"), "{format}");
+    }
+}
