@@ -137,6 +137,15 @@ impl Batches {
         self.inputs.iter().map(|(name, value)| Ok((name.clone(), value.slice(0, range.clone())?))).collect()
     }
 
+    /// Shows all that they are, in bytes.
+    pub fn describe(&self, mut show: impl FnMut(&[u8])) {
+        for (name, value) in &self.inputs {
+            show(name.as_bytes());
+            show(format!("{} {:?}", value.dtype(), value.shape()).as_bytes());
+            show(value.bytes());
+        }
+    }
+
     /// As few samples as the model takes at once.
     pub fn least(&self) -> Result<Batch> {
         self.part(0..self.size(1))

@@ -3,10 +3,12 @@
 
 use std::ops::ControlFlow;
 
-use lowprec::convert::fold_batch_norm;
+use lowprec::convert::{LayerConfig, fold_batch_norm};
 use lowprec::eval::{Choice, Objective, SearchState, TargetSearch, accuracy, agreement, quantize_to_target};
+use lowprec::kernels::RangeOf;
+use lowprec::nn::quantized::DynamicScheme;
 use lowprec::nn::{Conv2d, Layer};
-use lowprec::{Error, Model, Progress, Tensor, compare, metrics};
+use lowprec::{Error, LayerKind, Model, Progress, QConfig, Scheme, Tensor, compare, metrics};
 
 use crate::compared::hostile;
 use crate::networks::{digits, images, static_digits};
@@ -185,4 +187,62 @@ fn a_search_that_was_cancelled_goes_on_where_it_was() {
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     assert!(TargetSearch::new(&float, &samples, -1.0).run(metric()).is_err());
     assert!(TargetSearch::new(&float, &samples, 0.1).run(|_| Ok(f64::NAN)).is_err());
+}
+
+#[test]
+fn a_state_measured_under_other_conditions_is_refused() {
+    let float = hostile(3);
+    let samples = Random(40).tensor([60, 24], 1.0);
+    let labels = metrics::top1(float.forward(&samples).unwrap().as_slice(), 24).unwrap();
+    let linear = |scheme: DynamicScheme| QConfig::default().with_kind(LayerKind::Linear, LayerConfig::Dynamic(scheme));
+    let config = linear(DynamicScheme::default());
+    let begin = |config: &QConfig| TargetSearch::new(&float, &samples, 0.02).with_config(config.clone());
+    let mut search = begin(&config);
+    let found = search.run(accuracy(&labels)).unwrap();
+    let state = search.state().clone();
+    let refused = |mut search: TargetSearch<'_>, labels: &[usize]| {
+        let error = search.run(accuracy(labels)).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("another configuration"), "{error}");
+    };
+    // The same search measures nothing again, whatever the drop and the objective.
+    let silent = Progress::new(|step| panic!("{}: {}", step.stage, step.item));
+    let again = begin(&config).with_state(state.clone()).with_progress(silent).run(accuracy(&labels)).unwrap();
+    assert_eq!((again.mix, again.found, again.steps), (found.mix, found.found, found.steps));
+    let mut other = TargetSearch::new(&float, &samples, 0.5).with_config(config.clone()).with_threads(1).with_state(state.clone());
+    assert!(other.run(accuracy(&labels)).unwrap().holds);
+
+    let others = [
+        linear(DynamicScheme { range: RangeOf::Tensor, ..DynamicScheme::default() }),
+        linear(DynamicScheme { weights: Scheme::INT8_WEIGHT.with_bits(7), ..DynamicScheme::default() }),
+        QConfig::default(),
+        QConfig::least_squares(),
+        config.clone().with_pattern("fc3", LayerConfig::Float).unwrap(),
+    ];
+    others.iter().for_each(|other| refused(begin(other).with_state(state.clone()), &labels));
+    // A configuration of a state's own is another's no less.
+    let mut fixed = begin(&others[2]);
+    fixed.run(accuracy(&labels)).unwrap();
+    let fixed = fixed.state().clone();
+    assert!(begin(&others[2]).with_state(fixed.clone()).run(accuracy(&labels)).is_ok());
+    refused(begin(&others[2]).with_calibration(Random(41).tensor([60, 24], 1.0)).with_state(fixed.clone()), &labels);
+    refused(begin(&others[2]).with_calibration(samples.slice(0, 0..59).unwrap()).with_state(fixed.clone()), &labels);
+    refused(begin(&others[3]).with_state(fixed), &labels);
+    // Other labels are another metric.
+    let wrong: Vec<usize> = labels.iter().map(|label| (label + 1) % 24).collect();
+    refused(begin(&config).with_state(state), &wrong);
+}
+
+/// Powers of two between two convolutions change no output of the float model, and every number of the quantized one.
+#[test]
+fn a_state_of_a_model_with_the_same_outputs_is_refused() {
+    let healthy = fold_batch_norm(&digits("digits_cnn")).unwrap();
+    let float = rescaled(&healthy, "conv1", "conv2", 4096.0);
+    let samples = images("train").0.slice(0, 0..32).unwrap();
+    assert_eq!(float.forward(&samples).unwrap(), healthy.forward(&samples).unwrap());
+    let mut search = TargetSearch::new(&healthy, &samples, 1.0);
+    search.run_by_agreement().unwrap();
+    let state = search.state().clone();
+    assert!(TargetSearch::new(&healthy, &samples, 1.0).with_state(state.clone()).run_by_agreement().is_ok());
+    let error = TargetSearch::new(&float, &samples, 1.0).with_state(state).run_by_agreement().unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::state::Fingerprint;
 use super::{Choice, Mix};
 use crate::convert::{Calibration, LayerConfig, QConfig, StaticPlan};
 use crate::error::{Error, Result};
@@ -34,6 +35,12 @@ impl<'a> Builder<'a> {
         let all = builder.build(&Mix::default())?;
         builder.layers = all.conversion().map(|conversion| conversion.quantized.clone()).unwrap_or_default();
         Ok(builder)
+    }
+
+    /// What models are made by: the configuration, and the samples that calibrate.
+    pub fn describe(&self, fingerprint: &mut Fingerprint) {
+        fingerprint.add(format!("{:?}", self.config).as_bytes());
+        self.samples.describe(|bytes| fingerprint.add(bytes));
     }
 
     /// The layers that the configuration quantizes, in the model's order.

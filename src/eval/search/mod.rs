@@ -17,7 +17,7 @@ mod state;
 use crate::convert::QConfig;
 use crate::error::{Error, Result};
 use crate::eval::compare::rows_of_classes;
-use crate::eval::samples::{BATCH, Batches, Samples};
+use crate::eval::samples::{BATCH, Batches, Samples, forward};
 use crate::eval::sums::Sums;
 use crate::metrics;
 use crate::nn::{Executor, Model};
@@ -25,8 +25,8 @@ use crate::progress::Progress;
 use crate::tensor::Tensor;
 use build::Builder;
 pub use outcome::{Outcome, Sensitivity, TradeOff};
-use state::Times;
 pub use state::{Choice, Measured, Mix, SearchState};
+use state::{Fingerprint, Times};
 
 /// The smallest mix of precisions whose metric is at most `max_drop` below the float model's, on `data` (floats, or indices of words; the first axis counts the
 /// samples, which calibrate too; [`Samples::named`] of a model with several inputs).
@@ -137,7 +137,8 @@ impl<'a> TargetSearch<'a> {
         self
     }
 
-    /// Goes on from what another search of the same model, data and configuration measured.
+    /// Goes on from what another search of the same model, data, calibration, configuration and metric measured; objective, largest drop and
+    /// threads may be others. The metric is told by what it says of the float model alone.
     pub fn with_state(mut self, state: SearchState) -> Self {
         self.state = state;
         self
@@ -151,7 +152,8 @@ impl<'a> TargetSearch<'a> {
     /// Searches.
     ///
     /// # Errors
-    /// Those of [`quantize_to_target`]; [`Error::Unsupported`] for a state of another model or other data; [`Error::Cancelled`].
+    /// Those of [`quantize_to_target`]; [`Error::Unsupported`] for a state of another model, other data, another configuration or
+    /// another metric; [`Error::Cancelled`].
     pub fn run(&mut self, mut metric: impl FnMut(&Tensor) -> Result<f64>) -> Result<Outcome> {
         if self.max_drop.is_nan() || self.max_drop < 0.0 {
             return Err(Error::parameter("largest drop", self.max_drop, "must not be negative"));
@@ -161,7 +163,8 @@ impl<'a> TargetSearch<'a> {
         let float = score(&mut metric, &reference)?;
         let mut builder = Builder::new(self.model, self.config.clone(), &self.calibration, self.threads)?;
         let layers = builder.layers().to_vec();
-        self.state.claim(&layers, &reference)?;
+        let fingerprint = self.fingerprint(&data, &reference, float, &builder)?;
+        self.state.claim(fingerprint)?;
         let mut run = Run { search: self, data: &data, builder: &mut builder, metric: &mut metric, reference: &reference };
         let all = run.measure("quantize", &Mix::default(), 0, 1)?;
         let target = run.search.max_drop;
@@ -229,11 +232,32 @@ impl<'a> TargetSearch<'a> {
 
     /// The model's outputs for all samples.
     fn outputs(&self, model: &Model, data: &Batches) -> Result<Tensor> {
-        let mut executor = Executor::new(model);
-        if let Some(threads) = self.threads {
-            executor = executor.with_threads(threads)?;
+        data.outputs(&mut self.executor(model)?, BATCH)
+    }
+
+    fn executor(&self, model: &Model) -> Result<Executor> {
+        let executor = Executor::new(model);
+        match self.threads {
+            Some(threads) => executor.with_threads(threads),
+            None => Ok(executor),
         }
-        data.outputs(&mut executor, BATCH)
+    }
+
+    /// What the mixes' numbers depend on.
+    fn fingerprint(&self, data: &Batches, reference: &Tensor, float: f64, builder: &Builder<'_>) -> Result<Fingerprint> {
+        let mut found = Fingerprint::new();
+        builder.layers().iter().for_each(|name| found.add(name.as_bytes()));
+        data.describe(|bytes| found.add(bytes));
+        found.add(bytemuck::cast_slice(reference.as_slice()));
+        // Two models may have the same outputs and not the same layers: what each makes of a sample tells them apart.
+        forward(&mut self.executor(self.model)?, &data.least()?, |tap| {
+            found.add(tap.edge.as_bytes());
+            found.add(tap.value.bytes());
+            Ok(())
+        })?;
+        found.add(&float.to_le_bytes());
+        builder.describe(&mut found);
+        Ok(found)
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
 
 /// What becomes of a layer in a mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +78,7 @@ pub struct Measured {
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SearchState {
-    /// Of the layers and the float model's outputs.
+    /// Of the layers, what the float model makes of the data, the metric's word on that, the configuration and the samples that calibrate.
     fingerprint: u64,
     measured: Vec<(Mix, Measured)>,
     /// What was found of time, of which another run would find something else.
@@ -116,22 +115,33 @@ impl SearchState {
         self.measured.push((mix, measured));
     }
 
-    /// Makes this the state of a search over these layers with these outputs of the float model.
+    /// Makes this the state of a search over what the fingerprint is of.
     ///
     /// # Errors
     /// [`Error::Unsupported`] when it is another one's.
-    pub(super) fn claim(&mut self, layers: &[String], reference: &Tensor) -> Result<()> {
-        let names = layers.iter().flat_map(|name| name.bytes().chain([0]));
-        let bytes = names.chain(reference.as_slice().iter().flat_map(|x| x.to_bits().to_le_bytes()));
-        // FNV-1a: only that two are not the same by chance matters.
-        let fingerprint = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    pub(super) fn claim(&mut self, Fingerprint(fingerprint): Fingerprint) -> Result<()> {
         if !self.measured.is_empty() && self.fingerprint != fingerprint {
             return Err(Error::Unsupported {
-                what: "a search that goes on from the state of another model, other data or another configuration".into(),
+                what: "a search that goes on from the state of another model, other data, another configuration or another metric".into(),
                 way_out: "begin anew, with an empty state".into(),
             });
         }
         self.fingerprint = fingerprint;
         Ok(())
+    }
+}
+
+/// All that a search depends on, in a number: FNV-1a, as only that two are not the same by chance matters.
+pub(super) struct Fingerprint(u64);
+
+impl Fingerprint {
+    pub fn new() -> Self {
+        Fingerprint(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// What follows is told apart by its length too.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let all = (bytes.len() as u64).to_le_bytes().into_iter().chain(bytes.iter().copied());
+        self.0 = all.fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     }
 }
