@@ -214,6 +214,21 @@ impl QConfig {
         }
     }
 
+    /// How a layer that this makes static would have its input quantized at run time instead: with the same weights, the rest as this has it
+    /// of the layer's kind, else of whatever it makes dynamic, else as is the default. `None` for one that is not static, or can't be dynamic.
+    pub(crate) fn dynamic_instead(&self, node: &Node) -> Option<DynamicScheme> {
+        let kind = node.layer().kind();
+        let LayerConfig::Static(own) = self.of(node) else { return None };
+        let of_kind = self.kinds.iter().filter(|(other, _)| *other == kind);
+        let all = of_kind.chain(&self.kinds).map(|(_, config)| config).chain(self.patterns.iter().map(|(_, config)| config));
+        let mut dynamic = all.filter_map(|config| if let LayerConfig::Dynamic(scheme) = config { Some(scheme) } else { None });
+        let scheme = match dynamic.next() {
+            Some(scheme) => scheme.clone(),
+            None => DynamicScheme { non_finite: self.non_finite, ..DynamicScheme::default() },
+        };
+        DYNAMIC_KINDS.contains(&kind).then_some(DynamicScheme { weights: own.weights, ..scheme })
+    }
+
     /// Whether it can be applied to this model.
     ///
     /// # Errors

@@ -3,12 +3,12 @@
 
 use std::ops::ControlFlow;
 
-use lowprec::convert::{LayerConfig, fold_batch_norm};
+use lowprec::convert::{LayerConfig, StaticScheme, fold_batch_norm};
 use lowprec::eval::{Choice, Objective, SearchState, TargetSearch, accuracy, agreement, quantize_to_target};
 use lowprec::kernels::RangeOf;
 use lowprec::nn::quantized::DynamicScheme;
-use lowprec::nn::{Conv2d, Layer};
-use lowprec::{Error, LayerKind, Model, Progress, QConfig, Scheme, Tensor, compare, metrics};
+use lowprec::nn::{Conv2d, Dim, Layer, Linear};
+use lowprec::{DType, Error, LayerKind, Model, Progress, QConfig, Scheme, Tensor, compare, metrics};
 
 use crate::compared::hostile;
 use crate::networks::{digits, images, static_digits};
@@ -245,4 +245,33 @@ fn a_state_of_a_model_with_the_same_outputs_is_refused() {
     assert!(TargetSearch::new(&healthy, &samples, 1.0).with_state(state.clone()).run_by_agreement().is_ok());
     let error = TargetSearch::new(&float, &samples, 1.0).with_state(state).run_by_agreement().unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+}
+
+/// Samples of very different size, one at a time: ranges found beforehand lose the small ones, those found at run time none.
+#[test]
+fn what_is_taken_back_with_ranges_at_run_time_has_the_rest_as_configured() {
+    let random = &mut Random(50);
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Fixed(1), Dim::Fixed(24)]).unwrap();
+    let x = net.add("fc0", Linear::new(random.tensor([24, 24], 0.25), None).unwrap(), &[x]).unwrap();
+    let x = net.add("relu", Layer::Relu, &[x]).unwrap();
+    let x = net.add("fc1", Linear::new(random.tensor([24, 24], 0.25), None).unwrap(), &[x]).unwrap();
+    net.output("y", x).unwrap();
+    let float = net.build().unwrap();
+    let mut samples = random.tensor([80, 24], 1.0);
+    samples.as_mut_slice().chunks_mut(24).enumerate().for_each(|(i, row)| row.iter_mut().for_each(|x| *x *= 10f32.powi(-(i as i32 % 4))));
+    let scheme = StaticScheme::default().with_weights(Scheme::INT8_WEIGHT.with_bits(7));
+    let run_time = DynamicScheme { range: RangeOf::Tensor, activations: Scheme::UINT8_ACTIVATION.with_bits(7), ..DynamicScheme::default() };
+    let plain = QConfig::new(scheme);
+    let asked = plain.clone().with_kind(LayerKind::Lstm, LayerConfig::Dynamic(run_time));
+    for (config, range, largest) in [(plain, RangeOf::Row, 255), (asked, RangeOf::Tensor, 127)] {
+        let found = TargetSearch::new(&float, &samples, 0.1).with_config(config).run_by_agreement().unwrap();
+        let dynamic: Vec<&str> = found.mix.layers().filter(|(_, choice)| *choice == Choice::Dynamic).map(|(name, _)| name).collect();
+        assert!(found.holds && !dynamic.is_empty(), "{found}");
+        for name in dynamic {
+            let Layer::QuantizedLinear(linear) = found.model.node(name).unwrap().layer() else { panic!("{}", found.model) };
+            let weight = linear.weight().unwrap();
+            assert_eq!((linear.input_range(), linear.input_rule().qmax, weight.params().qmax()), (range, largest, 63), "{name}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::eval::compare;
 use crate::eval::samples::{BATCH, Batches, Samples, by_name};
 use crate::kernels::Isa;
-use crate::nn::quantized::{DYNAMIC_KINDS, DynamicScheme};
+use crate::nn::quantized::DynamicScheme;
 use crate::nn::{Executor, Model, Pattern};
 use crate::ptq::Calibrator;
 
@@ -50,8 +50,11 @@ impl<'a> Builder<'a> {
 
     /// Whether a layer can have its input quantized at run time instead of what the configuration says.
     pub fn has_dynamic(&self, name: &str) -> bool {
-        let Some(node) = self.model.node(name) else { return false };
-        DYNAMIC_KINDS.contains(&node.layer().kind()) && matches!(self.config.of(node), LayerConfig::Static(_))
+        self.dynamic(name).is_some()
+    }
+
+    fn dynamic(&self, name: &str) -> Option<DynamicScheme> {
+        self.model.node(name).and_then(|node| self.config.dynamic_instead(node))
     }
 
     /// The model of this mix.
@@ -60,7 +63,7 @@ impl<'a> Builder<'a> {
         for (name, choice) in mix.layers() {
             let other = match choice {
                 Choice::Configured => continue,
-                Choice::Dynamic => LayerConfig::Dynamic(DynamicScheme::default()),
+                Choice::Dynamic => LayerConfig::Dynamic(self.dynamic(name).unwrap_or_default()),
                 Choice::Float => LayerConfig::Float,
             };
             config = config.with_pattern(Pattern::literal(name)?.as_str(), other)?;
