@@ -38,6 +38,10 @@ const ROUNDS: usize = 5;
 /// # Ok(()) }
 /// ```
 ///
+/// Layers by themselves are fed with what `float` has there: a model whose channels were scaled before it was quantized
+/// ([`equalize`](mod@crate::ptq::equalize), [`smooth_quant`](mod@crate::ptq::smooth_quant), [`awq`](mod@crate::ptq::awq)) tells them beside the scaled
+/// float model, and only its outputs beside the one before.
+///
 /// # Errors
 /// [`Error::Length`] when there are not as many labels as rows of classes, [`Error::Parameter`] for a label beyond the outputs,
 /// [`Error::Unsupported`] for labels of outputs that are no rows of classes and for several outputs, [`Error::Empty`] without samples,
@@ -196,6 +200,7 @@ impl<'a> Comparison<'a> {
                 position: layers.len(),
                 kind: node.layer().kind(),
                 precision: node.layer().precision(),
+                format: node.layer().format_name(),
                 kernel: node.layer().kernel_name(),
                 errors: Errors::of(sums),
                 isolated: isolation.of(node.name()),

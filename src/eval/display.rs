@@ -86,7 +86,8 @@ fn micros(time: Duration) -> f64 {
 
 /// The table of layers, in the order of the report.
 fn layers(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let width = report.layers.iter().map(|layer| layer.name.chars().count()).max().unwrap_or(0).max(5);
+    let longest = |of: fn(&LayerReport) -> &str| report.layers.iter().map(|layer| of(layer).chars().count()).max().unwrap_or(0);
+    let widths @ [width, format] = [longest(|layer| &layer.name).max(5), longest(|layer| &layer.format).max(4)];
     writeln!(
         f,
         "\nlayers, worst first: SQNR of the layer by itself, of its weights and of its input alone, and with all errors made before;"
@@ -94,26 +95,26 @@ fn layers(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "values clipped and range unused; time in float and quantized")?;
     writeln!(
         f,
-        "  {:width$}  {:15} {:4} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>8}  weight bytes",
+        "  {:width$}  {:15} {:format$} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>8}  weight bytes",
         "", "", "", "itself", "weights", "input", "with all", "clipped", "unused", "us", "us"
     )?;
     for layer in &report.layers {
-        line(layer, width, f)?;
+        line(layer, widths, f)?;
     }
     Ok(())
 }
 
-fn line(layer: &LayerReport, width: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn line(layer: &LayerReport, [width, format]: [usize; 2], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let own = layer.isolated.as_ref();
     let db = |db: Option<f64>| db.map_or_else(|| "-".to_owned(), decibels);
     let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
     let time = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), |time| format!("{:.1}", micros(time)));
     write!(
         f,
-        "  {:width$}  {:15} {:4} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>8}",
+        "  {:width$}  {:15} {:format$} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>8}",
         layer.name,
         layer.kind.to_string(),
-        layer.precision.name(),
+        layer.format,
         db(own.map(|own| own.errors.sqnr_db)),
         db(own.and_then(|own| own.weights_db)),
         db(own.and_then(|own| own.input_db)),

@@ -68,6 +68,8 @@ pub struct LayerReport {
     pub kind: LayerKind,
     /// What it computes in.
     pub precision: Precision,
+    /// What a listing calls that: the precision's name, or the format of weights that alone are quantized.
+    pub format: String,
     /// The integer kernel it runs on.
     pub kernel: Option<&'static str>,
     /// Of its output, errors made before it included.

@@ -66,6 +66,12 @@ fn the_error_of_weights_in_any_format_is_their_own() {
         // Each weight meets a one: the error of the output is that of the weights.
         let report = compare(&float, &small, &unit, None).unwrap();
         let (own, expected) = (layer(&report).isolated.unwrap(), db(&weight, &values));
+        let (name, page) = (stored(&small).format().to_string(), report.to_html("weights"));
+        assert!(report.to_string().contains(&format!("Linear          {name} ")), "{report}");
+        assert!(
+            page.contains(&format!("<td>Linear {name}</td>")) && page.contains("0 of 1 layers in int8, of 1 the weights alone quantized")
+        );
+        assert!(page.matches(&format!("<td class=\"n\">{expected:.1} dB</td>")).count() >= 2, "{format}: {expected}");
         assert!((own.weights_db.unwrap() - expected).abs() < 1e-6, "{format}: {own:?}, {expected} dB");
         assert_eq!(own.input_db, None, "{format}");
         let report = compare(&float, &small, &x, None).unwrap();

@@ -64,11 +64,13 @@ fn write(report: &Report, title: &str, page: &mut String) -> fmt::Result {
 fn subtitle(report: &Report) -> String {
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let int8 = report.layers.iter().filter(|layer| layer.precision == Precision::Int8).count();
+    let alone = report.layers.iter().filter(|layer| layer.precision == Precision::F32 && layer.format != layer.precision.name()).count();
     let mut text = format!(
-        "The quantized model beside the float one, on {} sample{}: {int8} of {} layers in int8.",
+        "The quantized model beside the float one, on {} sample{}: {int8} of {} layers in int8{}.",
         report.samples,
         plural(report.samples),
-        report.layers.len()
+        report.layers.len(),
+        if alone > 0 { format!(", of {alone} the weights alone quantized") } else { String::new() }
     );
     if let Some((layer, own)) = report.layers.first().and_then(|layer| Some((layer, own(layer)?))).filter(|(_, own)| own.is_finite()) {
         _ = write!(text, " The largest error of a layer by itself is that of <code>{}</code>, {}.", Escaped(&layer.name), decibels(own));
@@ -247,7 +249,7 @@ fn table(report: &Report, page: &mut String) -> fmt::Result {
             },
             pair(before, after),
         ];
-        write!(page, "<tr><th scope=\"row\">{}</th><td>{} {}</td>", Escaped(&layer.name), layer.kind, layer.precision)?;
+        write!(page, "<tr><th scope=\"row\">{}</th><td>{} {}</td>", Escaped(&layer.name), layer.kind, Escaped(&layer.format))?;
         cells.iter().try_for_each(|cell| write!(page, "<td class=\"n\">{cell}</td>"))?;
         writeln!(page, "</tr>")?;
     }
