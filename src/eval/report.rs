@@ -166,11 +166,13 @@ impl Report {
         quantized.fold([0, 0], |[before, after], layer| [before + layer.weight_bytes[0], after + layer.weight_bytes[1]])
     }
 
-    /// Layers in int8 that take longer than in float, the most time lost first: leaving them in float makes the model faster, where
-    /// what surrounds them is no slower for it.
+    /// Layers with quantized weights or in int8 that take longer than in float, the most time lost first: leaving them in float makes the
+    /// model faster, where what surrounds them is no slower for it.
     pub fn slower(&self) -> Vec<&LayerReport> {
         let lost = |layer: &LayerReport| match layer.time {
-            [Some(before), Some(after)] if layer.precision == Precision::Int8 => after.checked_sub(before).filter(|lost| !lost.is_zero()),
+            [Some(before), Some(after)] if layer.precision == Precision::Int8 || layer.weight_bytes[0] != layer.weight_bytes[1] => {
+                after.checked_sub(before).filter(|lost| !lost.is_zero())
+            }
             _ => None,
         };
         let mut slower: Vec<&LayerReport> = self.layers.iter().filter(|layer| lost(layer).is_some()).collect();
@@ -179,7 +181,8 @@ impl Report {
     }
 
     /// The names of [`Report::slower`] as patterns that match these layers and no others: what `exclude` of
-    /// [`DynamicQuantization`](crate::ptq::DynamicQuantization) and `with_pattern` of [`QConfig`](crate::QConfig) take, to leave them in float.
+    /// [`DynamicQuantization`](crate::ptq::DynamicQuantization) and `with_pattern` of [`QConfig`](crate::QConfig) and
+    /// [`WeightConfig`](crate::ptq::WeightConfig) take, to leave them in float.
     pub fn slower_patterns(&self) -> Vec<String> {
         let names = self.slower().into_iter().filter_map(|layer| Pattern::literal(&layer.name).ok());
         names.map(|pattern| pattern.as_str().to_owned()).collect()

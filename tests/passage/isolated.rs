@@ -318,3 +318,18 @@ fn weights_lie_beside_the_codes_and_levels_of_their_format() {
         assert!(figure.contains("levels of each group’s own") && !figure.contains("0v40"), "{format}");
     }
 }
+
+/// Weights alone can cost time too: such a layer is told, and how to leave it; one that adds is not.
+#[test]
+fn layers_of_weights_alone_that_are_slower_are_told() {
+    let [float, small] = side_by_side(&Random(4).tensor([24, 32], 1.0), &["int4:g8", "shift4:g8", "nf4:g8"]);
+    let mut report = compare(&float, &small, Random(5).tensor([6, 32], 1.0), None).unwrap();
+    let times = [("layer 0", [9, 4]), ("layer 1", [2, 30]), ("layer 2", [5, 6]), ("sum 1", [1, 50])];
+    for layer in &mut report.layers {
+        let told = times.iter().find(|(name, _)| *name == layer.name).map(|(_, us)| us.map(std::time::Duration::from_micros));
+        layer.time = told.map_or([None; 2], |[before, after]| [Some(before), Some(after)]);
+    }
+    let slower: Vec<&str> = report.slower().iter().map(|layer| layer.name.as_str()).collect();
+    assert_eq!(slower, ["layer 1", "layer 2"]);
+    assert_eq!(report.slower_patterns(), ["layer 1", "layer 2"]);
+}
