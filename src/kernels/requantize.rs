@@ -77,9 +77,10 @@ impl<'a, T: ActivationCode> Requantize<'a, T> {
         check_one_or("multipliers", self.multiplier.len(), shape.n)?;
         let largest = if self.residual.is_some() { MULTIPLIER_MAX } else { f32::MAX };
         // No early exit, so that it becomes vectors: a product of one row would notice.
-        if !self.multiplier.iter().fold(true, |all, x| all & (0.0..=largest).contains(x)) {
-            let found = self.multiplier.iter().position(|x| !(0.0..=largest).contains(x));
-            let index = found.expect("one of them is outside");
+        let outside = |x: &f32| !(0.0..=largest).contains(x);
+        if self.multiplier.iter().fold(false, |any, x| any | outside(x))
+            && let Some(index) = self.multiplier.iter().position(outside)
+        {
             return Err(Error::Scale { index, value: self.multiplier[index] });
         }
         check_bias(self.bias.map(<[i32]>::len), shape.n)?;

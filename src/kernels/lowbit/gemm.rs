@@ -30,8 +30,9 @@ pub enum LowBitRange {
 ///
 /// Each row (or each of its groups, as `range` says) becomes signed bytes -127 to 127, by
 /// [`affine_qparams`](crate::num::affine_qparams) of its range and [`quantize`](crate::num::quantize): once, however many threads there
-/// are. Within a group the product is exact in integers; the groups' sums are scaled and added in f32 in their order, then multiplied with
-/// the row's scale; where groups have their own, it is multiplied with the weights' scale first. A [table](super::Levels::Table) is rounded to
+/// are. Within a group the product is exact in integers; the groups' sums are scaled and added in f32 in their order, then multiplied
+/// with the row's scale; where groups have their own, it is multiplied with the weights' scale first. A
+/// [table](super::Levels::Table) is rounded to
 /// signed bytes for that: 127 steps up to its largest entry, at most 0.4 % of that off; [`gemm_low_bit_f32`] takes it as it is.
 ///
 /// The result is the same, bit for bit, on every instruction set, for any number of threads, and whatever other rows there are.
