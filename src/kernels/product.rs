@@ -9,7 +9,8 @@ use super::simd::Simd;
 use super::threads;
 use super::tile::{ROWS, Segment, Start, Tile};
 
-/// Half of a common second-level cache: weights of a column block stay there while the rows stream by.
+/// Half of a common second-level cache: weights of a column block stay there while the rows stream by. Twice as many where the rows
+/// fit no such half, since they are read once for each block.
 const BLOCK_BYTES: usize = 512 * 1024;
 
 /// Outputs above this are fetched ahead: they fit no second-level cache.
@@ -141,7 +142,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (n, nr, in_group) = (layout.n(), layout.nr(), layout.panels());
         let (group_len, panel_len) = (layout.group_len(), layout.panel_offset(1));
         let (weights, col_sums) = (layout.group(0), layout.col_sums());
-        let block = (BLOCK_BYTES / layout.panel_bytes().max(1)).max(1);
+        let row_bytes = self.segments.iter().map(|s| s.words * D::KU).sum::<usize>() * size_of::<D::Lhs>();
+        let block_bytes = if tiles.len() * S::MR * row_bytes > BLOCK_BYTES { 2 * BLOCK_BYTES } else { BLOCK_BYTES };
+        let block = (block_bytes / layout.panel_bytes().max(1)).max(1);
+        let large = self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>();
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
         for first in panels.clone().step_by(block) {
             let at = (first / in_group, first % in_group);
@@ -163,16 +167,25 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                     columns: 0,
                     dst,
                     dst_stride: self.dst_stride,
-                    prefetch_output: self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>(),
+                    next_dst: std::ptr::null(),
                 };
                 let (mut group, mut panel) = at;
-                for _ in first..(first + block).min(panels.end) {
+                let last = (first + block).min(panels.end) - 1;
+                for index in first..=last {
                     let column = panel * nr;
                     tile.lhs = self.lhs.wrapping_add(group * self.group_step);
                     tile.weights = weights[group * group_len + panel * panel_len..].as_ptr();
                     tile.n = group * n + column;
                     tile.columns = (n - column).min(nr);
                     tile.dst = dst.wrapping_add(tile.n);
+                    if large {
+                        // Columns further on, or the first ones of the rows below.
+                        tile.next_dst = if index < last {
+                            tile.dst.wrapping_add(tile.columns)
+                        } else {
+                            dst.wrapping_add((end - m) * self.dst_stride + at.0 * n + at.1 * nr)
+                        };
+                    }
                     if !col_sums.is_empty() {
                         tile.col_sums = col_sums[tile.n..].as_ptr();
                     }

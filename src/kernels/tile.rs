@@ -104,7 +104,8 @@ pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     /// Where row 0, column `n` goes.
     pub dst: *mut T::Element,
     pub dst_stride: usize,
-    pub prefetch_output: bool,
+    /// Where the next tile's output goes, if that is to be fetched ahead, else null.
+    pub next_dst: *const T::Element,
 }
 
 /// `dst[m][n] = stage(sum over k of (lhs[m][k] - zero_point) * weight[n][k])` for `MR` rows and `NV` vectors of columns.
@@ -122,16 +123,17 @@ pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: us
     // SAFETY: the caller's promise on `start`, `params` and `col_sums`.
     let mut acc: [[D::Acc; NV]; MR] = unsafe { D::start(simd, &tile.start, (tile.m, &params), tile.col_sums, (tile.n, tile.columns)) };
     let mut weights = tile.weights;
-    // The lines of a large output are on their way before their sums are made, those of the next rows: stores leave in order, and one
-    // that has to wait for memory holds up all behind it. Some of them at a time, as all at once would take what the weights come
-    // through. Worth nothing where the output fits a second-level cache.
-    let parts = if tile.prefetch_output && tile.segments.len() == 1 { PREFETCHES } else { 1 };
+    // The lines of a large output are on their way before their sums are made: stores leave in order, and one that has to wait for
+    // memory holds up all behind it. Some of them at a time, as all at once would take what the weights come through. Those of the
+    // tile after this one: the rows below, which come a column block later, are often gone again. Worth nothing where the output fits a
+    // second-level cache.
+    let parts = if !tile.next_dst.is_null() && tile.segments.len() == 1 { PREFETCHES } else { 1 };
     let (mut turn, turns) = (0, tile.segments.len() * parts);
     for segment in tile.segments {
         for part in 0..parts {
-            if tile.prefetch_output {
+            if !tile.next_dst.is_null() {
                 for m in (turn..MR).step_by(turns) {
-                    let row = tile.dst.wrapping_add((MR + m) * tile.dst_stride).cast::<u8>();
+                    let row = tile.next_dst.wrapping_add(m * tile.dst_stride).cast::<u8>();
                     for at in (0..tile.columns * size_of::<T::Element>()).step_by(64) {
                         simd.prefetch(row.wrapping_add(at));
                     }
