@@ -16,6 +16,9 @@ use super::tile::{LaneTile, ROWS, Segment, Start};
 /// Rows of a depthwise tile.
 const MR: usize = 4;
 
+/// Pixels of a block of channels before the next block: some more than make up for what a block needs to begin with.
+const RUN_PIXELS: usize = 64;
+
 /// Weights `[taps][channels]`, or, in fours of taps, `[block of channels][taps / 4][4][LANES][4]`.
 #[derive(Debug, Clone)]
 pub struct Lanes<W> {
@@ -130,85 +133,81 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         DepthwiseProduct { simd, lhs, pixels, images, taps, weights, start, store: store.part(part), dst }
     }
 
-    /// Lines of output pixels, taps in fours.
+    /// Lines of output pixels, taps in fours: some lines of a block of channels before the next block, as what a block needs to begin with
+    /// takes as long as several pixels.
     ///
     /// # Safety
     /// As for [`DepthwiseProduct::run`]; nobody else writes these lines.
     unsafe fn lines(&self, lines: Range<usize>) {
         let Pixels { out_h, out_w, step_x, step_y, image, first_row, first_image } = self.pixels;
         let (channels, block) = (self.weights.channels, 4 * S::LANES);
-        for line in lines {
+        let run_of = RUN_PIXELS.div_ceil(out_w.max(1));
+        let mut line = lines.start;
+        while line < lines.end {
             let (i, y) = (line / out_h, line % out_h);
+            let count = run_of.min(lines.end - line).min(out_h - y);
             let lhs = self.lhs.wrapping_add(i * image + y * step_y);
             let dst = self.dst.wrapping_add(line * out_w * channels);
-            let run = |first: usize, columns: usize, count: usize, step: usize, dst_step: usize| {
-                let line = Line {
+            let run = |first: usize, columns: usize, blocks: usize, step: usize, dst_step: usize| {
+                let run = Run {
                     lhs: lhs.wrapping_add(first),
                     image: first_image + i,
                     row: first_row + line * out_w,
                     first,
                     columns,
-                    count,
+                    blocks,
                     step,
                     dst_step,
+                    lines: count,
+                    line_step: step_y,
+                    out_w,
                 };
-                // SAFETY: the caller's promise on this line and these channels.
-                unsafe { self.line(&line, dst.wrapping_add(first)) }
+                // SAFETY: the caller's promise on these lines and these channels.
+                unsafe { self.blocks(run, dst.wrapping_add(first)) }
             };
             if self.weights.copies > 1 && self.store.rows_are_one() {
-                // The line as one row, a block after the other, each some pixels.
+                // A line as one row, a block after the other, each some pixels.
                 let (len, whole) = (out_w * channels, out_w * channels / block);
                 run(0, block, whole, block, block);
                 if len % block > 0 {
-                    let (rest, at) = (len % block, whole * block);
-                    let line = Line {
-                        lhs: lhs.wrapping_add(at),
-                        image: first_image + i,
-                        row: first_row + line * out_w,
-                        first: at,
-                        columns: rest,
-                        count: 1,
-                        step: 0,
-                        dst_step: 0,
-                    };
-                    // SAFETY: as above.
-                    unsafe { self.line(&line, dst.wrapping_add(at)) }
+                    run(whole * block, len % block, 1, 0, 0);
                 }
-                continue;
+            } else {
+                for first in (0..channels).step_by(block) {
+                    run(first, (channels - first).min(block), out_w, step_x, channels);
+                }
             }
-            for first in (0..channels).step_by(block) {
-                run(first, (channels - first).min(block), out_w, step_x, channels);
-            }
+            line += count;
         }
     }
 
     /// # Safety
-    /// As for [`DepthwiseProduct::run`], for the blocks of this line.
-    unsafe fn line(&self, line: &Line<D::Lhs>, dst: *mut T::Element) {
+    /// As for [`DepthwiseProduct::run`], for the blocks of this run.
+    unsafe fn blocks(&self, run: Run<D::Lhs>, dst: *mut T::Element) {
         let simd = self.simd;
-        let columns = line.columns.min(self.weights.channels * self.weights.copies);
+        let columns = run.columns.min(self.weights.channels * self.weights.copies);
         simd.vectorize(
             #[inline(always)]
             || {
                 // SAFETY: the caller's promise.
                 unsafe {
                     match columns.div_ceil(S::LANES) {
-                        1 => self.quads::<1>(line, dst),
-                        2 => self.quads::<2>(line, dst),
-                        3 => self.quads::<3>(line, dst),
-                        _ => self.quads::<4>(line, dst),
+                        1 => self.quads::<1>(run, dst),
+                        2 => self.quads::<2>(run, dst),
+                        3 => self.quads::<3>(run, dst),
+                        _ => self.quads::<4>(run, dst),
                     }
                 }
             },
         )
     }
 
-    /// A block of channels of a line, in `NV` vectors of columns.
+    /// A block of channels of some lines, in `NV` vectors of columns.
     ///
     /// # Safety
-    /// As for [`DepthwiseProduct::line`].
+    /// As for [`DepthwiseProduct::blocks`].
     #[inline(always)]
-    unsafe fn quads<const NV: usize>(&self, line: &Line<D::Lhs>, dst: *mut T::Element) {
+    unsafe fn quads<const NV: usize>(&self, mut line: Run<D::Lhs>, mut dst: *mut T::Element) {
         let (simd, w) = (self.simd, self.weights);
         let block = 4 * S::LANES;
         // Channel of a column: the copies of few channels come round again.
@@ -232,16 +231,20 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
             let first_block = if w.copies > 1 { 0 } else { line.first / block };
             let weights = w.data.as_slice::<D::Weight>().as_ptr().add(first_block * w.taps.div_ceil(4) * 4 * block);
             let stage = Finish { columns: &columns, interleaved: &interleaved, start, params };
-            if !w.by_column {
-                return self.any_taps(line, &stage, weights, dst);
-            }
-            let column = self.taps[1].offset - self.taps[0].offset;
-            if line.step == column {
-                self.columns::<NV, 2>(line, &stage, weights, dst)
-            } else if line.step == 2 * column {
-                self.columns::<NV, 1>(line, &stage, weights, dst)
-            } else {
-                self.columns::<NV, 0>(line, &stage, weights, dst)
+            let column = if w.by_column { self.taps[1].offset - self.taps[0].offset } else { 0 };
+            for _ in 0..line.lines {
+                if !w.by_column {
+                    self.any_taps(&line, &stage, weights, dst);
+                } else if line.step == column {
+                    self.columns::<NV, 2>(&line, &stage, weights, dst)
+                } else if line.step == 2 * column {
+                    self.columns::<NV, 1>(&line, &stage, weights, dst)
+                } else {
+                    self.columns::<NV, 0>(&line, &stage, weights, dst)
+                }
+                line.lhs = line.lhs.wrapping_add(line.line_step);
+                line.row += line.out_w;
+                dst = dst.wrapping_add(line.out_w * w.channels);
             }
         }
     }
@@ -249,11 +252,11 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     /// Blocks along a line, taps in fours as they come.
     ///
     /// # Safety
-    /// As for [`DepthwiseProduct::line`]; `weights` are those of the block, packed so.
+    /// As for [`DepthwiseProduct::blocks`]; `weights` are those of the block, packed so.
     #[inline(always)]
     unsafe fn any_taps<const NV: usize>(
         &self,
-        line: &Line<D::Lhs>,
+        line: &Run<D::Lhs>,
         stage: &Finish<'_, D::Acc, T::Columns, NV>,
         weights: *const D::Weight,
         dst: *mut T::Element,
@@ -261,7 +264,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         let step = 16 * S::LANES;
         let taps = self.taps;
         let full = taps.len() / 4;
-        for x in 0..line.count {
+        for x in 0..line.blocks {
             let lhs = line.lhs.wrapping_add(x * line.step);
             let mut acc = stage.start;
             // SAFETY: the caller's promise; `taps` has `4 * full + rest` elements.
@@ -287,16 +290,16 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     /// Unpacking is what bounds a depthwise kernel: a column is unpacked once, not in each of the windows that it is in.
     ///
     /// # Safety
-    /// As for [`DepthwiseProduct::line`]; `weights` are those of the block, packed by column.
+    /// As for [`DepthwiseProduct::blocks`]; `weights` are those of the block, packed by column.
     #[inline(always)]
     unsafe fn columns<const NV: usize, const REUSE: usize>(
         &self,
-        line: &Line<D::Lhs>,
+        line: &Run<D::Lhs>,
         stage: &Finish<'_, D::Acc, T::Columns, NV>,
         weights: *const D::Weight,
         dst: *mut T::Element,
     ) {
-        if line.count == 0 {
+        if line.blocks == 0 {
             return;
         }
         let simd = self.simd;
@@ -307,7 +310,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
             if REUSE == 2 {
                 words[1] = D::interleave(simd, self.column(line.lhs, 1));
             }
-            for x in 0..line.count {
+            for x in 0..line.blocks {
                 let lhs = line.lhs.wrapping_add(x * line.step);
                 let mut acc = stage.start;
                 for c in 0..3 {
@@ -343,11 +346,11 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     /// Hands the sums of block `x` of a line to the output stage.
     ///
     /// # Safety
-    /// As for [`DepthwiseProduct::line`].
+    /// As for [`DepthwiseProduct::blocks`].
     #[inline(always)]
     unsafe fn finish<const NV: usize>(
         &self,
-        line: &Line<D::Lhs>,
+        line: &Run<D::Lhs>,
         stage: &Finish<'_, D::Acc, T::Columns, NV>,
         x: usize,
         acc: [D::Acc; 4],
@@ -420,8 +423,9 @@ struct Finish<'a, A, C, const NV: usize> {
     params: [usize; 1],
 }
 
-/// A block of channels along a line of output pixels.
-struct Line<L> {
+/// A block of channels along some lines of output pixels.
+#[derive(Clone, Copy)]
+struct Run<L> {
     /// The first pixel's first channel of the block.
     lhs: *const L,
     image: usize,
@@ -431,9 +435,14 @@ struct Line<L> {
     first: usize,
     /// Channels of a block that are written.
     columns: usize,
-    /// Blocks.
-    count: usize,
+    /// Blocks of a line.
+    blocks: usize,
     /// Elements from a block to the next one.
     step: usize,
     dst_step: usize,
+    lines: usize,
+    /// Elements from a line's first block to that of the next line.
+    line_step: usize,
+    /// Output pixels of a line.
+    out_w: usize,
 }

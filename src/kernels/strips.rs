@@ -19,12 +19,15 @@ use super::tile::{Segment, Start};
 /// there are strips.
 const STRIP_BYTES: usize = 256 * 1024;
 
-/// The same for a convolution in narrow groups, whose weights are few: a first-level cache.
+/// The same for a convolution in narrow groups or of each channel by itself, whose weights are few: a first-level cache.
 const GROUPED_BYTES: usize = 32 * 1024;
 
 /// Bytes of images that are made whole for a depthwise convolution; larger ones go line by line, which keeps what is under a window in the
 /// first-level cache.
 const SMALL_BYTES: usize = 8 * 1024;
+
+/// Pixels of an output line from which on a depthwise convolution goes line by line: a short line is soon done with a block of channels.
+const LONG_LINE: usize = 48;
 
 /// Most taps of a kernel that goes line by line.
 const TAPS: usize = 64;
@@ -79,8 +82,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             }
             Activations::Lines { fill, memory } => (fill, memory),
         };
-        let by_line = matches!(self.weights.packed, Packed::Depthwise(_)) && segments.len() <= TAPS;
-        let bytes = if let Packed::Grouped(_) = self.weights.packed { GROUPED_BYTES } else { STRIP_BYTES };
+        let depthwise = matches!(self.weights.packed, Packed::Depthwise(_));
+        let by_line = depthwise && segments.len() <= TAPS && self.out[1] >= LONG_LINE;
+        let bytes = if depthwise || matches!(self.weights.packed, Packed::Grouped(_)) { GROUPED_BYTES } else { STRIP_BYTES };
         let strips = match by_line && padded.len() * size_of::<D::Lhs>() > SMALL_BYTES {
             true => Strips::lines(&self.weights.geometry, padded, self.out, threads::parts(threads, self.work(), GRAIN)),
             false => Strips::new(&self.weights.geometry, padded, self.out, bytes / size_of::<D::Lhs>(), threads, self.work()),
