@@ -130,9 +130,10 @@ impl Report {
 
     pub fn compared(&mut self, found: &eval::Report) {
         let layers = found.layers.iter().map(|layer| {
+            let own = layer.isolated;
             json!({ "name": layer.name, "precision": layer.precision.name(), "sqnr_db": number(layer.errors.sqnr_db),
-                "isolated_db": layer.isolated.map(|own| number(own.errors.sqnr_db)),
-                "seconds": layer.time.map(|time| time.map(|time| time.as_secs_f64())) })
+                "isolated_db": own.map(|own| number(own.errors.sqnr_db)), "weights_db": own.and_then(|own| own.weights_db).map(number),
+                "input_db": own.and_then(|own| own.input_db).map(number), "seconds": layer.time.map(|time| time.map(|time| time.as_secs_f64())) })
         });
         let json = json!({ "samples": found.samples, "top1": found.accuracy(), "agreement": found.agreement(),
             "sqnr_db": number(found.sqnr_db), "seconds": found.time.map(|time| time.as_secs_f64()),
