@@ -186,6 +186,24 @@ fn convolutions_of_one_pixel_run_as_products() {
 }
 
 #[test]
+fn strides_take_their_pixels() {
+    let mut random = Random(5);
+    let x = random.tensor([2, 16, 7, 6], 1.0);
+    for (stride, activations) in [([2, 2], Activations::Float), ([3, 1], Activations::Int8), ([1, 9], Activations::Int8Groups)] {
+        let mut net = Model::builder();
+        let image = net.input("image", DType::F32, &[Dim::Any, Dim::Fixed(16), Dim::Any, Dim::Any]).unwrap();
+        let y = net.add("short", conv(&mut random, Conv2dGeometry::new(16, 24, [1, 1]).with_stride(stride), true), &[image]).unwrap();
+        net.output("y", y).unwrap();
+        let small = quantize_weights(&net.build().unwrap(), &WeightConfig::new(format("int4:g8")).with_activations(activations)).unwrap();
+        assert!(weights(&small, "short").panels().is_some());
+        let y = small.forward(&x).unwrap();
+        assert_eq!(y.dims(), [2, 24, 7usize.div_ceil(stride[0]), 6usize.div_ceil(stride[1])]);
+        let db = sqnr_db(dequantized(&small).forward(&x).unwrap().as_slice(), y.as_slice()).unwrap();
+        assert!(db > if activations == Activations::Float { 120.0 } else { 34.0 }, "{stride:?}: {db} dB");
+    }
+}
+
+#[test]
 fn tables_give_the_rows_asked_for() {
     let mut random = Random(4);
     let mut net = Model::builder();

@@ -5,14 +5,13 @@ use super::{Activations, StoredWeights};
 use crate::error::{Error, Result};
 use crate::kernels::{Conv2dGeometry, ImageLayout, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
 use crate::nn::conv::check_images;
-use crate::nn::linear::check_rows;
 use crate::nn::plan::Fused;
 use crate::nn::reorder::transpose;
 use crate::quant::QuantizedWeights;
 
 /// [`nn::Conv2d`](crate::nn::Conv2d) of weights `[out, in / groups, kh, kw]` that are held quantized.
 ///
-/// A 1x1 kernel of stride 1 without padding or groups is a product of pixels and runs as
+/// A 1x1 kernel without padding or groups is a product of pixels, those that its stride takes, and runs as
 /// [`Linear`](super::Linear) does. Of any other, a call dequantizes the weights, packs them and frees them again, 4 bytes a weight
 /// for as long as it runs: that is for networks that must be small, not fast; int8 convolutions are
 /// [`quantize_dynamic`](crate::quantize_dynamic)'s.
@@ -92,9 +91,13 @@ impl Conv2d {
         }
         let ImageShape { n, h, w, layout } = shape;
         let [channels, outputs] = [self.geometry.in_channels, self.geometry.out_channels];
-        check_rows(n * h * w, [input.len(), channels], [output.len(), outputs])?;
+        let ([rows, columns], [down, right]) = (self.geometry.output_size(h, w)?, self.geometry.stride);
+        let lengths = [("input", n * h * w * channels, input.len()), ("output", n * rows * columns * outputs, output.len())];
+        if let Some((what, expected, got)) = lengths.into_iter().find(|(_, expected, got)| expected != got) {
+            return Err(Error::length(what, expected, got));
+        }
         let mut pixels = Vec::new();
-        let input = match layout {
+        let mut input = match layout {
             ImageLayout::Nhwc => input,
             ImageLayout::Nchw => {
                 pixels.resize(input.len(), 0.0);
@@ -102,12 +105,20 @@ impl Conv2d {
                 &pixels
             }
         };
+        let mut taken = Vec::new();
+        if (down, right) != (1, 1) && !input.is_empty() {
+            taken.reserve(n * rows * columns * channels);
+            for line in input.chunks_exact(w * channels).enumerate().filter(|(y, _)| (y % h).is_multiple_of(down)).map(|(_, line)| line) {
+                line.chunks_exact(channels).step_by(right).for_each(|pixel| taken.extend_from_slice(pixel));
+            }
+            input = &taken;
+        }
         self.product.run(input, fused, output, workspace, threads)
     }
 }
 
 /// Whether each output pixel is a product of one input pixel.
 fn is_pointwise(geometry: &Conv2dGeometry) -> bool {
-    let Conv2dGeometry { kernel, stride, padding, groups, .. } = geometry;
-    (*kernel, *stride, *padding, *groups) == ([1, 1], [1, 1], [0; 4], 1)
+    let Conv2dGeometry { kernel, padding, groups, .. } = geometry;
+    (*kernel, *padding, *groups) == ([1, 1], [0; 4], 1)
 }
