@@ -1,5 +1,6 @@
 //! The stage that makes floats of sums, and that of float kernels.
 
+use super::function::Function;
 use super::operand::Per;
 use super::output::{Activation, IntegerStage, Place, StageShape, Store, check_bias, check_one_or, load_broadcast, one_or};
 use super::ranges::Measure;
@@ -52,7 +53,7 @@ impl<'a> Dequantize<'a> {
 
     /// The stage itself, with what it measures.
     pub(super) fn measured(&self, measure: Option<Measure>) -> DequantizeStage<'a> {
-        DequantizeStage { plain: *self, measure }
+        DequantizeStage { plain: *self, measure, function: None }
     }
 
     pub(super) fn largest_bias(&self) -> usize {
@@ -84,6 +85,14 @@ impl<'a> Dequantize<'a> {
 pub(super) struct DequantizeStage<'a> {
     plain: Dequantize<'a>,
     measure: Option<Measure>,
+    function: Option<Function>,
+}
+
+impl DequantizeStage<'_> {
+    /// With a function after all else, of which nothing is measured: for products alone.
+    pub fn then(self, function: Option<Function>) -> Self {
+        DequantizeStage { function, ..self }
+    }
 }
 
 /// Scale of a vector of columns, its bias, and the activation's bounds.
@@ -105,11 +114,20 @@ impl IntegerStage for DequantizeStage<'_> {
 
     fn only(self, param: usize) -> Self {
         let plain = Dequantize { lhs_scale: Per::Tensor(self.plain.lhs_scale.get(param)), ..self.plain };
-        DequantizeStage { plain, measure: self.measure.map(|measure| measure.only(param)) }
+        DequantizeStage { plain, measure: self.measure.map(|measure| measure.only(param)), ..self }
     }
 
     fn finish(&self, sum: i64, row: usize, column: usize, before: f32) -> f32 {
-        self.plain.value(sum as f32, row, column, before)
+        let x = self.plain.value(sum as f32, row, column, before);
+        self.function.map_or(x, |function| function.of(x))
+    }
+
+    #[inline(always)]
+    unsafe fn after<S: Simd>(self, simd: S, dst: *mut f32, stride: usize, rows: usize, columns: usize) {
+        if let Some(function) = self.function {
+            // SAFETY: the caller's promise.
+            unsafe { function.replace(simd, dst, stride, rows, columns) }
+        }
     }
 
     #[inline(always)]
@@ -209,6 +227,8 @@ pub(super) struct FloatStage<'a> {
     pub accumulate: bool,
     pub activation: Activation,
     pub measure: Option<Measure>,
+    /// After all else, of products alone; nothing of it is measured.
+    pub function: Option<Function>,
 }
 
 impl FloatStage<'_> {
@@ -228,6 +248,14 @@ impl<S: Simd> Store<S, S::F32> for FloatStage<'_> {
 
     fn only(self, param: usize) -> Self {
         FloatStage { measure: self.measure.map(|measure| measure.only(param)), ..self }
+    }
+
+    #[inline(always)]
+    unsafe fn after(self, simd: S, dst: *mut f32, stride: usize, rows: usize, columns: usize) {
+        if let Some(function) = self.function {
+            // SAFETY: the caller's promise.
+            unsafe { function.replace(simd, dst, stride, rows, columns) }
+        }
     }
 
     #[inline(always)]

@@ -5,7 +5,9 @@ use std::cell::Cell;
 use super::conv::{PackedConv2d, check_conv, check_stage};
 use super::conv_weights::ConvWeights;
 use super::dequantize::Dequantize;
+use super::dot::Dot;
 use super::elementwise::Extremes;
+use super::function::Function;
 use super::gemm::{Destination, Lhs, multiply, stage_shape, workspace_row};
 use super::geometry::{ImageShape, Padded};
 use super::ingest::{self, Numbers, Quantizer};
@@ -13,6 +15,7 @@ use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
 use super::ranges::{Measure, Range, RangeLanes, check_cells, report};
+use super::row_codes::{self, RowParameters, ranges_of_runs};
 use super::simd::{Element, Simd};
 use super::strips::{Activations, Convolution};
 use super::threads;
@@ -193,16 +196,28 @@ pub fn gemm_dynamic<'r>(
     threads: usize,
 ) -> Result<()> {
     // What follows is compiled here, not wherever this is called.
-    gemm_by_rule(lhs, range, rule.into(), weights, epilogue, dst, workspace, threads)
+    gemm_dynamic_with(lhs, range, rule.into(), weights, epilogue, Around::default(), dst, workspace, threads)
 }
 
+/// What stands around a product of a model.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Around {
+    /// Whether the call before it with this workspace was one of the same `lhs`, by the same rule and range, for weights of the same
+    /// instruction set: the codes are still there.
+    pub kept: bool,
+    /// Of each element of the result.
+    pub function: Option<Function>,
+}
+
+/// [`gemm_dynamic`] with what stands around it.
 #[allow(clippy::too_many_arguments)]
-fn gemm_by_rule(
+pub(crate) fn gemm_dynamic_with(
     lhs: Matrix<'_, f32>,
     range: RangeOf,
     rule: InputRule<'_>,
     weights: &PackedWeights,
     epilogue: &Epilogue<'_>,
+    around: Around,
     mut dst: MatrixMut<'_, f32>,
     workspace: &mut Workspace,
     threads: usize,
@@ -223,7 +238,7 @@ fn gemm_by_rule(
     let work = shape.m.saturating_mul(shape.n.max(1)).saturating_mul(shape.k + 8);
     let threads = if epilogue.ranges.is_some() { threads::parts(threads, work, ingest::GRAIN) } else { threads };
     let dst = Destination { data: dst.as_mut_ptr(), stride: dst.stride(), sums_fit: stage.sums_fit(shape), threads };
-    weights.isa().visit(GemmVisit { lhs, range, rule, weights, epilogue, dst, workspace })
+    weights.isa().visit(GemmVisit { lhs, range, rule, weights, epilogue, around, dst, workspace })
 }
 
 struct GemmVisit<'a> {
@@ -232,6 +247,7 @@ struct GemmVisit<'a> {
     rule: InputRule<'a>,
     weights: &'a PackedWeights,
     epilogue: &'a Epilogue<'a>,
+    around: Around,
     dst: Destination<f32>,
     workspace: &'a mut Workspace,
 }
@@ -239,56 +255,25 @@ struct GemmVisit<'a> {
 impl Visitor for GemmVisit<'_> {
     type Out = Result<()>;
     fn visit<S: Simd>(self, simd: S) -> Result<()> {
-        let GemmVisit { lhs, range, rule: InputRule { rule, ranges: given }, weights, epilogue, dst, workspace } = self;
-        let Workspace { codes: memory, scales, zero_points, ranges, row_terms, sums, totals, measured, .. } = workspace;
-        let (m, k, threads) = (lhs.rows(), lhs.cols(), dst.threads);
-        let ranges = match given {
-            Some(given) => given,
-            None => {
-                ranges_of_runs(simd, lhs, (k, 1), ranges, threads);
-                &ranges[..]
-            }
-        };
-        let mut whole = Range::EMPTY;
-        scales.clear();
-        zero_points.clear();
-        for (row, &found) in ranges.iter().enumerate() {
-            if !found.finite {
-                // The range of the tensor does not say in which row.
-                let rows = if given.is_some() && range == RangeOf::Tensor { 0..m } else { row..row + 1 };
-                rule.allow(found, "lhs", rows.map(|row| (row * k, lhs.row(row))))?;
-            }
-            match range {
-                RangeOf::Tensor => whole = whole.union(found),
-                RangeOf::Row => {
-                    let (scale, zero_point) = rule.qparams(found);
-                    scales.push(scale);
-                    zero_points.push(zero_point);
-                }
-            }
+        let GemmVisit { lhs, range, rule, weights, epilogue, around, dst, workspace } = self;
+        let threads = dst.threads;
+        let there =
+            around.kept && workspace.scales.len() == range.count(lhs.rows()) && workspace.zero_points.len() == workspace.scales.len();
+        if !there {
+            encode(simd, lhs, range, rule, workspace, threads)?;
         }
-        if range == RangeOf::Tensor {
-            let (scale, zero_point) = rule.qparams(whole);
-            scales.push(scale);
-            zero_points.push(zero_point);
-        }
+        let Workspace { codes: memory, scales, zero_points, row_terms, sums, totals, measured, .. } = workspace;
+        let m = lhs.rows();
         let (zero, lhs_scale) = match range {
             RangeOf::Tensor => (Zero::Tensor(zero_points[0]), Per::Tensor(scales[0])),
             RangeOf::Row => (Zero::Row(zero_points), Per::Row(&scales[..])),
         };
-        let row = workspace_row::<S>(k);
-        let memory = memory.grow(m * row);
-        let shape = (m, k, lhs.stride());
-        let quantizer = |m: usize| rule.quantizer(lhs_scale.get(m), zero.get(m));
-        let codes = if ranges.iter().all(|range| range.finite) {
-            ingest::rows(simd, lhs.data(), shape, memory, row, threads, |m| Numbers(quantizer(m)))
-        } else {
-            ingest::rows(simd, lhs.data(), shape, memory, row, threads, quantizer)
-        };
+        let row = workspace_row::<S>(lhs.cols());
+        let codes = memory.grow(m * row);
         let lhs = Lhs::<S> { data: codes.as_ptr(), m, row, zero };
-        let (n, in_registers) = (weights.n(), dst.sums_fit && weights.chunks().len() == 1);
+        let (n, in_registers) = (weights.n(), dst.sums_fit && weights.chunks().len() == 1 && around.function.is_none());
         let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), m, threads));
-        let stage = epilogue.stage(lhs_scale).measured(measure.filter(|_| in_registers));
+        let stage = epilogue.stage(lhs_scale).measured(measure.filter(|_| in_registers)).then(around.function);
         // SAFETY: matrices and stage were checked against the weights; the workspace has whole words in each row, and there
         // is one scale and zero point, or one for each row.
         unsafe { multiply(simd, lhs, weights, stage, dst, row_terms, (sums, totals)) }
@@ -305,23 +290,51 @@ impl Visitor for GemmVisit<'_> {
     }
 }
 
-/// The range of each of `count` runs of `run` elements in each row, of which the last may be shorter, before [`Range::closed`].
-pub(super) fn ranges_of_runs<S: Simd>(
+/// The codes of `lhs` in the workspace, in rows of whole words, with their scales and zero points: one for each row, or one.
+fn encode<S: Simd>(
     simd: S,
     lhs: Matrix<'_, f32>,
-    (run, count): (usize, usize),
-    ranges: &mut Vec<Range>,
+    range: RangeOf,
+    InputRule { rule, ranges: given }: InputRule<'_>,
+    workspace: &mut Workspace,
     threads: usize,
-) {
-    ranges.clear();
-    ranges.resize(lhs.rows() * count, Range::EMPTY);
-    let (k, parts) = (lhs.cols(), threads::parts(threads, lhs.rows() * lhs.cols(), ingest::GRAIN));
-    threads::split_mut(ranges, parts, |first, ranges| {
-        for (i, range) in ranges.iter_mut().enumerate() {
-            let (row, start) = ((first + i) / count, (first + i) % count * run);
-            *range = Extremes(&lhs.row(row)[start..k.min(start + run)]).visit(simd);
-        }
-    });
+) -> Result<()> {
+    let Workspace { codes: memory, scales, zero_points, ranges, .. } = workspace;
+    let (m, k) = (lhs.rows(), lhs.cols());
+    let row = workspace_row::<S>(k);
+    let memory: &mut [<S::Int8 as Dot<S>>::Lhs] = memory.grow(m * row);
+    scales.clear();
+    zero_points.clear();
+    let each_by_itself = given.is_none() && range == RangeOf::Row;
+    if each_by_itself {
+        ranges.clear();
+        row_codes::rows_by_range(simd, lhs, rule, (&mut *memory, row), RowParameters { scales, zero_points, ranges }, threads);
+    } else if given.is_none() {
+        ranges_of_runs(simd, lhs, (k, 1), ranges, threads);
+    }
+    let ranges = given.unwrap_or(ranges);
+    for (i, &found) in ranges.iter().enumerate().filter(|(_, found)| !found.finite) {
+        // The range of the tensor does not say in which row.
+        let rows = if given.is_some() && range == RangeOf::Tensor { 0..m } else { i..i + 1 };
+        rule.allow(found, "lhs", rows.map(|row| (row * k, lhs.row(row))))?;
+    }
+    if each_by_itself {
+        return Ok(());
+    }
+    let whole = [ranges.iter().fold(Range::EMPTY, |whole, &found| whole.union(found))];
+    for &found in if range == RangeOf::Row { ranges } else { &whole } {
+        let (scale, zero_point) = rule.qparams(found);
+        scales.push(scale);
+        zero_points.push(zero_point);
+    }
+    let of = |m: usize| if range == RangeOf::Row { m } else { 0 };
+    let quantizer = |m: usize| rule.quantizer(scales[of(m)], zero_points[of(m)]);
+    if ranges.iter().all(|range| range.finite) {
+        ingest::rows(simd, lhs.data(), (m, k, lhs.stride()), memory, row, threads, |m| Numbers(quantizer(m)));
+    } else {
+        ingest::rows(simd, lhs.data(), (m, k, lhs.stride()), memory, row, threads, quantizer);
+    }
+    Ok(())
 }
 
 /// [`conv2d`](super::conv2d) of float images, quantized inside the call by `rule` over `range`: each image's own

@@ -8,6 +8,7 @@ use super::depthwise_float::DirectDepthwise;
 use super::dequantize::FloatStage;
 use super::dot::Float;
 use super::elementwise::Extremes;
+use super::function::Function;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
 use super::ingest::{self, Same};
 use super::isa::{Isa, Visitor};
@@ -81,7 +82,7 @@ impl<'a> FloatEpilogue<'a> {
 
     fn stage(&self) -> FloatStage<'a> {
         let FloatEpilogue { bias, accumulate, activation, .. } = *self;
-        FloatStage { bias, accumulate, activation, measure: None }
+        FloatStage { bias, accumulate, activation, measure: None, function: None }
     }
 }
 
@@ -97,10 +98,23 @@ pub fn sgemm(
     lhs: Matrix<'_, f32>,
     weights: &PackedFloatWeights,
     epilogue: &FloatEpilogue<'_>,
+    dst: MatrixMut<'_, f32>,
+    threads: usize,
+) -> Result<()> {
+    sgemm_with(lhs, weights, epilogue, None, dst, threads)
+}
+
+/// [`sgemm`], and a function of each element of the result.
+pub(crate) fn sgemm_with(
+    lhs: Matrix<'_, f32>,
+    weights: &PackedFloatWeights,
+    epilogue: &FloatEpilogue<'_>,
+    function: Option<Function>,
     mut dst: MatrixMut<'_, f32>,
     threads: usize,
 ) -> Result<()> {
     let stage = epilogue.checked_stage(&lhs, &dst, [weights.n(), weights.k()], threads)?;
+    let stage = FloatStage { function, ..stage };
     if !dst.is_empty() {
         weights.isa().visit(SgemmVisit { lhs, weights, stage, dst: dst.as_mut_ptr(), dst_stride: dst.stride(), threads });
     }

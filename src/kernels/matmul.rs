@@ -41,20 +41,25 @@ pub fn matmul_f32(
         return Ok(());
     }
     let mut panels = Panels::in_memory(std::mem::take(&mut workspace.panels), PanelLayout::float(isa), n, k);
-    match layout {
-        WeightLayout::Kn => panels.fill_rows(|k| rhs.row(k)),
-        WeightLayout::Nk => panels.fill_columns(|n| rhs.row(n)),
-    }
     let (pointer, stride) = (dst.as_mut_ptr(), dst.stride());
-    isa.visit(Multiply { lhs, panels: &panels, k, stage, dst: pointer, dst_stride: stride, threads });
+    isa.visit(Multiply { lhs, rhs: (rhs, layout), panels: &mut panels, k, stage, dst: pointer, dst_stride: stride, threads });
     workspace.panels = panels.into_memory();
     report_rows(epilogue.ranges, &dst, isa);
     Ok(())
 }
 
+/// Packs a right-hand side.
+pub(super) fn fill<S: Simd>(simd: S, panels: &mut Panels<f32>, (rhs, layout): (Matrix<'_, f32>, WeightLayout)) {
+    match layout {
+        WeightLayout::Kn => panels.fill_rows(|k| rhs.row(k)),
+        WeightLayout::Nk => panels.fill_columns(simd, |n| rhs.row(n)),
+    }
+}
+
 struct Multiply<'a> {
     lhs: Matrix<'a, f32>,
-    panels: &'a Panels<f32>,
+    rhs: (Matrix<'a, f32>, WeightLayout),
+    panels: &'a mut Panels<f32>,
     k: usize,
     stage: FloatStage<'a>,
     dst: *mut f32,
@@ -65,6 +70,7 @@ struct Multiply<'a> {
 impl Visitor for Multiply<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
+        fill(simd, self.panels, self.rhs);
         let product = Product::<S, Float, _> {
             simd,
             lhs: self.lhs.data().as_ptr(),

@@ -35,12 +35,13 @@
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
 //! (activations), `product`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` (those of a convolution around them), `gemm`,
-//! `conv`, `dynamic`, `float` and `lowbit` (the doors).
+//! `conv`, `dynamic`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
 
 mod arch;
+mod attention;
 mod codes;
 mod conv;
 mod conv_weights;
@@ -51,6 +52,7 @@ mod dot;
 mod dynamic;
 mod elementwise;
 mod float;
+mod function;
 mod gemm;
 mod geometry;
 mod grouped;
@@ -69,6 +71,7 @@ mod product;
 mod ranges;
 pub mod reference;
 mod requantize;
+mod row_codes;
 pub(crate) mod rows;
 mod scatter;
 mod simd;
@@ -78,16 +81,20 @@ mod tile;
 mod weights;
 mod workspace;
 
+pub(crate) use attention::{Attention, Head, Scattered, attention};
 pub(crate) use codes::{CodeMeans, GRAIN as CODES_GRAIN, NARROW};
 pub use codes::{Pairwise, lookup, lookup_for};
 pub use conv::{PackedConv2d, conv2d};
 pub use dequantize::Dequantize;
 pub use dynamic::{ActivationRule, Epilogue, InputRule, RangeOf, conv2d_dynamic, gemm_dynamic};
+pub(crate) use dynamic::{Around, gemm_dynamic_with};
 pub use elementwise::{
     dequantize_i8, dequantize_i8_for, dequantize_u8, dequantize_u8_for, min_max, min_max_for, quantize_i8, quantize_i8_for, quantize_u8,
     quantize_u8_for,
 };
+pub(crate) use float::sgemm_with;
 pub use float::{FloatEpilogue, PackedFloatConv2d, conv2d_f32, sgemm};
+pub(crate) use function::Function;
 pub use gemm::gemm;
 pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape};
 pub use isa::Isa;

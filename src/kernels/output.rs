@@ -140,6 +140,14 @@ pub trait IntegerStage: Copy + Send + Sync {
         dst: *mut Self::Element,
         stride: usize,
     );
+    /// See [`Store::after`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn after<S: Simd>(self, simd: S, dst: *mut Self::Element, stride: usize, rows: usize, columns: usize) {
+        let _ = (simd, dst, stride, rows, columns);
+    }
     /// See [`Store::interleaved`].
     #[inline(always)]
     fn interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
@@ -206,6 +214,12 @@ impl<S: Simd, T: IntegerStage> Store<S, S::I32> for Integers<T> {
     ) {
         // SAFETY: the same promise.
         unsafe { self.0.store(simd, columns, params, acc, place, dst, stride) }
+    }
+
+    #[inline(always)]
+    unsafe fn after(self, simd: S, dst: *mut T::Element, stride: usize, rows: usize, columns: usize) {
+        // SAFETY: the same promise.
+        unsafe { self.0.after(simd, dst, stride, rows, columns) }
     }
 
     #[inline(always)]
@@ -293,6 +307,14 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
         dst: *mut Self::Element,
         stride: usize,
     );
+    /// What follows a tile of a product once all of it is written: `rows` rows of `columns` elements, `stride` apart.
+    ///
+    /// # Safety
+    /// `dst` is what [`Store::store`] has written, and nobody else uses it.
+    #[inline(always)]
+    unsafe fn after(self, simd: S, dst: *mut Self::Element, stride: usize, rows: usize, columns: usize) {
+        let _ = (simd, dst, stride, rows, columns);
+    }
     /// `columns` in the order of [`Simd::interleave`], if the stage writes sums in that order, where it is one of bytes.
     #[inline(always)]
     fn interleaved(self, simd: S, columns: &[Self::Columns; 4]) -> Interleaved<Self::Columns> {

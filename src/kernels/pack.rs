@@ -163,35 +163,6 @@ impl<W: Element> Panels<W> {
         }
     }
 
-    /// Fills panels of one-element words from columns of k elements.
-    pub fn fill_columns<'r>(&mut self, column: impl Fn(usize) -> &'r [W])
-    where
-        W: 'r,
-    {
-        /// Columns, and steps of k, that are transposed at once.
-        const BLOCK: usize = 16;
-        let (nr, words, n) = (self.nr(), self.words, self.n);
-        for panel in 0..self.panels() {
-            let (start, width) = (self.panel_offset(panel), self.vectors(panel) * self.layout.lanes);
-            let (first, columns) = (panel * nr, (n - panel * nr).min(nr));
-            let packed = &mut self.data.grow::<W>(0)[start..start + words * width];
-            for c0 in (0..width).step_by(BLOCK) {
-                for k0 in (0..words).step_by(BLOCK) {
-                    let ks = k0..(k0 + BLOCK).min(words);
-                    for c in c0..(c0 + BLOCK).min(width) {
-                        if c >= columns {
-                            ks.clone().for_each(|k| packed[k * width + c] = W::default());
-                            continue;
-                        }
-                        for (k, &value) in ks.clone().zip(&column(first + c)[ks.clone()]) {
-                            packed[k * width + c] = value;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
     /// Calls `f(group, column, step, weight)` for each weight.
     pub fn unpack(&self, runs: &[usize], mut f: impl FnMut(usize, usize, usize, W)) {
         let PanelLayout { lanes, ku, .. } = self.layout;
@@ -261,6 +232,46 @@ impl<W: Element> Panels<W> {
 
     pub fn bytes(&self) -> usize {
         self.data.bytes() + self.col_sums.len() * size_of::<i32>()
+    }
+}
+
+impl Panels<f32> {
+    /// Fills panels of one-element words from columns of k elements.
+    pub fn fill_columns<'r, S: Simd>(&mut self, simd: S, column: impl Fn(usize) -> &'r [f32]) {
+        let (nr, words, n) = (self.nr(), self.words, self.n);
+        for panel in 0..self.panels() {
+            let (start, width) = (self.panel_offset(panel), self.vectors(panel) * self.layout.lanes);
+            let (first, columns) = (panel * nr, (n - panel * nr).min(nr));
+            let packed = &mut self.data.grow::<f32>(0)[start..start + words * width];
+            simd.vectorize(
+                #[inline(always)]
+                || {
+                    for c0 in (0..width).step_by(S::LANES) {
+                        let inside = columns.saturating_sub(c0).min(S::LANES);
+                        for k0 in (0..words).step_by(S::LANES) {
+                            let ks = k0..(k0 + S::LANES).min(words);
+                            if inside == S::LANES && ks.len() == S::LANES && c0 + S::LANES <= width {
+                                let mut from = [std::ptr::null(); 16];
+                                (0..S::LANES).for_each(|c| from[c] = column(first + c0 + c)[ks.clone()].as_ptr());
+                                let to = packed[k0 * width + c0..(ks.end - 1) * width + c0 + S::LANES].as_mut_ptr();
+                                // SAFETY: each column has as many elements from k0 on, and the slice reaches from the first row's to the
+                                // last row's last vector.
+                                unsafe { simd.transpose_f32(&from, to, width) }
+                                continue;
+                            }
+                            for c in 0..S::LANES.min(width - c0) {
+                                let at = |k: usize| k * width + c0 + c;
+                                if c < inside {
+                                    ks.clone().zip(&column(first + c0 + c)[ks.clone()]).for_each(|(k, &value)| packed[at(k)] = value);
+                                } else {
+                                    ks.clone().for_each(|k| packed[at(k)] = 0.0);
+                                }
+                            }
+                        }
+                    }
+                },
+            );
+        }
     }
 }
 

@@ -190,7 +190,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                         tile.col_sums = col_sums[tile.n..].as_ptr();
                     }
                     // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel.
-                    unsafe { self.simd.product_tile(end - m, tile.columns.div_ceil(S::LANES), &tile) }
+                    unsafe {
+                        self.simd.product_tile(end - m, tile.columns.div_ceil(S::LANES), &tile);
+                        store.after(self.simd, tile.dst, self.dst_stride, end - m, tile.columns);
+                    }
                     panel += 1;
                     if panel == in_group {
                         (group, panel) = (group + 1, 0);

@@ -180,6 +180,20 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         unreachable!("only where PERMUTES says so")
     }
 
+    /// `dst[i * stride + j] = from[j][i]` for `i` and `j` below `LANES`.
+    ///
+    /// # Safety
+    /// The first `LANES` of `from` are valid for reads of as many floats, `dst` for writes of as many in each of as many rows.
+    #[inline(always)]
+    unsafe fn transpose_f32(self, from: &[*const f32; 16], dst: *mut f32, stride: usize) {
+        for j in 0..Self::LANES {
+            for i in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { dst.add(i * stride + j).write(from[j].add(i).read()) }
+            }
+        }
+    }
+
     /// Four vectors in the order that unpacking bytes leaves: groups of four lanes transposed, where [`Dot::QUADS`]. Twice is the
     /// identity for sixteen lanes; [`Simd::deinterleave`] undoes it for any number.
     #[inline(always)]

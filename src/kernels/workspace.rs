@@ -1,5 +1,6 @@
 //! Scratch memory that grows once and then stays.
 
+use super::attention::HeadMemory;
 use super::memory::Aligned;
 use super::ranges::{Range, RangeLanes};
 use super::tile::Segment;
@@ -23,6 +24,8 @@ pub struct Workspace {
     /// Sums over a run of k, and over all of them, where they may be beyond i32.
     pub(super) sums: Vec<i32>,
     pub(super) totals: Vec<i64>,
+    /// What each thread keeps of a head of attention.
+    pub(super) heads: Vec<HeadMemory>,
     /// Products on their way to where they are added.
     pub(crate) columns: Aligned,
 }
@@ -38,6 +41,7 @@ impl Workspace {
         self.codes.bytes()
             + self.panels.bytes()
             + self.columns.bytes()
+            + self.heads.iter().map(HeadMemory::bytes).sum::<usize>()
             + self.zero_points.capacity() * size_of::<i32>()
             + self.scales.capacity() * size_of::<f32>()
             + self.segments.capacity() * size_of::<Segment>()

@@ -32,14 +32,15 @@ pub struct Tap<'a> {
 /// A model ready to run again and again.
 ///
 /// Owns the plan, the buffers and the number of threads; after the first run of a shape, [`Executor::run_into`] on one
-/// thread allocates nothing for layers and the common operators (a product of two values does, and so do some that are
-/// rare). It keeps the plans of the last eight sets of input shapes. Results do not depend on the number of threads, nor on
+/// thread allocates nothing for layers and the common operators (a product of two values and attention do, and so do some that
+/// are rare). It keeps the plans of the last eight sets of input shapes. Results do not depend on the number of threads, nor on
 /// the batch that an image came in, unless a layer quantizes its input by the range of the whole tensor
 /// ([`RangeOf::Tensor`](crate::kernels::RangeOf)).
 ///
-/// What follows a layer with weights (batch norm, the sum with another value, a clamp) runs inside it, and functions that
-/// an exporter spelled out run as one. Where every value is shown ([`Executor::forward_with`], [`Executor::run_with`])
-/// every node runs by itself, and results may then differ in the last bits.
+/// What follows a layer with weights (batch norm, the sum with another value, a clamp; GELU or Swish after a fully connected
+/// one) runs inside it; functions that an exporter spelled out run as one, and so do attention's products and softmax. Where
+/// every value is shown ([`Executor::forward_with`], [`Executor::run_with`]) every node runs by itself, and results may then
+/// differ in the last bits.
 ///
 /// ```
 /// # use lowprec::nn::{Dim, Layer, Model};
@@ -271,6 +272,7 @@ impl Executor {
                         fused: *fused,
                         given: links.given.map(|list| &ranges[list][..]),
                         measured: measured.as_deref_mut().map(|list| Cell::from_mut(list).as_slice_of_cells()),
+                        kept: links.kept,
                     };
                     let done = match node.layer() {
                         Layer::Operator(operator) => operator.operation().run(&read, &mut written, workspace, *threads),
@@ -462,7 +464,7 @@ fn run(
         Layer::ConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::QuantizedConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
         Layer::Linear(linear) => linear.run(x, rows(), fused, y, threads),
-        Layer::QuantizedLinear(linear) => linear.run(x, rows(), fused, y, workspace, threads),
+        Layer::QuantizedLinear(linear) => linear.run(x, rows(), stage, y, workspace, threads),
         Layer::WeightOnlyLinear(linear) => linear.run(x, rows(), fused, y, workspace, threads),
         Layer::WeightOnlyConv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
         Layer::BatchNorm2d(norm) => norm.forward(x, y),

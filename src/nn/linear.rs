@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, WeightLayout, sgemm};
+use crate::kernels::{FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, WeightLayout, sgemm_with};
 use crate::nn::StateDict;
 use crate::nn::plan::Fused;
 use crate::tensor::{Tensor, elements, repeat};
@@ -99,6 +99,6 @@ impl Linear {
         let lhs = Matrix::new(input, rows, self.in_features())?;
         let dst = MatrixMut::new(output, rows, self.out_features())?;
         let epilogue = FloatEpilogue::new().with_bias(bias).with_activation(fused.activation).with_accumulate(fused.residual);
-        sgemm(lhs, packed, &epilogue, dst, threads)
+        sgemm_with(lhs, packed, &epilogue, fused.function, dst, threads)
     }
 }

@@ -16,22 +16,40 @@ const SHIFT: f32 = 12_582_912.0;
 /// `c[0] + c[1] x + c[2] x² + …`
 #[inline(always)]
 fn polynomial<const N: usize>(x: f32, c: [f32; N]) -> f32 {
+    polynomial_by(x, c, rounded_twice)
+}
+
+/// [`polynomial`], each step by `mul_add`.
+#[inline(always)]
+fn polynomial_by<const N: usize>(x: f32, c: [f32; N], mul_add: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut sum = c[N - 1];
     for i in (0..N - 1).rev() {
-        sum = sum * x + c[i];
+        sum = mul_add(sum, x, c[i]);
     }
     sum
+}
+
+/// `a b + c`, the same on every machine.
+#[inline(always)]
+fn rounded_twice(a: f32, b: f32, c: f32) -> f32 {
+    a * b + c
 }
 
 /// `x = k · ln 2 + r`: `e^r - 1` and `k`. Of NaN, NaN and any `k`. For |x| below 200.
 #[inline(always)]
 fn reduced(x: f32) -> (f32, i32) {
-    let shifted = x * std::f32::consts::LOG2_E + SHIFT;
+    reduced_by(x, rounded_twice)
+}
+
+/// [`reduced`], with `mul_add` for what may be fused.
+#[inline(always)]
+fn reduced_by(x: f32, mul_add: impl Fn(f32, f32, f32) -> f32 + Copy) -> (f32, i32) {
+    let shifted = mul_add(x, std::f32::consts::LOG2_E, SHIFT);
     let k = shifted - SHIFT;
-    let r = (x - k * LN2_HI) - k * LN2_LO;
+    let r = mul_add(-k, LN2_LO, mul_add(-k, LN2_HI, x));
     // |r| <= ln 2 / 2, error below 4e-9 of e^r.
-    let p = polynomial(r, [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_717_5, 0.001_381_459_6]);
-    (r + r * r * p, shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32)
+    let p = polynomial_by(r, [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_717_5, 0.001_381_459_6], mul_add);
+    (mul_add(r * r, p, r), shifted.to_bits().wrapping_sub(SHIFT.to_bits()) as i32)
 }
 
 /// `2^k` for -126..=127.
@@ -66,6 +84,16 @@ pub(crate) fn exp_of_negative(x: f32) -> f32 {
     let x = if x < -105.0 { -105.0 } else { x };
     let (p, k) = reduced(x);
     (1.0 + p) * power_of_two(k.wrapping_add(64)) * power_of_two(-64)
+}
+
+/// `e^x` for x not above 0, at most 1 unit in the last place from the exact value down to `e^-87`, below which it is 0. `mul_add` is
+/// `a b + c`, rounded once or twice: where it fuses, the result may differ in the last bits.
+#[inline(always)]
+pub(crate) fn exp_of_negative_by(x: f32, mul_add: impl Fn(f32, f32, f32) -> f32 + Copy) -> f32 {
+    let (p, k) = reduced_by(x, mul_add);
+    let y = (1.0 + p) * power_of_two(k);
+    // What came of numbers far below has no meaning.
+    if x < -87.0 { 0.0 } else { y }
 }
 
 /// `e^x - 1` for x not above 0, at most 2 units in the last place from the exact value.
@@ -171,10 +199,36 @@ pub(crate) fn swish(x: f32, a: f32) -> f32 {
 }
 
 /// `x / 2 · (1 + erf(x / √2))`; the error is below `1.5e-7 |x|`, and below `1.5e-7` for negative x.
+///
+/// It is `max(x, 0) - a · Q(a)` with `a = |x|` and `Q(a) = (1 - erf(a / √2)) / 2`, which falls from 1/2 to 0: `(5.75 - a)²` times a
+/// polynomial of degree 16 around 1.5, and 0 beyond. Its terms there are small on both sides, and no exponential is needed.
 #[inline(always)]
 pub(crate) fn gelu(x: f32) -> f32 {
-    let y = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
-    if x == f32::NEG_INFINITY { 0.0 } else { y }
+    const END: f32 = 5.75;
+    const Q: [f32; 17] = [
+        3.698_669_1e-3,
+        -5.429_971e-3,
+        2.617_824_1e-3,
+        3.866_523_5e-5,
+        -4.627_692e-4,
+        1.049_986_5e-4,
+        3.847_501_3e-5,
+        -1.852_545e-5,
+        -1.056_018_5e-6,
+        1.838_353_7e-6,
+        -1.670_464_7e-7,
+        -1.105_202_3e-7,
+        2.709_471_6e-8,
+        1.389_102_7e-9,
+        -1.317_683_4e-9,
+        1.873_853_6e-10,
+        -9.018_924e-12,
+    ];
+    let a = x.abs();
+    let a = if a > END { END } else { a };
+    let rest = END - a;
+    let q = polynomial(a - 1.5, Q) * rest * rest;
+    (if x > 0.0 { x } else { 0.0 }) - a * q
 }
 
 /// `x / 2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`, which is `x · sigmoid` of twice the argument; the error is below `3e-7 |x|`.
@@ -264,6 +318,17 @@ mod tests {
         assert_eq!((exp(-104.5), exp(f32::NEG_INFINITY), exp(f32::MIN)), (0.0, 0.0, 0.0));
         assert_eq!((exp_of_negative(f32::NEG_INFINITY), exp_m1_of_negative(f32::NEG_INFINITY)), (0.0, -1.0));
         assert!(exp(-100.0) > 0.0 && exp(-100.0) < f32::MIN_POSITIVE);
+        for mul_add in [rounded_twice, f32::mul_add] {
+            let mut x = -87.0f32;
+            while x <= 0.0 {
+                let y = exp_of_negative_by(x, mul_add);
+                assert!(ulps(y, f64::from(x).exp()) <= 1.0, "e^{x} is not {y}");
+                x += 0.000_731;
+            }
+            let of = |x| exp_of_negative_by(x, mul_add);
+            assert_eq!((of(0.0), of(-87.1), of(-1e4), of(f32::MIN), of(f32::NEG_INFINITY)), (1.0, 0.0, 0.0, 0.0, 0.0));
+            assert!(of(f32::NAN).is_nan());
+        }
         assert!(exp(f32::NAN).is_nan() && exp_of_negative(f32::NAN).is_nan() && exp_m1_of_negative(f32::NAN).is_nan());
         within(2.0, worst(|x| exp_m1_of_negative(-x), |x| (-x).exp_m1(), 20.0, false));
     }

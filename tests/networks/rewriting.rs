@@ -1,7 +1,8 @@
 //! What an executor runs as one node, against the nodes one by one, which a run that shows every value takes.
 
-use lowprec::kernels::Conv2dGeometry;
-use lowprec::nn::operator::{Binary, MatMul, Pow, Reduce, Reduction, Softmax, Transpose, Unary};
+use lowprec::kernels::{Conv2dGeometry, Isa, RangeOf, Workspace};
+use lowprec::nn::operator::{Binary, Cast, Gather, MatMul, Pow, Reduce, Reduction, ShapeOf, Softmax, Transpose, Unary};
+use lowprec::nn::quantized::{DynamicScheme, Linear};
 use lowprec::nn::{ConvTranspose2d, Dim, Edge, Executor, Layer, Model, ModelBuilder};
 use lowprec::{DType, Tensor, Value};
 
@@ -83,34 +84,129 @@ fn layer_norm_written_out() {
     }
 }
 
+/// Attention as an exporter spells it, for queries, keys and values `[batch, rows, heads, depth]`, with what `scaling` makes of scores.
+fn attention(mask: Option<usize>, scaling: impl FnOnce(&mut ModelBuilder, [Edge; 3]) -> [Edge; 3]) -> ModelBuilder {
+    let mut net = Model::builder();
+    let [q, k, v] = ["q", "k", "v"].map(|name| net.input(name, DType::F32, &[Dim::Any; 4]).unwrap());
+    let mut turned = |name: &str, axes: [i64; 4], x| net.add(name, Transpose::new().with_perm(axes), &[x]).unwrap();
+    let (q, k) = (turned("q by heads", [0, 2, 1, 3], q), turned("k by heads", [0, 2, 3, 1], k));
+    let v = turned("v by heads", [0, 2, 1, 3], v);
+    let [q, k, root] = scaling(&mut net, [q, k, v]);
+    let scores = net.add("scores", MatMul::new(), &[q, k]).unwrap();
+    let mut x = net.add("scaled", Binary::Div, &[scores, root]).unwrap();
+    if let Some(rank) = mask {
+        let mask = net.input("mask", DType::F32, &vec![Dim::Any; rank]).unwrap();
+        x = net.add("masked", Binary::Add, &[x, mask]).unwrap();
+    }
+    let weights = net.add("weights", Softmax::new(-1), &[x]).unwrap();
+    let mixed = net.add("mixed", MatMul::new(), &[weights, v]).unwrap();
+    let y = net.add("y", Transpose::new().with_perm([0, 2, 1, 3]), &[mixed]).unwrap();
+    net.output("y", y).unwrap();
+    net
+}
+
+fn by_a_number(net: &mut ModelBuilder, [q, k, _]: [Edge; 3]) -> [Edge; 3] {
+    [q, k, scalar(net, "root", 2.5)]
+}
+
 #[test]
 fn attention_with_and_without_a_mask() {
-    for mask in [None, Some(vec![2, 1, 1, 9]), Some(vec![9, 9]), Some(vec![2, 3, 9, 1]), Some(vec![1])] {
-        let mut net = Model::builder();
-        let dims = [Dim::Any, Dim::Any, Dim::Any, Dim::Any];
-        let q = net.input("q", DType::F32, &dims).unwrap();
-        let k = net.input("k", DType::F32, &dims).unwrap();
-        let v = net.input("v", DType::F32, &dims).unwrap();
-        let turned = |axes: [i64; 4]| Transpose::new().with_perm(axes);
-        let q = net.add("q by heads", turned([0, 2, 1, 3]), &[q]).unwrap();
-        let k = net.add("k by heads", turned([0, 2, 3, 1]), &[k]).unwrap();
-        let v = net.add("v by heads", turned([0, 2, 1, 3]), &[v]).unwrap();
-        let root = scalar(&mut net, "root", 2.5);
-        let scores = net.add("scores", MatMul::new(), &[q, k]).unwrap();
-        let mut x = net.add("scaled", Binary::Div, &[scores, root]).unwrap();
+    let masks = [None, Some(vec![2, 1, 1, 9]), Some(vec![9, 9]), Some(vec![2, 3, 9, 1]), Some(vec![1]), Some(vec![]), Some(vec![3, 1, 9])];
+    for mask in masks {
+        let net = attention(mask.as_ref().map(Vec::len), by_a_number);
         let masking = mask.as_ref().map(|dims| numbers(dims, 11));
-        if let Some(masking) = &masking {
-            let edge = net.input("mask", DType::F32, &vec![Dim::Any; masking.shape().rank()]).unwrap();
-            x = net.add("masked", Binary::Add, &[x, edge]).unwrap();
-        }
-        let weights = net.add("weights", Softmax::new(-1), &[x]).unwrap();
-        let mixed = net.add("mixed", MatMul::new(), &[weights, v]).unwrap();
-        let y = net.add("y", turned([0, 2, 1, 3]), &[mixed]).unwrap();
-        net.output("y", y).unwrap();
         let (q, k, v) = (numbers(&[2, 9, 3, 7], 1), numbers(&[2, 9, 3, 7], 2), numbers(&[2, 9, 3, 7], 3));
         let mut inputs = vec![("q", &q), ("k", &k), ("v", &v)];
         inputs.extend(masking.as_ref().map(|mask| ("mask", mask)));
         check(net, &inputs);
+    }
+}
+
+#[test]
+fn attention_scaled_before_and_by_what_shapes_say() {
+    let net = attention(None, |net, [q, k, v]| {
+        let half = scalar(net, "half", 0.5);
+        let (q, k) = (net.add("q halved", Binary::Mul, &[half, q]).unwrap(), net.add("k halved", Binary::Mul, &[k, half]).unwrap());
+        let dims = net.add("dims", ShapeOf::new(), &[v]).unwrap();
+        let last = net.constant("last", Tensor::new(Vec::new(), vec![3i64]).unwrap()).unwrap();
+        let depth = net.add("depth", Gather::new(0), &[dims, last]).unwrap();
+        let depth = net.add("depth as a float", Cast::new(DType::F32), &[depth]).unwrap();
+        [q, k, net.add("root", Unary::Sqrt, &[depth]).unwrap()]
+    });
+    check(net, &[("q", &numbers(&[1, 4, 2, 5], 1)), ("k", &numbers(&[1, 21, 2, 5], 2)), ("v", &numbers(&[1, 21, 2, 5], 3))]);
+}
+
+/// More rows than a tile has, more keys than a vector; masks that leave little or nothing.
+#[test]
+fn attention_is_the_same_on_threads_and_in_any_batch() {
+    let (batch, rows, keys, heads) = (3, 150, 70, 2);
+    let model = attention(Some(4), by_a_number).build().unwrap();
+    let (q, k) = (numbers(&[batch, rows, heads, 40], 1), numbers(&[batch, keys, heads, 40], 2));
+    let v = numbers(&[batch, keys, heads, 24], 3);
+    let masking: Vec<f32> = (0..batch * keys).map(|i| if i / keys == 1 && i % keys > 9 { -1e4 } else { 0.0 }).collect();
+    let mask = Value::from(Tensor::new([batch, 1, 1, keys], masking).unwrap());
+    let inputs = [("q", &q), ("k", &k), ("v", &v), ("mask", &mask)];
+    let whole = Executor::new(&model).with_threads(1).unwrap().run(&inputs).unwrap();
+    same_both_ways(&model, &inputs);
+    for threads in [2, 5] {
+        assert_eq!(Executor::new(&model).with_threads(threads).unwrap().run(&inputs).unwrap(), whole);
+    }
+    let part = |value: &Value, i: usize| -> Value {
+        let (dims, all) = (value.shape().dims(), value.get::<f32>().unwrap().as_slice());
+        let size = all.len() / batch;
+        Tensor::new([&[1], &dims[1..]].concat(), all[i * size..(i + 1) * size].to_vec()).unwrap().into()
+    };
+    for i in 0..batch {
+        let parts = inputs.map(|(name, value)| (name, part(value, i)));
+        let alone = Executor::new(&model).run(&parts.each_ref().map(|(name, value)| (*name, value))).unwrap();
+        assert_eq!(alone[0].1, part(&whole[0].1, i));
+    }
+}
+
+#[test]
+fn attention_to_nothing_is_not_a_number() {
+    let model = attention(Some(2), by_a_number).build().unwrap();
+    let x = numbers(&[1, 3, 1, 4], 5);
+    let mut mask = vec![0.0; 9];
+    mask[3..6].fill(f32::NEG_INFINITY);
+    mask[7] = f32::NEG_INFINITY;
+    let mask = Value::from(Tensor::new([3, 3], mask).unwrap());
+    let y = Executor::new(&model).run(&[("q", &x), ("k", &x), ("v", &x), ("mask", &mask)]).unwrap();
+    let nan: Vec<bool> = y[0].1.get::<f32>().unwrap().as_slice().iter().map(|y| y.is_nan()).collect();
+    assert_eq!(nan, [[false; 4], [true; 4], [false; 4]].concat());
+}
+
+/// Layers that read one value take its codes from each other, and a function that follows runs inside the layer: bit for bit the same.
+#[test]
+fn fully_connected_layers_side_by_side() {
+    for (rows, range) in [(1, RangeOf::Row), (37, RangeOf::Row), (37, RangeOf::Tensor)] {
+        let (mut net, mut layers) = (Model::builder(), Vec::new());
+        let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(50)]).unwrap();
+        let functions = [None, Some(Unary::Gelu), Some(Unary::GeluTanh), Some(Unary::Swish { alpha: 1.5 }), Some(Unary::Tanh)];
+        for (i, function) in functions.into_iter().enumerate() {
+            let Value::F32(weight) = numbers(&[35 + i, 50], i) else { unreachable!() };
+            let scheme = DynamicScheme { range: if i == 3 { RangeOf::Tensor } else { range }, ..DynamicScheme::default() };
+            let linear = Linear::from_float(50, 35 + i, weight.as_slice(), Some(&vec![0.25; 35 + i]), &scheme, Isa::best()).unwrap();
+            let mut y = net.add(&format!("linear{i}"), linear.clone(), &[x]).unwrap();
+            if let Some(function) = function {
+                y = net.add(&format!("function{i}"), function, &[y]).unwrap();
+            }
+            net.output(&format!("y{i}"), y).unwrap();
+            layers.push((linear, function));
+        }
+        let (model, x) = (net.build().unwrap(), numbers(&[rows, 50], 9));
+        let by_itself = Executor::new(&model).run_with(&[("x", &x)], |_| Ok(())).unwrap();
+        for threads in [1, 3] {
+            let outputs = Executor::new(&model).with_threads(threads).unwrap().run(&[("x", &x)]).unwrap();
+            assert_eq!(outputs, by_itself);
+            for ((linear, function), (name, y)) in layers.iter().zip(&outputs) {
+                let mut alone = vec![0.0; rows * linear.out_features()];
+                linear.forward(x.get::<f32>().unwrap().as_slice(), rows, &mut alone, &mut Workspace::new(), 1).unwrap();
+                if function.is_none() {
+                    assert_eq!(y.get::<f32>().unwrap().as_slice(), alone, "{name}");
+                }
+            }
+        }
     }
 }
 

@@ -34,6 +34,7 @@ pub fn encode(tensors: &mut Writer, node: &str, operator: &Operator) -> Result<L
         },
         Operator::QuantizedGlobalAvgPool(pool) => LayerEntry::QuantizedGlobalAvgPool { grids: pool.grids().map(encode::grid) },
         Operator::MatMul(product) if !product.is_plain() => return Err(unspoken("a product that transposes its operands".into())),
+        Operator::Attention(_) => return Err(unspoken("products of matrices around a Softmax in one".into())),
         other => {
             let opset = *other.operation().opsets().end();
             LayerEntry::Operator {

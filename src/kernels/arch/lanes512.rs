@@ -227,6 +227,12 @@ macro_rules! simd_of_512_bits {
                 unsafe { store_interleaved_codes(q, grid, dst, columns) }
             }
 
+            #[inline(always)]
+            unsafe fn transpose_f32(self, from: &[*const f32; 16], dst: *mut f32, stride: usize) {
+                // SAFETY: the caller's promise.
+                unsafe { super::lanes512::transpose_f32(from, dst, stride) }
+            }
+
             fn lookup(self, table: &[u8; 256], x: &[u8], y: &mut [u8]) {
                 match super::lookup512::Vbmi::detect() {
                     Some(vbmi) => vbmi.lookup(table, x, y),
@@ -260,6 +266,37 @@ pub(super) unsafe fn transpose([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
             _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_high, cd_high),
             _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_high, cd_high),
         ]
+    }
+}
+
+/// [`Simd::transpose_f32`](crate::kernels::simd::Simd::transpose_f32): pairs, then fours within 128 bits, then blocks of 128 bits.
+///
+/// # Safety
+/// AVX-512 F is there; else as there.
+#[inline(always)]
+pub(super) unsafe fn transpose_f32(from: &[*const f32; 16], dst: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise; registers between loads and stores.
+    unsafe {
+        let mut fours = [[_mm512_setzero_si512(); 4]; 4];
+        for q in 0..4 {
+            let (a, b) = (_mm512_loadu_ps(from[4 * q]), _mm512_loadu_ps(from[4 * q + 1]));
+            let (c, d) = (_mm512_loadu_ps(from[4 * q + 2]), _mm512_loadu_ps(from[4 * q + 3]));
+            let (ab_low, ab_high) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
+            let (cd_low, cd_high) = (_mm512_castps_pd(_mm512_unpacklo_ps(c, d)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+            // Vector i holds, in its block b, what lies in column 4 b + i of the four rows.
+            fours[q] = [
+                _mm512_castpd_si512(_mm512_unpacklo_pd(ab_low, cd_low)),
+                _mm512_castpd_si512(_mm512_unpackhi_pd(ab_low, cd_low)),
+                _mm512_castpd_si512(_mm512_unpacklo_pd(ab_high, cd_high)),
+                _mm512_castpd_si512(_mm512_unpackhi_pd(ab_high, cd_high)),
+            ];
+        }
+        for i in 0..4 {
+            let columns = transpose([fours[0][i], fours[1][i], fours[2][i], fours[3][i]]);
+            for b in 0..4 {
+                _mm512_storeu_si512(dst.add((4 * b + i) * stride).cast(), columns[b]);
+            }
+        }
     }
 }
 

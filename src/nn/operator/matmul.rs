@@ -59,6 +59,18 @@ impl MatMul {
         }
         Ok(MatMul { output_axes: axes, ..self })
     }
+
+    /// The dimensions that the output is written with, of those of the product.
+    pub(super) fn written(&self, dims: &[usize]) -> Result<Vec<usize>> {
+        Ok(Strided::new(dims, &self.output_axes, "output")?.dims)
+    }
+
+    /// The output as it lies, its axes in the product's order.
+    pub(super) fn output(&self, written: &[usize]) -> Result<Strided> {
+        let mut inverse = vec![0; self.output_axes.len()];
+        self.output_axes.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
+        Strided::new(written, &inverse, "output")
+    }
 }
 
 fn is_permutation(axes: &[usize]) -> bool {
@@ -66,13 +78,13 @@ fn is_permutation(axes: &[usize]) -> bool {
 }
 
 /// A value as the product sees it: lengths of its axes, and the elements from one entry of each to the next.
-struct Strided {
-    dims: Vec<usize>,
-    strides: Vec<usize>,
+pub(super) struct Strided {
+    pub dims: Vec<usize>,
+    pub strides: Vec<usize>,
 }
 
 impl Strided {
-    fn new(dims: &[usize], axes: &[usize], what: &str) -> Result<Self> {
+    pub fn new(dims: &[usize], axes: &[usize], what: &str) -> Result<Self> {
         if !axes.is_empty() && axes.len() != dims.len() {
             return Err(Error::shape(what, format!("{} axes", axes.len()), dims));
         }
@@ -92,19 +104,19 @@ impl Strided {
 }
 
 /// The matrices of a batched product.
-struct Batches {
-    m: usize,
-    k: usize,
-    n: usize,
+pub(super) struct Batches {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
     lhs: Strided,
     rhs: Strided,
     /// Axes that are no batch: 2, or 1 for a vector.
     matrix: [usize; 2],
-    batch: Vec<usize>,
+    pub batch: Vec<usize>,
 }
 
 impl Batches {
-    fn new(op: &MatMul, a: &[usize], b: &[usize]) -> Result<Self> {
+    pub fn new(op: &MatMul, a: &[usize], b: &[usize]) -> Result<Self> {
         let (lhs, rhs) = (Strided::new(a, &op.axes[0], "first input")?, Strided::new(b, &op.axes[1], "second input")?);
         let (m, k) = match *lhs.dims {
             [] => return Err(Error::shape("first input", "at least one axis", a)),
@@ -125,7 +137,7 @@ impl Batches {
     }
 
     /// The output's axes, before they are transposed.
-    fn output_dims(&self) -> Vec<usize> {
+    pub fn output_dims(&self) -> Vec<usize> {
         let mut dims = self.batch.clone();
         dims.extend((self.matrix[0] == 2).then_some(self.m));
         dims.extend((self.matrix[1] == 2).then_some(self.n));
@@ -141,8 +153,24 @@ impl Batches {
         [side(&self.lhs, [0, 1]), side(&self.rhs, [1, 0])]
     }
 
+    /// The left matrix that starts at element `at` of `a`.
+    pub fn left<'a>(&self, a: &'a [f32], at: usize) -> Result<Matrix<'a, f32>> {
+        let [[row, _], _] = self.steps();
+        Matrix::new(&a[at.min(a.len())..], self.m, self.k)?.with_stride(row.max(self.k))
+    }
+
+    /// The right matrix that starts at element `at` of `b`, with the axis of it that is contiguous as its columns; of a column, which both
+    /// are, k.
+    pub fn right<'b>(&self, b: &'b [f32], at: usize) -> Result<(Matrix<'b, f32>, WeightLayout)> {
+        let (layout, rows, cols, step) = match self.steps()[1] {
+            [1, column] if self.n == 1 || column != 1 => (WeightLayout::Nk, self.n, self.k, column),
+            [row, _] => (WeightLayout::Kn, self.k, self.n, row),
+        };
+        Ok((Matrix::new(&b[at.min(b.len())..], rows, cols)?.with_stride(step.max(cols))?, layout))
+    }
+
     /// Calls `f` with where each product's left matrix, right matrix and output start.
-    fn each(&self, output: &Strided, mut f: impl FnMut(usize, usize, usize) -> Result<()>) -> Result<()> {
+    pub fn each(&self, output: &Strided, mut f: impl FnMut(usize, usize, usize) -> Result<()>) -> Result<()> {
         let offset = |(dims, strides): (&[usize], &[usize]), mut o: usize| {
             let mut at = 0;
             for (axis, &length) in self.batch.iter().enumerate().rev() {
@@ -172,17 +200,14 @@ impl Operation for MatMul {
 
     fn infer_shapes(&self, facts: &mut Facts<'_>) -> Result<Vec<Shape>> {
         let dims = Batches::new(self, facts.shape(0)?.dims(), facts.shape(1)?.dims())?.output_dims();
-        Ok(vec![Shape::new(Strided::new(&dims, &self.output_axes, "output")?.dims)?])
+        Ok(vec![Shape::new(self.written(&dims)?)?])
     }
 
     fn run(&self, inputs: &Inputs<'_>, outputs: &mut Outputs<'_>, workspace: &mut Workspace, threads: usize) -> Result<()> {
         let (a, b) = (inputs.need(0)?, inputs.need(1)?);
         let batches = Batches::new(self, a.dims, b.dims)?;
         let mut y = outputs.get(0);
-        // Of the output as it lies, the axes in the product's order.
-        let mut inverse = vec![0; self.output_axes.len()];
-        self.output_axes.iter().enumerate().for_each(|(to, &from)| inverse[from] = to);
-        let output = Strided::new(y.dims, &inverse, "output")?;
+        let output = self.output(y.dims)?;
         match a.dtype {
             DType::F32 => floats(&batches, &output, a.f32(), b.f32(), y.f32(), workspace, threads),
             DType::F64 => plain::<f64, f64>(&batches, &output, a, b, &mut y, |x| x, |x| x),
@@ -209,17 +234,10 @@ fn floats(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    let &Batches { m, k, n, .. } = batches;
-    let [[lhs_row, _], [rhs_row, rhs_column]] = batches.steps();
-    // The axis of the right side that is contiguous; of a column, which is both, k.
-    let (layout, rows, cols, rhs_step) = match (rhs_row, rhs_column) {
-        (1, _) if n == 1 || rhs_column != 1 => (WeightLayout::Nk, n, k, rhs_column),
-        _ => (WeightLayout::Kn, k, n, rhs_row),
-    };
+    let &Batches { m, n, .. } = batches;
     let step = row_step(batches, output);
     batches.each(output, |i, j, o| {
-        let lhs = Matrix::new(&a[i.min(a.len())..], m, k)?.with_stride(lhs_row.max(k))?;
-        let rhs = Matrix::new(&b[j.min(b.len())..], rows, cols)?.with_stride(rhs_step.max(cols))?;
+        let (lhs, (rhs, layout)) = (batches.left(a, i)?, batches.right(b, j)?);
         let dst = MatrixMut::new(&mut y[o..], m, n)?.with_stride(step.max(n))?;
         matmul_f32(lhs, rhs, layout, &FloatEpilogue::new(), dst, workspace, threads)
     })

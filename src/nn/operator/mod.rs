@@ -5,6 +5,7 @@
 
 mod along;
 mod arguments;
+mod attention;
 mod attributes;
 mod batch_norm;
 mod binary;
@@ -46,6 +47,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 pub use along::{Arg, Cumulative};
+pub use attention::Attention;
 pub use batch_norm::BatchNormalization;
 pub use binary::Binary;
 pub use cast::Cast;
@@ -182,6 +184,8 @@ macro_rules! operators {
 }
 
 operators! {
+    /// Products of queries and keys, their softmax, and values weighed by it.
+    Attention(Attention),
     /// Attention's softmax: scaled and masked.
     MaskedSoftmax(MaskedSoftmax),
     /// Floats to codes.

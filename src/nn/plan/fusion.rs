@@ -1,9 +1,9 @@
-//! Which neighbours run as one: a layer with weights, the sum with another value that follows, and a clamp after that, in
+//! Which neighbours run as one: a layer with weights, the sum with another value that follows, and a clamp or a function after that, in
 //! the layer's output stage.
 
 use super::known::Known;
-use crate::kernels::Activation;
-use crate::nn::operator::Binary;
+use crate::kernels::{Activation, Function};
+use crate::nn::operator::{Binary, Unary};
 use crate::nn::{Layer, LayerKind, Model, Operator, Wiring};
 
 /// What a layer's output stage does besides its own work.
@@ -13,6 +13,8 @@ pub(crate) struct Fused {
     pub activation: Activation,
     /// Whether the last operand is added first.
     pub residual: bool,
+    /// A function of each element after that, of a fully connected layer.
+    pub function: Option<Function>,
 }
 
 /// Nodes that run as one step.
@@ -25,6 +27,7 @@ pub(super) struct Group {
     /// The edge that is added.
     pub residual: Option<usize>,
     pub activation: Activation,
+    pub function: Option<Function>,
 }
 
 /// The steps to come, in order. Nodes whose values are known are groups of their own, and run nothing.
@@ -37,8 +40,9 @@ pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group
         if swallowed[index] {
             continue;
         }
-        let mut group = Group { node: index, last: index, residual: None, activation: Activation::None };
-        while fuses && !known.folded[index] && has_output_stage(node.layer()) && group.activation == Activation::None {
+        let mut group = Group { node: index, last: index, residual: None, activation: Activation::None, function: None };
+        let is_open = |group: &Group| group.activation == Activation::None && group.function.is_none();
+        while fuses && !known.folded[index] && has_output_stage(node.layer()) && is_open(&group) {
             let edge = nodes[group.last].outputs()[0];
             let Some(reader) = wiring.sole_reader(edge).filter(|&reader| !swallowed[reader]) else { break };
             let edge = edge.index;
@@ -50,6 +54,7 @@ pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group
                     let Some(other) = other.filter(|&other| known.shapes[other] == known.shapes[edge]) else { break };
                     group.residual = Some(other);
                 }
+                layer if takes_function(node.layer()) && function(layer).is_some() => group.function = function(layer),
                 _ => break,
             }
             swallowed[reader] = true;
@@ -78,6 +83,20 @@ fn has_output_stage(layer: &Layer) -> bool {
 /// Whether the output stage can add to what is in the output; a transposed convolution scatters its own sums there.
 fn adds(layer: &Layer) -> bool {
     has_output_stage(layer) && layer.kind() != LayerKind::ConvTranspose2d
+}
+
+/// Whether a function can follow the output stage: that of products alone does it.
+fn takes_function(layer: &Layer) -> bool {
+    matches!(layer, Layer::Linear(_) | Layer::QuantizedLinear(_))
+}
+
+fn function(layer: &Layer) -> Option<Function> {
+    match layer {
+        Layer::Operator(Operator::Unary(Unary::Gelu)) => Some(Function::Gelu),
+        Layer::Operator(Operator::Unary(Unary::GeluTanh)) => Some(Function::GeluTanh),
+        &Layer::Operator(Operator::Unary(Unary::Swish { alpha })) => Some(Function::Swish(alpha)),
+        _ => None,
+    }
 }
 
 fn is_add(layer: &Layer) -> bool {

@@ -46,21 +46,26 @@ pub(crate) enum Step {
     Pass { node: usize, from: Option<Source> },
 }
 
-/// Ranges that one convolution measures while it writes, and those that follow it read.
+/// Ranges that one convolution measures while it writes, and those that follow it read; and codes that one fully connected layer leaves for
+/// the next.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Links {
     /// Where the ranges of the input's images are found.
     pub given: Option<usize>,
     /// Where the ranges of the output's images go.
     pub measured: Option<usize>,
+    /// Whether the step before left the input's codes.
+    pub kept: bool,
 }
 
-/// What a convolution does besides its own work, with the ranges themselves.
+/// What a layer does besides its own work, with the ranges themselves.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stage<'a> {
     pub fused: Fused,
     pub given: Option<&'a [Range]>,
     pub measured: Option<&'a [Cell<Range>]>,
+    /// Whether the call before left the input's codes in the workspace.
+    pub kept: bool,
 }
 
 /// What a node reads.

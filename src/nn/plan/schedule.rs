@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::kernels::Aligned;
 use crate::nn::layer::Order;
+use crate::nn::quantized;
 use crate::nn::reorder;
 use crate::nn::view::{Target, physical_dims};
 use crate::nn::{Edge, Layer, Model, Node};
@@ -101,13 +102,22 @@ impl<'m> Schedule<'m> {
         Ok(schedule)
     }
 
-    /// Where int8 convolutions read what a convolution wrote, the writer measures the ranges that they need.
+    /// Where int8 convolutions read what a convolution wrote, the writer measures the ranges that they need. Where a fully connected layer
+    /// reads what the step before it read, it takes its codes.
     fn link(&mut self) {
         let layer = |node: usize| self.model.nodes()[node].layer();
         let mut writers: HashMap<usize, usize> = HashMap::new();
+        // What the step before encoded, if it was a fully connected layer.
+        let mut encoded: Option<(Source, &quantized::Linear)> = None;
         for at in 0..self.steps.len() {
             let (before, rest) = self.steps.split_at_mut(at);
             let Step::Run { node, inputs, targets, ranges: links, .. } = &mut rest[0] else { continue };
+            let linear = match (layer(*node), &inputs[..]) {
+                (Layer::QuantizedLinear(linear), [Some(Operand { source, .. }), ..]) => Some((*source, linear)),
+                _ => None,
+            };
+            let same = linear.zip(encoded).is_some_and(|((x, linear), (before, other))| x == before && linear.encodes_alike(other));
+            (links.kept, encoded) = (same, linear);
             if matches!(layer(*node), Layer::Conv2d(_) | Layer::QuantizedConv2d(_)) {
                 let read = inputs[0].as_ref().filter(|_| matches!(layer(*node), Layer::QuantizedConv2d(_)));
                 let written = targets[0].buffer;
@@ -172,7 +182,7 @@ impl<'m> Schedule<'m> {
             self.place(edge, Source::Buffer(target.buffer), writes_channels_last);
             targets.push(target);
         }
-        let fused = Fused { activation: group.activation, residual: group.residual.is_some() };
+        let fused = Fused { activation: group.activation, residual: group.residual.is_some(), function: group.function };
         let ranges = Links::default();
         self.steps.push(Step::Run { node: group.node, inputs, channels_last, targets, fused, ranges });
         Ok(())

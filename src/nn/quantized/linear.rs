@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{DynamicScheme, Parameters, check_bias, named};
 use crate::error::{Error, Result};
-use crate::kernels::{ActivationRule, Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace, gemm_dynamic};
+use crate::kernels::{ActivationRule, Epilogue, Isa, Matrix, MatrixMut, PackedWeights, RangeOf, WeightLayout, Workspace};
+use crate::kernels::{Around, gemm_dynamic_with};
 use crate::nn::linear::check_rows;
-use crate::nn::plan::Fused;
+use crate::nn::plan::Stage;
 use crate::tensor::{QuantizedTensor, Tensor, repeat};
 
 /// The twin of [`nn::Linear`](crate::nn::Linear): int8 weights, each row quantized by its own range (or all by that of the
@@ -147,13 +148,19 @@ impl Linear {
         self.parameters.stored_bytes(self.in_features() * self.out_features())
     }
 
+    /// Whether it makes the same codes of an input as `other`.
+    pub(crate) fn encodes_alike(&self, other: &Linear) -> bool {
+        let of = |linear: &Linear| (linear.parameters.rule, linear.parameters.range, linear.packed.isa(), linear.in_features());
+        of(self) == of(other)
+    }
+
     /// Runs on `rows` rows of `in_features` values each.
     ///
     /// # Errors
     /// [`Error::Length`] when a slice does not hold exactly its rows, [`Error::NonFinite`] for NaN or infinities in the input
     /// (unless the scheme saturates them).
     pub fn forward(&self, input: &[f32], rows: usize, output: &mut [f32], workspace: &mut Workspace, threads: usize) -> Result<()> {
-        self.run(input, rows, Fused::default(), output, workspace, threads)
+        self.run(input, rows, Stage::default(), output, workspace, threads)
     }
 
     /// [`Linear::forward`], with what was fused into it.
@@ -161,17 +168,18 @@ impl Linear {
         &self,
         input: &[f32],
         rows: usize,
-        fused: Fused,
+        stage: Stage<'_>,
         output: &mut [f32],
         workspace: &mut Workspace,
         threads: usize,
     ) -> Result<()> {
         check_rows(rows, [input.len(), self.in_features()], [output.len(), self.out_features()])?;
+        let Stage { fused, kept, .. } = stage;
         let epilogue =
             Epilogue::new(self.scales()).with_bias(self.bias()).with_activation(fused.activation).with_accumulate(fused.residual);
         let lhs = Matrix::new(input, rows, self.in_features())?;
         let dst = MatrixMut::new(output, rows, self.out_features())?;
-        gemm_dynamic(lhs, self.parameters.range, &self.parameters.rule, &self.packed, &epilogue, dst, workspace, threads)
-            .map_err(|error| named("input", error))
+        let (range, rule, around) = (self.parameters.range, (&self.parameters.rule).into(), Around { kept, function: fused.function });
+        gemm_dynamic_with(lhs, range, rule, &self.packed, &epilogue, around, dst, workspace, threads).map_err(|error| named("input", error))
     }
 }

@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Workspace};
 use crate::nn::operator::{Attributes, check_arity};
-use crate::nn::plan::Fused;
+use crate::nn::plan::{Fused, Stage};
 use crate::nn::quantized::{self, DynamicScheme};
 use crate::nn::view::Inputs;
 use crate::nn::{Linear, Precision};
@@ -288,7 +288,7 @@ impl Projection {
         let fused = Fused { residual: add, ..Fused::default() };
         match self {
             Projection::Float(linear) => linear.run(x, rows, fused, y, threads),
-            Projection::Int8(linear) => linear.run(x, rows, fused, y, workspace, threads),
+            Projection::Int8(linear) => linear.run(x, rows, Stage { fused, ..Stage::default() }, y, workspace, threads),
         }
     }
 

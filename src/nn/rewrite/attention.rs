@@ -5,40 +5,54 @@ use crate::error::Result;
 use crate::nn::operator::{Binary, MaskedSoftmax};
 use crate::nn::{Edge, Layer, Operator};
 
-/// A Transpose that only a MatMul reads, and one that alone reads a MatMul, become axes of the product, where its kernel
-/// can walk them.
+/// A Transpose that only a product reads, and one that alone reads a product, become axes of it, where its kernel can walk them.
 pub(super) fn transposes(graph: &mut Graph<'_>) -> Result<()> {
     for at in 0..graph.nodes.len() {
         let Some(node) = graph.node(at) else { continue };
-        let Layer::Operator(Operator::MatMul(matmul)) = node.layer() else { continue };
-        let (mut matmul, mut inputs) = (matmul.clone(), node.inputs().to_vec());
+        let sides = match node.layer() {
+            Layer::Operator(Operator::MatMul(_)) => 2,
+            Layer::Operator(Operator::Attention(_)) => 3,
+            _ => continue,
+        };
+        let (mut product, mut inputs) = (node.layer().clone(), node.inputs().to_vec());
         let (mut gone, mut last) = (Vec::new(), at);
-        for (side, input) in inputs.iter_mut().enumerate() {
+        for (side, input) in inputs.iter_mut().enumerate().take(sides) {
             let Some(edge) = *input else { continue };
             if let Some((index, before)) = graph.producer(edge)
                 && graph.is_private(edge, at)
                 && let Some(axes) = axes_of(before.layer())
-                && let Ok(transposing) = matmul.clone().with_input_axes(side, axes)
+                && let Some(transposing) = with_axes(&product, Some(side), axes)
                 && !gone.contains(&index)
             {
                 *input = before.inputs()[0];
-                matmul = transposing;
+                product = transposing;
                 gone.push(index);
             }
         }
         if let Some((index, after)) = graph.sole_reader(at)
             && let Some(axes) = axes_of(after.layer())
-            && let Ok(transposing) = matmul.clone().with_output_axes(axes)
+            && let Some(transposing) = with_axes(&product, None, axes)
         {
-            matmul = transposing;
+            product = transposing;
             gone.push(at);
             last = index;
         }
         if !gone.is_empty() {
-            graph.replace(last, Layer::from(matmul), inputs, &gone);
+            graph.replace(last, product, inputs, &gone);
         }
     }
     Ok(())
+}
+
+/// The product with an input read, or its output written, by axes; `None` where its kernel can't.
+fn with_axes(product: &Layer, input: Option<usize>, axes: Vec<usize>) -> Option<Layer> {
+    match (product, input) {
+        (Layer::Operator(Operator::MatMul(product)), Some(side)) => Some(product.clone().with_input_axes(side, axes).ok()?.into()),
+        (Layer::Operator(Operator::MatMul(product)), None) => Some(product.clone().with_output_axes(axes).ok()?.into()),
+        (Layer::Operator(Operator::Attention(product)), Some(input)) => Some(product.clone().with_input_axes(input, axes).ok()?.into()),
+        (Layer::Operator(Operator::Attention(product)), None) => Some(product.clone().with_output_axes(axes).ok()?.into()),
+        _ => None,
+    }
 }
 
 /// Scores divided (or multiplied) by a number, a mask added, and a Softmax along the last axis become one pass.

@@ -1,12 +1,13 @@
 //! A model as an executor runs it: the same function in fewer nodes.
 //!
 //! What exporters spell out is put together again: batch norm goes into the convolution before it (`fold`), GELU, Swish and layer
-//! normalization become the one operator that they are (`patterns`), transposes around a product of matrices are read in
-//! place (`attention`). The model that the caller sees keeps its nodes.
+//! normalization become the one operator that they are (`patterns`), so do the products and the softmax of attention
+//! (`scaled_products`), and transposes around products of matrices are read in place (`attention`). The model that the caller sees keeps its nodes.
 
 mod attention;
 pub(crate) mod fold;
 mod patterns;
+mod scaled_products;
 
 use crate::error::Result;
 use crate::nn::{Edge, Layer, Model, Node, Wiring};
@@ -19,7 +20,9 @@ pub(super) fn for_execution(model: &Model) -> Result<Option<Model>> {
         rewritten = model.with_nodes(fold::fold_into(model, |_| true)?.nodes, None);
         changed = true;
     }
-    for pass in [patterns::gelu, patterns::layer_norm, patterns::swish, attention::softmax, attention::transposes] {
+    let passes =
+        [patterns::gelu, patterns::layer_norm, patterns::swish, attention::softmax, scaled_products::attention, attention::transposes];
+    for pass in passes {
         let mut graph = Graph::new(&rewritten);
         pass(&mut graph)?;
         if graph.changed {
@@ -138,6 +141,30 @@ mod tests {
         let rewritten = for_execution(&net.build().unwrap()).unwrap().unwrap();
         let names: Vec<&str> = rewritten.nodes().iter().map(Node::name).collect();
         assert_eq!(names, ["scores", "weights", "y"]);
+    }
+
+    #[test]
+    fn attention_is_one_node() {
+        for masked in [false, true] {
+            let mut net = Model::builder();
+            let [q, k, v] = ["q", "k", "v"].map(|name| net.input(name, DType::F32, &[Dim::Any; 3]).unwrap());
+            let mut number = |name: &str, x: f32| net.constant(name, Tensor::new(Vec::new(), vec![x]).unwrap()).unwrap();
+            let (half, third) = (number("half", 0.5), number("third", 1.0 / 3.0));
+            let halved = net.add("halved", Binary::Mul, &[q, half]).unwrap();
+            let turned = net.add("turned", Transpose::new().with_perm([0, 2, 1]), &[k]).unwrap();
+            let mut x = net.add("scores", MatMul::new(), &[halved, turned]).unwrap();
+            if masked {
+                let mask = net.input("mask", DType::F32, &[Dim::Any; 3]).unwrap();
+                x = net.add("scaled", Binary::Mul, &[third, x]).unwrap();
+                x = net.add("masked", Binary::Add, &[mask, x]).unwrap();
+            }
+            let weights = net.add("weights", Softmax::new(-1), &[x]).unwrap();
+            let y = net.add("y", MatMul::new(), &[weights, v]).unwrap();
+            net.output("y", y).unwrap();
+            let rewritten = for_execution(&net.build().unwrap()).unwrap().unwrap();
+            let names: Vec<&str> = rewritten.nodes().iter().map(Node::name).collect();
+            assert_eq!(names, ["y"]);
+        }
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub fn plain(writer: &mut Writer<'_>, node: &Node, operator: &Operator, mut inpu
             return Ok(());
         }
         Operator::MatMul(product) if !product.is_plain() => return Err(unspoken("a product that transposes its operands".into())),
+        Operator::Attention(_) => return Err(unspoken("products of matrices around a Softmax in one".into())),
         Operator::Unary(Unary::Swish { alpha }) => {
             let scaled = match alpha {
                 1.0 => inputs[0].clone(),

@@ -1,0 +1,69 @@
+//! Functions of each element that follow a product: applied to what a tile has just written, while it lies in the first-level cache.
+
+use super::simd::Simd;
+use crate::num::math;
+
+/// A function of each element. Its bits are those that the operator by itself gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Function {
+    /// `x / 2 · (1 + erf(x / √2))`.
+    Gelu,
+    /// [`Function::Gelu`] by `tanh`.
+    GeluTanh,
+    /// `x · sigmoid(a x)`.
+    Swish(f32),
+}
+
+/// Elements that are worked on together: whole vectors of every instruction set.
+const CHUNK: usize = 16;
+
+impl Function {
+    /// The function of one element.
+    pub fn of(self, x: f32) -> f32 {
+        match self {
+            Function::Gelu => math::gelu(x),
+            Function::GeluTanh => math::gelu_tanh(x),
+            Function::Swish(alpha) => math::swish(x, alpha),
+        }
+    }
+
+    /// Replaces `columns` elements in each of `rows` rows, `stride` apart. Not inlined: it would be compiled once for each tile.
+    ///
+    /// # Safety
+    /// `dst` is valid for reads and writes there, and nobody else uses it.
+    #[inline(never)]
+    pub unsafe fn replace<S: Simd>(self, simd: S, dst: *mut f32, stride: usize, rows: usize, columns: usize) {
+        simd.vectorize(
+            #[inline(always)]
+            || {
+                // SAFETY: the caller's promise; rows are taken one at a time.
+                let row = |r: usize| unsafe { std::slice::from_raw_parts_mut(dst.add(r * stride), columns) };
+                match self {
+                    Function::Gelu => (0..rows).for_each(|r| each(row(r), math::gelu)),
+                    Function::GeluTanh => (0..rows).for_each(|r| each(row(r), math::gelu_tanh)),
+                    Function::Swish(alpha) => (0..rows).for_each(|r| each(row(r), |x| math::swish(x, alpha))),
+                }
+            },
+        );
+    }
+}
+
+#[inline(always)]
+fn each(row: &mut [f32], f: impl Fn(f32) -> f32) {
+    let (chunks, rest) = row.as_chunks_mut::<CHUNK>();
+    for y in chunks {
+        let mut x = *y;
+        for l in 0..CHUNK {
+            x[l] = f(x[l]);
+        }
+        *y = x;
+    }
+    if !rest.is_empty() {
+        let mut x = [0.0; CHUNK];
+        x[..rest.len()].copy_from_slice(rest);
+        for l in 0..CHUNK {
+            x[l] = f(x[l]);
+        }
+        rest.copy_from_slice(&x[..rest.len()]);
+    }
+}
