@@ -230,7 +230,7 @@ impl Block<'_> {
         let row = |i: usize| unsafe { dst.part(at(i)..at(i) + width) };
         if m > 0 && width > 0 {
             // SAFETY: the scores are m rows of as many words as there are keys, and the rows of the output are this block's alone.
-            unsafe { multiply(simd, (scores.as_ptr(), stride), (m, keys), values, (row(0).as_mut_ptr(), place.row)) }
+            unsafe { multiply(simd, (scores.as_ptr(), stride), (m, keys), values, (dst.at(at(0)), place.row)) }
         }
         simd.vectorize(
             #[inline(always)]

@@ -34,6 +34,15 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { data: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// Where element `index` lies, for writes that stay in the slice and in the caller's part of it.
+    ///
+    /// # Panics
+    /// When it is not inside the slice.
+    pub fn at(&self, index: usize) -> *mut T {
+        assert!(index < self.len);
+        self.data.wrapping_add(index)
+    }
+
     /// # Panics
     /// When the range is not inside the slice.
     ///
