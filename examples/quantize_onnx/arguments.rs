@@ -34,8 +34,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --calibration FILE samples under the names of the model's inputs, for --mode static, --effort, --report, --target-drop and
                      --mode dynamic with --export, and `labels` (integers) where there are some
   --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, scale
-                     channels, ranges, biases), best (weights fitted too, below 8 bits static roundings learned); each step is kept where it helps on
-                     a quarter of them, held out
+                     channels, ranges, biases), best (scales drawn and tried, weights fitted too, below 8 bits static roundings learned, of
+                     weights alone scales tuned end to end); each step is kept where it helps on a quarter of them, held out
   --sweeps N         where weights are fitted: sweeps of descent after GPTQ's feedback of errors, 3 (default), 0 for none
   --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,
                      entropy, range:MIN:MAX

@@ -36,7 +36,8 @@
 //!   [`awq::scale_channels`]: large activations in front of finely rounded weights, again the same; [`reestimate_norms`], where batch norms no longer fit what they read;
 //! - while quantizing weights, [`gptq`]: codes chosen by what they do to a layer's outputs on samples; of static models below 8 bits,
 //!   [`reconstruct`]: codes and scales learned by what they do to the outputs of a whole block, for more time;
-//! - after quantizing, [`correct_biases`](bias_correction::correct_biases): means of outputs back where they were.
+//! - after quantizing, [`correct_biases`](bias_correction::correct_biases): means of outputs back where they were;
+//!   [`distill`](distill::distill): of weights alone, scales, biases and norms tuned by what the whole model gives.
 //!
 //! ```
 //! use lowprec::nn::{Dim, Linear, Model, SkipReason};
@@ -62,6 +63,7 @@ pub mod awq;
 pub mod bias_correction;
 mod calibrate;
 pub mod channel_scales;
+pub mod distill;
 mod dynamic;
 pub mod equalize;
 pub mod gptq;
@@ -71,6 +73,7 @@ pub mod recipe;
 pub mod reconstruct;
 pub mod smooth_quant;
 mod statistics;
+mod units;
 mod weight_only;
 
 pub use calibrate::{Calibrator, quantize_static};

@@ -9,7 +9,7 @@ use lowprec::kernels::Conv2dGeometry;
 use lowprec::metrics::{relative_error, sqnr_db};
 use lowprec::nn::operator::{Binary, Operator, Unary, Variadic};
 use lowprec::nn::{BatchNorm2d, Dim, GlobalAvgPool2d, Layer, Linear, MaxPool2d, Model};
-use lowprec::ptq::equalize::{Absorption, Equalization, Equalized, equalize};
+use lowprec::ptq::equalize::{Absorption, Draws, Equalization, Equalized, equalize, equalize_by_trial};
 use lowprec::{DType, Error, Precision, Progress, QConfig, Tensor, Value, quantize_static};
 
 pub fn even(model: &Model, samples: Option<&Tensor>, options: &Equalization) -> Equalized {
@@ -172,6 +172,40 @@ mod digits {
         }
     }
 
+    /// Of scales that are tried the best is taken, whatever scales the network came with.
+    #[test]
+    fn scales_that_are_tried_round_no_worse() {
+        let samples = images("train").0.slice(0, 0..40).unwrap();
+        let model = network("digits_separable");
+        let y = model.forward(&samples).unwrap();
+        let config = QConfig::new(StaticScheme::default().with_weights(Scheme::INT8_WEIGHT_PER_TENSOR));
+        let db = |model: &Model| sqnr_db(y.as_slice(), quantize_static(model, [&samples], &config)?.forward(&samples)?.as_slice());
+        let value = Value::from(samples.clone());
+        // A judge that likes noise best: the first draw is the least noisy of these.
+        let tried = |model: &Model, draws: Draws| {
+            let mut seen = Vec::new();
+            let mut judge = |even: &Model| {
+                let worth = -db(even)?;
+                seen.push(worth);
+                Ok(worth)
+            };
+            let batch: &[(&str, &Value)] = &[("image", &value)];
+            let silent = Progress::silent();
+            (equalize_by_trial(model, &[batch], &Equalization::new(), draws, &mut judge, silent).unwrap().model, seen)
+        };
+        let (best, seen) = tried(&model, Draws::new(4).unwrap());
+        let most = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        assert!(seen.len() == 4 && most > seen[0] && -db(&best).unwrap() == most, "{seen:?}");
+        assert_eq!(-seen[0], db(&even(&model, Some(&samples), &Equalization::new()).model).unwrap());
+        assert!(off(&model, &best, &samples) < 1e-5);
+        // The same draws again, others from another seed, and the same but for what rounding of floats does from other scales.
+        assert_eq!(tried(&model, Draws::new(2).unwrap()).1, seen[..2]);
+        assert_ne!(tried(&model, Draws::new(2).unwrap().with_seed(1)).1[1], seen[1]);
+        let wild = tried(&rescaled(&model, 5), Draws::new(4).unwrap()).1;
+        assert!(wild.iter().zip(&seen).all(|(a, b)| (a - b).abs() < 0.3), "{wild:?} and {seen:?}");
+        assert!(Draws::new(0).is_err());
+    }
+
     /// By weights alone the scales of a network that was rescaled are those of the network itself too.
     #[test]
     fn weights_alone_undo_rescaling() {
@@ -326,6 +360,13 @@ fn dead_channels_and_bad_samples() {
     let huge = build(r.tensor([6, 4], 1e30), bias.clone(), second.clone());
     let told = samples(Tensor::full([2, 4], 1e30).unwrap(), &huge).to_string();
     assert!(told.contains("`first`") || told.contains("`relu`"), "{told}");
+    // A judge that fails is heard, and one that knows nothing is asked all the same.
+    let value = Value::from(x.clone());
+    let tried = |judge: &mut dyn FnMut(&Model) -> lowprec::Result<f64>| {
+        equalize_by_trial(&model, &[&[("x", &value)]], &Equalization::new(), Draws::default(), judge, Progress::silent())
+    };
+    assert!(matches!(tried(&mut |_| Err(Error::Empty { what: "judge".into(), way_out: "ask another" })), Err(Error::Empty { .. })));
+    assert!(off(&model, &tried(&mut |_| Ok(f64::NAN)).unwrap().model, &x) < 1e-5);
     second.as_mut_slice()[4] = f32::INFINITY;
     let told = equalize(&build(first, bias, second), &[], &Equalization::new(), Progress::silent()).unwrap_err().to_string();
     assert!(told.contains("layer `second`: weight"), "{told}");

@@ -10,6 +10,7 @@ mod bias_correction;
 mod compare;
 #[cfg(feature = "safetensors")]
 mod digits;
+mod distill;
 mod equalize;
 mod executor;
 #[cfg(feature = "safetensors")]

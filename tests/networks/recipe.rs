@@ -81,7 +81,7 @@ fn steps_are_switched_and_samples_are_split() {
     check(&improved, &model, &x);
     let none = Recipe::new(Effort::Best).quantize_static(&model, &[], &coarse(), Progress::silent());
     assert!(matches!(none, Err(Error::Empty { .. })));
-    for stage in ["recipe", "equalize", "fit weights", "learn rounding", "correct biases"] {
+    for stage in ["recipe", "equalize", "draw scales", "fit weights", "learn rounding", "correct biases"] {
         let stop = Progress::new(|step| if step.stage == stage { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
         let recipe = Recipe::new(Effort::Best).with(Stage::Rounding, stage == "learn rounding");
         let stopped = recipe.quantize_static(&model, &batches, &coarse(), stop);

@@ -40,7 +40,7 @@
 //! of its sum if that is more: one that moves in few samples is not to be blown up until it is clipped on others.
 //!
 //! Where channels differ by much this brings back all that was lost. On a network that is even already there is little to win, and what
-//! is measured goes up or down by a decibel by chance: keep what measures better.
+//! is measured goes up or down by a decibel by chance: keep what measures better ([`equalize_by_trial`]).
 //!
 //! # High biases
 //!
@@ -67,10 +67,11 @@ pub use report::{Equalized, Pair};
 
 use crate::convert::fold_batch_norm;
 use crate::error::{Error, Result};
-use crate::nn::{Layer, Model, Node};
+use crate::nn::{Layer, Model, Node, Skipped};
 use crate::num::NonFinite;
 use crate::progress::Progress;
 use crate::ptq::statistics::{self, Statistics};
+use crate::quant::random_unit;
 use crate::tensor::Value;
 use links::{Link, links};
 use scales::{Side, sides};
@@ -111,6 +112,16 @@ impl Equalization {
     pub fn with_absorption(self, absorption: Absorption) -> Self {
         Equalization { absorption }
     }
+
+    fn check(&self, batches: &[&[(&str, &Value)]]) -> Result<()> {
+        match self.absorption {
+            Absorption::Observed if batches.is_empty() => Err(Error::Unsupported {
+                what: "absorption of biases by what samples show, without samples,".into(),
+                way_out: "give a batch, or absorb by `Absorption::ThreeSigma`".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The same function with channels of like ranges; `model` is untouched.
@@ -128,47 +139,162 @@ impl Equalization {
 /// [`Error::NonFinite`] for NaN and infinities in weights of a pair and in what samples make of them, inside an [`Error::Layer`] that names
 /// the layer; [`Error::Unsupported`] for [`Absorption::Observed`] without samples; [`Error::Cancelled`]; those of [`Model::run`].
 pub fn equalize(model: &Model, batches: &[&[(&str, &Value)]], options: &Equalization, mut progress: Progress<'_>) -> Result<Equalized> {
-    if options.absorption == Absorption::Observed && batches.is_empty() {
-        return Err(Error::Unsupported {
-            what: "absorption of biases by what samples show, without samples,".into(),
-            way_out: "give a batch, or absorb by `Absorption::ThreeSigma`".into(),
-        });
+    options.check(batches)?;
+    let (work, sweeps) = Work::new(model, batches, &mut progress)?;
+    let scales = work.state.scales.clone();
+    work.equalized(&scales, batches, options, sweeps)
+}
+
+/// Sets of scales near those of least noise, drawn by chance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Draws {
+    count: usize,
+    seed: u64,
+}
+
+impl Draws {
+    /// So many, the first of which is that of least noise itself.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for 0.
+    pub fn new(count: usize) -> Result<Self> {
+        match count {
+            0 => Err(Error::parameter("draws", count, "must be at least 1")),
+            _ => Ok(Draws { count, seed: 0 }),
+        }
     }
-    let folded = fold_batch_norm(model)?;
-    let (links, passed_over) = links(&folded);
-    for index in links.iter().flat_map(|link| [link.first, link.second]) {
-        check(&folded.nodes()[index])?;
+
+    /// With other draws.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Draws { seed, ..self }
     }
-    let mut state = State { scales: links.iter().map(|link| vec![1.0; link.channels]).collect(), sides: sides(&folded, &links), links };
-    let before = state.evenness();
-    let sweeps = if batches.is_empty() {
-        state.balance_weights(&mut progress)?
-    } else {
-        let statistics = statistics::of_inputs(&folded, |index| state.sides[index].is_some(), batches)?;
-        state.balance_noise(&folded, &statistics, &mut progress)?
-    };
-    let after = state.evenness();
-    let even = rebuild::rebuild(&folded, &state.links, &state.sides, &state.scales)?;
-    let State { links, scales, .. } = state;
-    let (even, absorbed) = match options.absorption {
-        Absorption::Never => (even, vec![0; links.len()]),
-        by => absorb::absorb(model, even, &scales, by, batches)?,
-    };
-    let name = |index: usize| folded.nodes()[index].name().to_owned();
-    let pairs = links
-        .iter()
-        .zip(scales)
-        .enumerate()
-        .map(|(i, (link, scales))| Pair {
+}
+
+impl Default for Draws {
+    /// 16 of them: of 32 the best was hardly better.
+    fn default() -> Self {
+        Draws { count: 16, seed: 0 }
+    }
+}
+
+/// [`equalize`], with scales that were tried.
+///
+/// What a network's weights lose when they are rounded is a matter of chance: other scales that are as even, and a tenth off, make for
+/// other codes, and outputs are nearer or further away by a decibel and more, on samples that were not looked at too. So scales are drawn,
+/// each by itself up to `2^±0.15` from that of least noise, and those are taken of which `judge` says the most: it gets the equalized float
+/// model, quantizes it as it will be, and says how good that is, by signal to noise ratio on the samples for instance. What is not a number
+/// is never taken.
+///
+/// ```no_run
+/// # fn of(model: &lowprec::nn::Model, x: &lowprec::Tensor) -> lowprec::Result<()> {
+/// use lowprec::ptq::equalize::{Draws, Equalization, equalize_by_trial};
+/// let (value, y) = (lowprec::Value::from(x.clone()), model.forward(x)?);
+/// let mut judge = |even: &lowprec::nn::Model| {
+///     let int8 = lowprec::quantize_static(even, [x], &Default::default())?;
+///     lowprec::metrics::sqnr_db(y.as_slice(), int8.forward(x)?.as_slice())
+/// };
+/// let batches: &[&[(&str, &lowprec::Value)]] = &[&[("image", &value)]];
+/// let even = equalize_by_trial(model, batches, &Equalization::new(), Draws::default(), &mut judge, Default::default())?;
+/// # let _ = even; Ok(()) }
+/// ```
+///
+/// # Errors
+/// Those of [`equalize`], and of `judge`.
+pub fn equalize_by_trial(
+    model: &Model,
+    batches: &[&[(&str, &Value)]],
+    options: &Equalization,
+    draws: Draws,
+    judge: &mut dyn FnMut(&Model) -> Result<f64>,
+    mut progress: Progress<'_>,
+) -> Result<Equalized> {
+    options.check(batches)?;
+    let (work, sweeps) = Work::new(model, batches, &mut progress)?;
+    let mut best: Option<(f64, Equalized)> = None;
+    let count = if work.state.links.is_empty() { 1 } else { draws.count };
+    for draw in 0..count {
+        progress.step("draw scales", "all pairs", draw, count)?;
+        let made = work.equalized(&work.drawn(draws.seed, draw), batches, options, sweeps)?;
+        let worth = if count > 1 { judge(&made.model)? } else { 0.0 };
+        if best.as_ref().is_none_or(|(most, _)| worth > *most || most.is_nan()) {
+            best = Some((worth, made));
+        }
+    }
+    Ok(best.expect("there is one draw at least").1)
+}
+
+/// A model on its way to even channels.
+struct Work<'m> {
+    model: &'m Model,
+    folded: Model,
+    passed_over: Vec<Skipped>,
+    /// With the scales that were found.
+    state: State,
+    /// How even it was.
+    before: Vec<[f64; 2]>,
+}
+
+impl<'m> Work<'m> {
+    /// Finds the scales, and says in how many sweeps.
+    fn new(model: &'m Model, batches: &[&[(&str, &Value)]], progress: &mut Progress<'_>) -> Result<(Self, usize)> {
+        let folded = fold_batch_norm(model)?;
+        let (links, passed_over) = links(&folded);
+        for index in links.iter().flat_map(|link| [link.first, link.second]) {
+            check(&folded.nodes()[index])?;
+        }
+        let scales = links.iter().map(|link| vec![1.0; link.channels]).collect();
+        let mut state = State { scales, sides: sides(&folded, &links), links };
+        let before = state.evenness();
+        let sweeps = if batches.is_empty() {
+            state.balance_weights(progress)?
+        } else {
+            let statistics = statistics::of_inputs(&folded, |index| state.sides[index].is_some(), batches)?;
+            state.balance_noise(&folded, &statistics, progress)?
+        };
+        Ok((Work { model, folded, passed_over, state, before }, sweeps))
+    }
+
+    /// The scales of a draw: the first has those that were found.
+    fn drawn(&self, seed: u64, draw: usize) -> Vec<Vec<f64>> {
+        /// In powers of two.
+        const FURTHEST: f64 = 0.15;
+        let mut scales = self.state.scales.clone();
+        if draw > 0 {
+            for (index, scale) in (0u64..).zip(scales.iter_mut().flatten()) {
+                let unit = f64::from(random_unit(seed.wrapping_add((draw as u64) << 32), index));
+                *scale *= (FURTHEST * (2.0 * unit - 1.0)).exp2();
+            }
+        }
+        scales
+    }
+
+    /// The model with these scales.
+    fn equalized(&self, scales: &[Vec<f64>], batches: &[&[(&str, &Value)]], options: &Equalization, sweeps: usize) -> Result<Equalized> {
+        let mut state = self.state.clone();
+        for (link, scales) in scales.iter().enumerate() {
+            let factors: Vec<f64> = scales.iter().zip(&self.state.scales[link]).map(|(new, old)| new / old).collect();
+            state.scale(link, &factors);
+        }
+        let State { links, scales, sides } = &state;
+        let even = rebuild::rebuild(&self.folded, links, sides, scales)?;
+        let (even, absorbed) = match options.absorption {
+            Absorption::Never => (even, vec![0; links.len()]),
+            by => absorb::absorb(self.model, even, scales, by, batches)?,
+        };
+        let (before, after) = (&self.before, state.evenness());
+        let name = |index: usize| self.folded.nodes()[index].name().to_owned();
+        let pair = |(i, (link, scales)): (usize, (&Link, &Vec<f64>))| Pair {
             first: name(link.first),
             second: name(link.second),
-            scales,
+            scales: scales.clone(),
             written: [before[i][0], after[i][0]],
             read: [before[i][1], after[i][1]],
             absorbed: absorbed[i],
-        })
-        .collect();
-    Ok(Equalized { model: even, pairs, passed_over, sweeps })
+        };
+        let pairs = links.iter().zip(scales).enumerate().map(pair).collect();
+        Ok(Equalized { model: even, pairs, passed_over: self.passed_over.clone(), sweeps })
+    }
 }
 
 /// Whether all weights are numbers.
@@ -183,6 +309,7 @@ fn check(node: &Node) -> Result<()> {
 }
 
 /// The pairs and their scales, on the way.
+#[derive(Clone)]
 struct State {
     links: Vec<Link>,
     /// By link, by channel.

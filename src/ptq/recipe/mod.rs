@@ -3,12 +3,14 @@
 //! | step | static | dynamic | weights alone | what it does |
 //! |---|---|---|---|---|
 //! | [`Stage::Equalize`] | yes | yes | | [`equalize`](super::equalize): channels of one value brought to like ranges |
+//! | [`Stage::Draw`] | yes | yes | | [`equalize_by_trial`]: of several such scales those that measure best |
 //! | [`Stage::Smooth`] | yes | yes | | [`smooth_quant`](super::smooth_quant): outliers of activations moved into weights |
 //! | [`Stage::Scale`] | | | yes | [`awq`]: channels of large activations given larger weights |
 //! | [`Stage::Ranges`] | yes | | | ranges of activations by least squared error, in place of the configuration's observer |
 //! | [`Stage::Fit`] | yes | yes | yes | [`gptq`]: weights fitted to what they are multiplied with |
 //! | [`Stage::Rounding`] | below 8 bits | | | [`reconstruct`]: roundings learned, block by block |
 //! | [`Stage::Biases`] | yes | yes | yes | [`bias_correction`](super::bias_correction): means of channels put back |
+//! | [`Stage::Distill`] | | | yes | [`distill`](super::distill): scales, biases and norms tuned end to end |
 //!
 //! [`Effort`] says which of them are tried. A quarter of the samples is held out; after each step the quantized model runs on it, and the step
 //! stays when its outputs are nearer to those of the float model than before (the signal to noise ratio of all float outputs together).
@@ -34,7 +36,8 @@ use std::time::Instant;
 
 use super::awq;
 use super::bias_correction::correct_biases;
-use super::equalize::{Equalization, equalize};
+use super::distill::{Distillation, distill};
+use super::equalize::{Draws, Equalization, equalize, equalize_by_trial};
 use super::gptq::{self, Gptq};
 use super::reconstruct::{self, Reconstruction};
 use super::smooth_quant::{Ranges, smooth_quant};
@@ -58,7 +61,8 @@ pub enum Effort {
     /// which rounds them twenty times.
     #[default]
     Balanced,
-    /// Weights fitted to the samples too; of static models below 8 bits, roundings learned, which takes seconds to minutes a block.
+    /// Weights fitted to the samples too; of static models below 8 bits, roundings learned, which takes seconds to minutes a block; of weights
+    /// alone, scales, biases and norms tuned end to end, which runs the samples forwards and backwards sixteen times.
     Best,
 }
 
@@ -91,6 +95,8 @@ impl FromStr for Effort {
 pub enum Stage {
     /// Channels of one value brought to like ranges.
     Equalize,
+    /// The same, by scales that were drawn and tried.
+    Draw,
     /// Outliers of activations moved into weights.
     Smooth,
     /// Channels of large activations given larger weights.
@@ -103,18 +109,22 @@ pub enum Stage {
     Rounding,
     /// Means of channels put back.
     Biases,
+    /// Scales, biases and norms tuned by the outputs of the whole model.
+    Distill,
 }
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Stage::Equalize => "equalize",
+            Stage::Draw => "draw scales",
             Stage::Smooth => "smooth",
             Stage::Scale => "scale channels",
             Stage::Ranges => "ranges",
             Stage::Fit => "fit weights",
             Stage::Rounding => "learn rounding",
             Stage::Biases => "correct biases",
+            Stage::Distill => "distill",
         })
     }
 }
@@ -125,6 +135,7 @@ pub struct Recipe {
     stages: Vec<Stage>,
     gptq: Gptq,
     reconstruction: Reconstruction,
+    distillation: Distillation,
 }
 
 impl Recipe {
@@ -133,9 +144,12 @@ impl Recipe {
         let stages = match effort {
             Effort::Fast => vec![],
             Effort::Balanced => vec![Stage::Equalize, Stage::Smooth, Stage::Scale, Stage::Ranges, Stage::Biases],
-            Effort::Best => vec![Stage::Equalize, Stage::Smooth, Stage::Scale, Stage::Ranges, Stage::Fit, Stage::Rounding, Stage::Biases],
+            Effort::Best => {
+                let balanced = [Stage::Equalize, Stage::Smooth, Stage::Scale, Stage::Ranges, Stage::Biases];
+                [&balanced[..], &[Stage::Draw, Stage::Fit, Stage::Rounding, Stage::Distill]].concat()
+            }
         };
-        Recipe { stages, gptq: Gptq::new(), reconstruction: Reconstruction::new() }
+        Recipe { stages, gptq: Gptq::new(), reconstruction: Reconstruction::new(), distillation: Distillation::new() }
     }
 
     /// With a step, or without it.
@@ -158,6 +172,12 @@ impl Recipe {
     #[must_use]
     pub fn with_reconstruction(self, reconstruction: Reconstruction) -> Self {
         Recipe { reconstruction, ..self }
+    }
+
+    /// How scales, biases and norms are tuned.
+    #[must_use]
+    pub fn with_distillation(self, distillation: Distillation) -> Self {
+        Recipe { distillation, ..self }
     }
 
     /// [`quantize_static`](crate::quantize_static) by the steps of the recipe; `model` is untouched. `batches` are inputs by name, with
@@ -261,7 +281,16 @@ impl Recipe {
                 let fitted = samples.with(|batches| gptq::quantize_weights(float, batches, config, &self.gptq, progress))?;
                 Ok(Some((float.clone(), fitted.model)))
             })?;
-            self.correct(trials)
+            self.correct(trials)?;
+            trials.attempt(Stage::Distill, |float, quantized, samples, progress| {
+                match samples.with(|batches| distill(float, quantized, batches, &self.distillation, progress)) {
+                    Ok(tuned) => Ok((tuned.taken > 0).then(|| (float.clone(), tuned.model))),
+                    // Layers without a derivative, or outputs without a row for each sample.
+                    Err(error) if is_about_the_network(&error) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            })?;
+            Ok(())
         })
     }
 
@@ -269,6 +298,13 @@ impl Recipe {
     fn rescale(&self, trials: &mut Trials<'_>, ranges: Ranges, quantize: &dyn Fn(&Model, &Samples) -> Result<Model>) -> Result<()> {
         trials.attempt(Stage::Equalize, |float, _, samples, progress| {
             let even = samples.with(|batches| equalize(float, batches, &Equalization::new(), progress))?;
+            if even.pairs.is_empty() { Ok(None) } else { Ok(Some((even.model.clone(), quantize(&even.model, samples)?))) }
+        })?;
+        trials.attempt(Stage::Draw, |float, _, samples, progress| {
+            let judge = Judge::new(float, samples.clone())?;
+            let mut judge = |even: &Model| judge.db(&quantize(even, samples)?);
+            let (options, draws) = (Equalization::new(), Draws::default());
+            let even = samples.with(|batches| equalize_by_trial(float, batches, &options, draws, &mut judge, progress))?;
             if even.pairs.is_empty() { Ok(None) } else { Ok(Some((even.model.clone(), quantize(&even.model, samples)?))) }
         })?;
         trials.attempt(Stage::Smooth, |float, _, samples, progress| {

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::arithmetic::{Chance, Grid, Rounder, Stand, Weights};
 use super::blocks::{Block, Excerpt};
-use super::units::Units;
 use super::{Reconstruction, SoftRounding};
 use crate::convert::{Calibration, StaticPlan};
 use crate::error::{Error, Result};
 use crate::nn::Edge;
+use crate::ptq::units::Units;
 use crate::tensor::{QParams, QuantizedTensor, Tensor, Value};
 use crate::train::{Adam, Array, Gradients, Graph, Mode, Optimizer, Parameter, ParameterKind, shuffled};
 

@@ -30,7 +30,6 @@ mod arithmetic;
 mod blocks;
 mod learn;
 mod soft;
-mod units;
 mod work;
 
 pub use soft::SoftRounding;

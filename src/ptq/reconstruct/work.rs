@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use super::arithmetic::Stand;
 use super::blocks::{Block, Excerpt};
 use super::learn::{Bench, Lesson, Setting, Starts, Values};
-use super::units::Units;
 use super::{BlockFit, Outcome, Reconstruction};
 use crate::convert::{Calibration, CodeRange, StaticPlan};
 use crate::error::{Error, Result};
@@ -13,6 +12,7 @@ use crate::kernels::Isa;
 use crate::nn::{Edge, Executor};
 use crate::num::{NonFinite, U8Grid};
 use crate::progress::Progress;
+use crate::ptq::units::Units;
 use crate::tensor::{QParams, QuantizedTensor, Tensor, Value};
 
 pub(super) struct Work<'w> {
@@ -38,29 +38,9 @@ impl<'w> Work<'w> {
     pub fn new(plan: &'w StaticPlan, start: &Calibration, batches: &[&[(&str, &Value)]], how: &'w Reconstruction) -> Result<Self> {
         let model = plan.model();
         let units = Units::new(model, batches);
-        let mut given: HashMap<Edge, Vec<Value>> = HashMap::new();
-        for input in model.inputs() {
-            let mut all = Vec::with_capacity(units.count);
-            for batch in batches {
-                let value = batch.iter().find(|(name, _)| *name == input.name()).map(|(_, value)| *value);
-                let value = value.ok_or_else(|| Error::Unknown {
-                    what: "given input",
-                    name: input.name().to_owned(),
-                    present: batch.iter().map(|(name, _)| *name).collect(),
-                })?;
-                input.check(value)?;
-                if let Value::F32(value) = value {
-                    NonFinite::Error.check(&format!("value `{}`", input.name()), value.as_slice())?;
-                }
-                all.extend(units.split(value, value.shape().dims().first().copied().unwrap_or(0))?);
-            }
-            given.insert(input.edge(), all);
-        }
+        let given: HashMap<Edge, Vec<Value>> = units.inputs(model, batches)?.into_iter().collect();
         let values = given.iter().map(|(&edge, values)| (edge, [values.clone(), values.clone()])).collect();
-        if units.count == 0 {
-            return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give batches of at least one sample" });
-        }
-        let (held_out, learning): (Vec<usize>, Vec<usize>) = (0..units.count).partition(|unit| units.count >= 4 && unit % 4 == 3);
+        let [learning, held_out] = units.parts();
         let (grids, calibration) = (plan.grids(), start.clone());
         Ok(Work { plan, how, grids, units, learning, held_out, given, values, calibration, taken: HashSet::new() })
     }

@@ -1,8 +1,12 @@
 //! Samples one by one, and put together again.
 
 use crate::error::{Error, Result};
-use crate::nn::{Dim, Model};
+use crate::nn::{Dim, Edge, Model};
+use crate::num::NonFinite;
 use crate::tensor::{Shape, Value};
+
+/// Of every so many units one is held out.
+const HELD_OUT: usize = 4;
 
 /// What samples are counted in: rows, where the model takes any number of them, so that any of them make a batch; else the batches as they
 /// were given.
@@ -33,6 +37,41 @@ impl Units {
             }
             _ => Units { count: batches.len(), rows: false },
         }
+    }
+
+    /// Units to learn from, and to judge by; of fewer than four none is held out.
+    pub fn parts(&self) -> [Vec<usize>; 2] {
+        let (held_out, learning) = (0..self.count).partition(|unit| self.count >= HELD_OUT && unit % HELD_OUT == HELD_OUT - 1);
+        [learning, held_out]
+    }
+
+    /// What batches give for each input of the model, by unit.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for an input left out, [`Error::NonFinite`] for one that is not finite, [`Error::Empty`] without a sample.
+    pub fn inputs(&self, model: &Model, batches: &[&[(&str, &Value)]]) -> Result<Vec<(Edge, Vec<Value>)>> {
+        if self.count == 0 {
+            return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give batches of at least one sample" });
+        }
+        let mut given = Vec::with_capacity(model.inputs().len());
+        for input in model.inputs() {
+            let mut all = Vec::with_capacity(self.count);
+            for batch in batches {
+                let value = batch.iter().find(|(name, _)| *name == input.name()).map(|(_, value)| *value);
+                let value = value.ok_or_else(|| Error::Unknown {
+                    what: "given input",
+                    name: input.name().to_owned(),
+                    present: batch.iter().map(|(name, _)| *name).collect(),
+                })?;
+                input.check(value)?;
+                if let Value::F32(value) = value {
+                    NonFinite::Error.check(&format!("value `{}`", input.name()), value.as_slice())?;
+                }
+                all.extend(self.split(value, value.shape().dims().first().copied().unwrap_or(0))?);
+            }
+            given.push((input.edge(), all));
+        }
+        Ok(given)
     }
 
     /// Values of batches, by unit.
