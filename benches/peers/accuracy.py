@@ -98,7 +98,9 @@ def weights(bits, group):
     names = ("int", "uint", "kmeans", "shift")[: 4 if bits > 2 else 3]
     formats = [f"{name}{bits}:g{group}" for name in names]
     base = {name: ["--mode", "weight-only", "--kinds", "linear", "--weights", name] for name in formats}
-    return {**{f"{name} rounded": base[name] for name in formats[:2]}, **{f"{name} fitted": base[name] + fitted for name in formats}}
+    ways = {f"{name} rounded": base[name] for name in formats[:2]} | {f"{name} fitted": base[name] + fitted for name in formats}
+    # The format that is nearest of those, with all that there is.
+    return ways | {f"{formats[-1]} best effort": [*base[formats[-1]], *fitted, "--effort", "best"]}
 
 
 DYNAMIC = ["--mode", "dynamic"]
@@ -110,7 +112,11 @@ OURS = {
     "dynamic": lambda: {"dynamic": DYNAMIC, "dynamic, best effort": [*DYNAMIC, "--effort", "best", "--calibration", "{calibration}"]},
     "static": lambda: {"static": STATIC, "static, linear alone": [*STATIC, "--kinds", "linear"]},
     "w4a8": lambda: {"static int4": [*STATIC, "--weights", "int4"]},
-    "equalized": lambda: {"static": STATIC, "static, mse": [*STATIC, "--observer", "mse"]},
+    "equalized": lambda: {
+        "static": STATIC,
+        "static, mse": [*STATIC, "--observer", "mse"],
+        "static, best effort": [*STATIC, "--effort", "best"],
+    },
     "weights": weights,
 }
 
