@@ -105,7 +105,8 @@ impl HeadMemory {
 ///
 /// Each score and each sum of values runs over its axis in order; weights are added lane by lane and divided out of the sums of values at
 /// the end. A row does not depend on the other rows, nor on the number of threads. Instruction sets may differ in the last bits. A row
-/// of scores with NaN, with `+∞`, or with nothing above `-∞` makes a row of NaN.
+/// of scores with NaN, with `+∞`, or with nothing above `-∞` makes a row of NaN. Values beyond the largest float over the number of keys may
+/// overflow before they are divided.
 ///
 /// # Errors
 /// [`Error::Shape`] when the heads' matrices do not go together, or do not fill `dst`; [`Error::Parameter`] for `threads == 0`.

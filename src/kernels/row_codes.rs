@@ -16,7 +16,7 @@ pub struct RowParameters<'a> {
     pub ranges: &'a mut Vec<Range>,
 }
 
-/// Each row in codes of its own range, into rows of `row` elements; whether every value is finite. The codes are those that ranges first
+/// Each row in codes of its own range, into rows of `row` elements. The codes are those that ranges first
 /// and codes after them would give.
 pub fn rows_by_range<S: Simd, L: Element>(
     simd: S,
@@ -25,7 +25,7 @@ pub fn rows_by_range<S: Simd, L: Element>(
     (dst, row): (&mut [L], usize),
     parameters: RowParameters<'_>,
     threads: usize,
-) -> bool {
+) {
     let (m, k) = (lhs.rows(), lhs.cols());
     let RowParameters { scales, zero_points, ranges } = parameters;
     scales.resize(m, 0.0);
@@ -53,7 +53,6 @@ pub fn rows_by_range<S: Simd, L: Element>(
             },
         );
     });
-    ranges.iter().all(|range| range.finite)
 }
 
 /// The range of each of `count` runs of `run` elements in each row, of which the last may be shorter, before [`Range::closed`].

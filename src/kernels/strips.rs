@@ -22,8 +22,8 @@ const STRIP_BYTES: usize = 256 * 1024;
 /// The same for a convolution in narrow groups or of each channel by itself, whose weights are few: a first-level cache.
 const GROUPED_BYTES: usize = 32 * 1024;
 
-/// Bytes of images that are made whole for a depthwise convolution; larger ones go line by line, which keeps what is under a window in the
-/// first-level cache.
+/// Bytes of images that are made whole for a depthwise convolution; larger ones of long lines go line by line, which keeps what is under a
+/// window in the first-level cache.
 const SMALL_BYTES: usize = 8 * 1024;
 
 /// Pixels of an output line from which on a depthwise convolution goes line by line: a short line is soon done with a block of channels.

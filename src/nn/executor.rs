@@ -38,7 +38,7 @@ pub struct Tap<'a> {
 /// ([`RangeOf::Tensor`](crate::kernels::RangeOf)).
 ///
 /// What follows a layer with weights (batch norm, the sum with another value, a clamp; GELU or Swish after a fully connected
-/// one) runs inside it; functions that an exporter spelled out run as one, and so do attention's products and softmax. Where
+/// one in float or dynamic int8) runs inside it; functions that an exporter spelled out run as one, and so do attention's products and softmax. Where
 /// every value is shown ([`Executor::forward_with`], [`Executor::run_with`]) every node runs by itself, and results may then
 /// differ in the last bits.
 ///
@@ -333,16 +333,19 @@ impl Executor {
             return Ok(());
         }
         if fuses && self.rewritten.is_none() {
-            self.rewritten = Some(rewrite::for_execution(&self.model)?.unwrap_or_else(|| self.model.clone()));
+            self.rewritten = Some(rewrite::for_execution(&self.model, true)?.unwrap_or_else(|| self.model.clone()));
         }
         let mut model = if fuses { self.rewritten.as_ref().unwrap_or(&self.model) } else { &self.model };
         let plan = match Plan::new(model, fuses, input) {
             // What was put together without knowing any shape may not go together for these; and an error names the model's own nodes.
             Err(_) if fuses => {
-                let plan = Plan::new(&self.model, fuses, input)?;
+                let parts = rewrite::for_execution(&self.model, false)?.unwrap_or_else(|| self.model.clone());
+                let (parts, plan) = match Plan::new(&parts, fuses, input) {
+                    Ok(plan) => (parts, plan),
+                    Err(_) => (self.model.clone(), Plan::new(&self.model, fuses, input)?),
+                };
                 self.plans.clear();
-                self.rewritten = Some(self.model.clone());
-                model = &self.model;
+                model = self.rewritten.insert(parts);
                 plan
             }
             plan => plan?,

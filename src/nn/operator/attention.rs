@@ -11,7 +11,7 @@ use crate::kernels::{self, Head, Scattered, Workspace};
 use crate::nn::view::{Inputs, Outputs, View};
 use crate::tensor::{DType, Shape};
 
-/// `softmax(Q K · scale + mask) V` along the last axis of the scores, over batches as [`MatMul`] has them. Not in the standard: what two
+/// `softmax(Q K · scale + mask) V` along the last axis of the scores, over batches as [`MatMul`] has them. Not the standard's operator of that name: what two
 /// products, a Softmax, and a quotient and a sum between them become where nothing else reads what passes from one to the other.
 ///
 /// The inputs are Q, K, V, the mask (which may be left out), and numbers that the scores are multiplied with or divided by.

@@ -152,13 +152,14 @@ pub struct Distilled {
 /// let config = WeightConfig::new("int3:g64".parse()?);
 /// let fitted = gptq::quantize_weights(model, batches, &config, &gptq::Gptq::new(), Default::default())?;
 /// let tuned = distill(model, &fitted.model, batches, &Distillation::new(), Default::default())?;
-/// println!("{:.6} -> {:.6}", tuned.losses[0], tuned.losses[tuned.taken]);
+/// println!("epoch {} of {:?}", tuned.taken, tuned.losses);
 /// # Ok(()) }
 /// ```
 ///
 /// # Errors
 /// [`Error::Empty`] without a sample; [`Error::NothingToQuantize`] when `quantized` has no layer whose weights alone are quantized;
-/// [`Error::Unsupported`], inside an [`Error::Layer`], for a layer between such weights and the outputs that has no derivative;
+/// [`Error::Unsupported`] for a model without a float output and, inside an [`Error::Layer`], for a layer between such weights and the
+/// outputs that has no derivative;
 /// [`Error::NonFinite`] for NaN and infinities in the samples and in the float model's outputs; [`Error::Unknown`] for an output of the
 /// float model that the other has not; [`Error::Shape`] for outputs without a row for each sample; [`Error::Cancelled`]; those of
 /// [`Model::run`].
@@ -179,7 +180,6 @@ pub fn distill(
         return Ok(best);
     }
     let mut tuner = Tuner::new(quantized, how)?;
-    progress.step("distill", "held out", 0, how.epochs)?;
     best.losses.push(lesson.loss(quantized, &held_out)?);
     let steps = how.epochs * lesson.units.batches(&learning, how.batch).len();
     let mut step = 0;
@@ -192,14 +192,25 @@ pub fn distill(
             step += 1;
         }
         // Of rates so large that scales ran away there is no model to be judged.
-        let Ok(model) = tuner.model(quantized) else { break };
-        let loss = lesson.loss(&model, &held_out)?;
+        let judged = tuner.model(quantized).and_then(|model| Ok((lesson.loss(&model, &held_out)?, model)));
+        let (loss, model) = match judged {
+            Err(error) if ran_away(&error) => break,
+            judged => judged?,
+        };
         if loss < best.losses[best.taken] {
             (best.model, best.taken) = (model, epoch + 1);
         }
         best.losses.push(loss);
     }
     Ok(best)
+}
+
+/// Whether it is of numbers that are none.
+fn ran_away(error: &Error) -> bool {
+    match error {
+        Error::Layer { source, .. } => ran_away(source),
+        other => matches!(other, Error::NonFinite { .. } | Error::Parameter { .. } | Error::Scale { .. }),
+    }
 }
 
 /// Samples, and what the float model makes of them.
@@ -234,6 +245,12 @@ impl Lesson {
             }
             Ok(())
         })?;
+        if targets.is_empty() {
+            return Err(Error::Unsupported {
+                what: "distillation of a model without a float output".into(),
+                way_out: "give one whose outputs are f32".into(),
+            });
+        }
         lesson.targets = targets;
         Ok(lesson)
     }
@@ -294,8 +311,9 @@ impl Likeness {
         let (mut loss, mut gradient) = (0.0, vec![0.0f32; output.len()]);
         if self != Likeness::Predictions {
             let square = |x: f64| x * x;
-            let all = target.as_slice().iter().map(|&t| square(f64::from(t))).sum::<f64>().max(f64::MIN_POSITIVE);
-            for ((by, &y), &t) in gradient.iter_mut().zip(output.as_slice()).zip(target.as_slice()) {
+            let all = target.as_slice().iter().map(|&t| square(f64::from(t))).sum::<f64>();
+            // Of nothing but zeros there is no share: gradients by it would be infinite.
+            for ((by, &y), &t) in gradient.iter_mut().zip(output.as_slice()).zip(target.as_slice()).filter(|_| all > 0.0) {
                 let off = f64::from(y) - f64::from(t);
                 loss += square(off) / all;
                 *by = (2.0 * off / all) as f32;

@@ -217,7 +217,7 @@ pub fn equalize_by_trial(
         progress.step("draw scales", "all pairs", draw, count)?;
         let made = work.equalized(&work.drawn(draws.seed, draw), batches, options, sweeps)?;
         let worth = if count > 1 { judge(&made.model)? } else { 0.0 };
-        if best.as_ref().is_none_or(|(most, _)| worth > *most || most.is_nan()) {
+        if best.as_ref().is_none_or(|(most, _)| worth > *most || (most.is_nan() && !worth.is_nan())) {
             best = Some((worth, made));
         }
     }

@@ -61,7 +61,7 @@ pub enum Effort {
     /// which rounds them twenty times.
     #[default]
     Balanced,
-    /// Weights fitted to the samples too; of static models below 8 bits, roundings learned, which takes seconds to minutes a block; of weights
+    /// Scales drawn and tried, sixteen sets of them, and weights fitted to the samples too; of static models below 8 bits, roundings learned, which takes seconds to minutes a block; of weights
     /// alone, scales, biases and norms tuned end to end, which runs the samples forwards and backwards sixteen times.
     Best,
 }
