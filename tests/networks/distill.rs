@@ -82,6 +82,13 @@ fn what_ran_away_is_not_taken() {
     let made = tuned(&float, &before, &given, &Distillation::new().with_rate(1e6).unwrap()).unwrap();
     assert_eq!(made.taken, 0);
     assert_eq!(weights(&made.model), weights(&before));
+    // Layers that encode their input refuse what is not finite: that ends the tuning too, and is no error.
+    let config = WeightConfig::new("int8".parse().unwrap()).with_activations(Activations::Int8);
+    let bytes = quantize_weights(&float, &config).unwrap();
+    for rate in [1e2, 1e4, 1e6] {
+        let made = tuned(&float, &bytes, &given, &Distillation::new().with_rate(rate).unwrap()).unwrap();
+        assert!(made.losses[made.taken] <= made.losses[0], "{rate}: {:?}", made.losses);
+    }
     // Nothing is held out of three samples.
     let made = tuned(&float, &before, &samples(53, 3), &Distillation::new()).unwrap();
     assert!(made.losses.is_empty() && weights(&made.model) == weights(&before));

@@ -20,14 +20,8 @@ pub(super) fn for_execution(model: &Model, with_attention: bool) -> Result<Optio
         rewritten = model.with_nodes(fold::fold_into(model, |_| true)?.nodes, None);
         changed = true;
     }
-    /// The pass that makes one operator of attention.
-    const ATTENTION: usize = 4;
-    let passes =
-        [patterns::gelu, patterns::layer_norm, patterns::swish, attention::softmax, scaled_products::attention, attention::transposes];
-    for (i, pass) in passes.into_iter().enumerate() {
-        if i == ATTENTION && !with_attention {
-            continue;
-        }
+    let products: fn(&mut Graph<'_>) -> Result<()> = if with_attention { scaled_products::attention } else { |_| Ok(()) };
+    for pass in [patterns::gelu, patterns::layer_norm, patterns::swish, attention::softmax, products, attention::transposes] {
         let mut graph = Graph::new(&rewritten);
         pass(&mut graph)?;
         if graph.changed {
