@@ -387,7 +387,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         while m < end {
             // A last short tile goes pixel by pixel: rare, and fewer tiles to compile.
             let mr = if end - m >= MR { MR } else { 1 };
-            rows.fill(m, mr, &mut offsets, &mut params);
+            rows.fill(m, &mut offsets[..mr], &mut params);
             for n in (0..channels).step_by(2 * S::LANES) {
                 let columns = (channels - n).min(2 * S::LANES);
                 let col_sums = &self.weights.col_sums;

@@ -68,6 +68,19 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
         unsafe { accumulate_by_word::<S, Self, MR, NV>(simd, acc, rows, words, weights) }
     }
 
+    /// Whether a matrix unit multiplies its activations, unsigned bytes, and its weights, signed ones, four to a word.
+    const MATRIX: bool = false;
+
+    /// `LANES` sums that a matrix unit made, where [`Dot::MATRIX`].
+    ///
+    /// # Safety
+    /// `p` is valid for reads of as many, and starts a vector.
+    #[inline(always)]
+    unsafe fn matrix_sums(simd: S, p: *const i32) -> Self::Acc {
+        let _ = (simd, p);
+        unreachable!("only where MATRIX says so")
+    }
+
     /// Whether [`Dot::group_words`] is there.
     const GROUPS: bool = false;
 

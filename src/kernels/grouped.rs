@@ -143,7 +143,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
         for m in tiles.map(|tile| tile * MR) {
             let mr = (self.m - m).min(MR);
-            self.rows.fill(m, mr, &mut offsets, &mut params);
+            self.rows.fill(m, &mut offsets[..mr], &mut params);
             // A short tile computes its last pixel again in place of those that are missing.
             for i in mr..MR {
                 (offsets[i], params[i]) = (offsets[mr - 1], params[mr - 1]);

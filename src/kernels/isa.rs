@@ -96,6 +96,8 @@ instruction_sets! {
     Vnni256(Vnni256, "vnni256", "6x16x4") on "x86_64";
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: `vpdpbusd`, four products per lane and instruction.
     Avx512Vnni(Avx512Vnni, "avx512vnni", "12x32x4") on "x86_64";
+    /// x86-64 with AVX-512 VNNI and AMX, Linux: products and dense convolutions by `tdpbusd` in tiles, all else as [`Isa::Avx512Vnni`].
+    Amx(Amx, "amx", "32x32x64") on "x86_64";
     /// 64-bit Arm, any. Activations are widened to 16 bits, so `smlal` is exact.
     Neon(Neon, "neon", "5x16x1") on "aarch64";
     /// 64-bit Arm with dot products: `sdot`, four products per lane and instruction. Activations become signed.

@@ -62,6 +62,7 @@ mod isa;
 mod lowbit;
 pub(crate) mod math;
 mod matmul;
+mod matrix_unit;
 mod memory;
 mod operand;
 mod output;

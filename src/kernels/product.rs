@@ -22,6 +22,9 @@ pub const GRAIN: usize = 2 << 20;
 /// Products from which on each thread takes its share at once: about a millisecond of work.
 const LONG: usize = 256 << 20;
 
+/// How many times as fast as vectors a matrix unit is, about.
+const MATRIX_UNIT: usize = 4;
+
 /// Where the rows of a product start, in elements.
 #[derive(Debug, Clone, Copy)]
 pub enum Rows {
@@ -54,8 +57,9 @@ impl Rows {
         }
     }
 
-    /// Where rows `m..m + mr` start, and which zero point and scale they have.
-    pub fn fill(&self, m: usize, mr: usize, offsets: &mut [usize; ROWS], params: &mut [usize; ROWS]) {
+    /// Where rows from `m` on start, and which zero point and scale they have.
+    pub fn fill(&self, m: usize, offsets: &mut [usize], params: &mut [usize]) {
+        let mr = offsets.len();
         match *self {
             Rows::Strided { stride, first } => {
                 for i in 0..mr {
@@ -109,29 +113,43 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// - nobody else reads or writes `dst`, where the first row goes: `m` rows of `groups * n` elements, `dst_stride` apart.
     pub unsafe fn run(&self, threads: usize) {
         let panels = self.panels.groups() * self.panels.panels();
-        let tiles = self.tiles();
+        let unit = self.matrix_unit();
+        let tiles = if unit.is_some() { self.m.div_ceil(self.square_rows()) } else { self.tiles() };
         if panels == 0 || tiles == 0 {
             return;
         }
         let steps: usize = self.segments.iter().map(|s| s.words * D::KU).sum();
         let work = self.m * self.panels.n() * self.panels.groups() * steps.max(1);
+        let work = if unit.is_some() { work / MATRIX_UNIT } else { work };
         let parts = threads::parts(threads, work, GRAIN);
         // Waking a thread takes some ten microseconds, which weigh in a short product; in a long one, weights that are read again do.
         let runs = if work < LONG { 4 } else { 1 };
         // Whichever of rows and columns cuts more evenly; rows at a tie, as then each thread reads its own activations.
         let waste = |items: usize| items.div_ceil(parts) * parts * (panels * tiles / items);
+        let block = |part, tiles, panels| {
+            // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`, ranges of panels disjoint columns.
+            match unit {
+                Some(unit) if D::MATRIX => unsafe { self.squares(unit, part, tiles, panels) },
+                _ => unsafe { self.block(part, tiles, panels) },
+            }
+        };
         if waste(tiles) <= waste(panels) {
-            // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`.
-            threads::share(tiles, parts, runs, |part, tiles| unsafe { self.block(part, tiles, 0..panels) });
+            threads::share(tiles, parts, runs, |part, tiles| block(part, tiles, 0..panels));
         } else {
-            // SAFETY: the caller's promise; ranges of panels are disjoint columns of `dst`.
-            threads::share(panels, parts, runs, |part, panels| unsafe { self.block(part, 0..tiles, panels) });
+            threads::share(panels, parts, runs, |part, panels| block(part, 0..tiles, panels));
         }
     }
 
     /// Tiles of rows: even ones, and a single one as long as the rows fit.
     fn tiles(&self) -> usize {
         if self.m <= S::MR_MAX { self.m.min(1) } else { self.m.div_ceil(S::MR) }
+    }
+
+    /// Panels that `rows` rows go through before the next ones.
+    pub(super) fn panels_of_block(&self, rows: usize) -> usize {
+        let row_bytes = self.segments.iter().map(|s| s.words * D::KU).sum::<usize>() * size_of::<D::Lhs>();
+        let bytes = if rows * row_bytes > BLOCK_BYTES { 2 * BLOCK_BYTES } else { BLOCK_BYTES };
+        (bytes / self.panels.panel_bytes().max(1)).max(1)
     }
 
     /// # Safety
@@ -142,16 +160,14 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (n, nr, in_group) = (layout.n(), layout.nr(), layout.panels());
         let (group_len, panel_len) = (layout.group_len(), layout.panel_offset(1));
         let (weights, col_sums) = (layout.group(0), layout.col_sums());
-        let row_bytes = self.segments.iter().map(|s| s.words * D::KU).sum::<usize>() * size_of::<D::Lhs>();
-        let block_bytes = if tiles.len() * S::MR * row_bytes > BLOCK_BYTES { 2 * BLOCK_BYTES } else { BLOCK_BYTES };
-        let block = (block_bytes / layout.panel_bytes().max(1)).max(1);
+        let block = self.panels_of_block(tiles.len() * S::MR);
         let large = self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>();
         let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
         for first in panels.clone().step_by(block) {
             let at = (first / in_group, first % in_group);
             for tile in tiles.clone() {
                 let (m, end) = (self.m * tile / count, self.m * (tile + 1) / count);
-                self.rows.fill(m, end - m, &mut offsets, &mut params);
+                self.rows.fill(m, &mut offsets[..end - m], &mut params);
                 let dst = self.dst.wrapping_add(m * self.dst_stride);
                 let mut tile = Tile::<S, D, T> {
                     lhs: self.lhs,

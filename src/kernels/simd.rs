@@ -2,6 +2,7 @@
 
 use super::dot::Dot;
 use super::lowbit::SignedDot;
+use super::matrix_unit::MatrixUnit;
 use super::operand::Codes;
 use super::output::Store;
 use super::tile::{LaneTile, Tile};
@@ -32,6 +33,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     type Grid: Copy;
     /// How 8-bit codes are multiplied.
     type Int8: Dot<Self, Acc = Self::I32, Weight = i8> + SignedDot<Self>;
+    /// What multiplies matrices beside the vectors.
+    type Matrix: MatrixUnit;
+
+    /// The matrix unit, if products are to use it.
+    fn matrix_unit(self) -> Option<Self::Matrix> {
+        None
+    }
 
     /// Runs `f` where the compiler may use the instruction set: the only function that enables it.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;

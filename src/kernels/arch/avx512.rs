@@ -7,6 +7,7 @@ use super::lanes512::{LANES, mask, memory_ops, signed_dot_by_pairs, simd_of_512_
 use super::register_ops;
 use crate::kernels::dot::Dot;
 use crate::kernels::lowbit::SignedDot;
+use crate::kernels::matrix_unit::NoMatrixUnit;
 use crate::kernels::output::Store;
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
@@ -26,7 +27,7 @@ impl Avx512 {
 }
 
 // As with VNNI, and one register for a product before it is added.
-simd_of_512_bits!(Avx512, features: "avx512f,avx512bw,avx512dq,avx512vl", rows: 12 to 12 [1 2 3 4 5 6 7 8 9 10 11 12]);
+simd_of_512_bits!(Avx512, features: "avx512f,avx512bw,avx512dq,avx512vl", rows: 12 to 12 [1 2 3 4 5 6 7 8 9 10 11 12], matrix: NoMatrixUnit, |_token| None);
 
 /// Codes widened to 16 bits in the workspace, weights on load: two to a word.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes512::{LANES, mask, memory_ops, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
-use super::register_ops;
+use super::{AmxUnit, register_ops};
 use crate::kernels::dot::Dot;
 use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
@@ -12,16 +12,21 @@ use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start
 
 /// Exists only where AVX-512 F, BW, DQ, VL and VNNI do.
 #[derive(Debug, Clone, Copy)]
-pub struct Avx512Vnni(());
+pub struct Avx512Vnni(Option<AmxUnit>);
 
 impl Avx512Vnni {
     pub fn detect() -> Option<Self> {
-        (super::Avx512::detect().is_some() && is_x86_feature_detected!("avx512vnni")).then_some(Avx512Vnni(()))
+        (super::Avx512::detect().is_some() && is_x86_feature_detected!("avx512vnni")).then_some(Avx512Vnni(None))
+    }
+
+    /// The same beside a matrix unit.
+    pub(super) fn with_unit(self, unit: AmxUnit) -> Self {
+        Avx512Vnni(Some(unit))
     }
 }
 
 // 12 x 2 sums, two vectors of weights and a word are 27 of 32 registers, twelve row pointers and three more 15 of 16.
-simd_of_512_bits!(Avx512Vnni, features: "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", rows: 12 to 14 [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+simd_of_512_bits!(Avx512Vnni, features: "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", rows: 12 to 14 [1 2 3 4 5 6 7 8 9 10 11 12 13 14], matrix: AmxUnit, |token| token.0);
 
 /// Codes as they are, four to a word.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +55,14 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
     fn dot(_: Avx512Vnni, acc: __m512i, word: __m512i, weights: __m512i) -> __m512i {
         // SAFETY: the token exists only where VNNI does, and only registers are touched.
         unsafe { _mm512_dpbusd_epi32(acc, word, weights) }
+    }
+
+    const MATRIX: bool = true;
+
+    #[inline(always)]
+    unsafe fn matrix_sums(_: Avx512Vnni, p: *const i32) -> __m512i {
+        // SAFETY: 16 aligned sums at `p`, by the caller's promise.
+        unsafe { _mm512_load_si512(p.cast()) }
     }
 
     const GROUPS: bool = true;

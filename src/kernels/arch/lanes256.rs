@@ -90,6 +90,7 @@ macro_rules! simd_of_256_bits {
             type F32 = __m256;
             type Grid = CodeGrid;
             type Int8 = Int8;
+            type Matrix = crate::kernels::matrix_unit::NoMatrixUnit;
 
             #[inline(always)]
             fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

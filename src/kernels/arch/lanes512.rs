@@ -89,7 +89,7 @@ pub(super) unsafe fn store_code_pair(q: [[__m512i; 2]; 2], grid: Grid, dst: *mut
 
 /// Implements [`Simd`](crate::kernels::simd::Simd) for a token whose processor has these vectors.
 macro_rules! simd_of_512_bits {
-    ($token:ident, features: $features:literal, rows: $mr:literal to $mr_max:literal $arms:tt) => {
+    ($token:ident, features: $features:literal, rows: $mr:literal to $mr_max:literal $arms:tt, matrix: $matrix:ty, |$this:ident| $unit:expr) => {
         #[target_feature(enable = $features)]
         fn enter<R>(f: impl FnOnce() -> R) -> R {
             super::lanes512::align_stack();
@@ -108,6 +108,13 @@ macro_rules! simd_of_512_bits {
             type F32 = __m512;
             type Grid = super::lanes512::Grid;
             type Int8 = Int8;
+            type Matrix = $matrix;
+
+            #[inline(always)]
+            fn matrix_unit(self) -> Option<$matrix> {
+                let $this = self;
+                $unit
+            }
 
             #[inline(always)]
             fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

@@ -41,6 +41,8 @@ mod scalar;
 pub use scalar::Scalar;
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -56,6 +58,7 @@ mod lookup512;
 mod vnni256;
 #[cfg(target_arch = "x86_64")]
 pub use {
+    amx::{Amx, AmxUnit},
     avx2::Avx2,
     avx512::Avx512,
     avx512_vnni::Avx512Vnni,
