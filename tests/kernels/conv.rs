@@ -126,6 +126,26 @@ fn conv_in_strips() {
     }
 }
 
+/// Lines that are cut into squares of a matrix unit, or put together in them: runs of k above and below 64 steps, one and several groups.
+#[test]
+fn conv_in_squares() {
+    let conv = Conv2dGeometry::new;
+    let kernels = [
+        conv(23, 33, [3, 3]).with_padding([1; 4]),
+        conv(64, 16, [2, 2]).with_stride([1, 2]).with_padding([1, 2, 0, 0]),
+        conv(150, 70, [1, 2]).with_dilation([1, 2]),
+        conv(80, 80, [3, 1]).with_groups(2).with_padding([0, 1, 2, 0]),
+        conv(40, 48, [1, 1]).with_stride([2, 2]),
+    ];
+    for (i, geometry) in kernels.into_iter().enumerate() {
+        for (j, w) in [3, 7, 13, 14, 16, 17, 27, 28, 33, 41, 56, 57, 66].into_iter().enumerate() {
+            let shape = ImageShape { n: 1 + j % 2, h: 3 + (i + j) % 3, w, layout: [ImageLayout::Nhwc, ImageLayout::Nchw][(i + j) % 2] };
+            let case = ConvCase { geometry: geometry.clone(), shape };
+            if j % 2 == 0 { check_conv::<i8>(&case, j as u64, 1 + j % 3) } else { check_conv::<u8>(&case, j as u64, 1 + j % 3) }
+        }
+    }
+}
+
 #[test]
 fn misuse_of_convolutions_is_an_error() {
     let geometry = Conv2dGeometry::new(4, 6, [3, 3]);
