@@ -27,7 +27,7 @@ pub const TILE_WORDS: usize = 16;
 const TILE_BYTES: usize = 4 * TILE_WORDS;
 
 /// Rows of a product from which on a matrix unit is faster than vectors, which read weights as fast as memory gives them.
-const ROWS_MIN: usize = 5;
+const ROWS_MIN: usize = 8;
 
 /// Parts of a square's products between which some rows of the square before are finished.
 const PARTS: usize = 16;
@@ -120,6 +120,35 @@ struct Source {
     gathered: bool,
 }
 
+/// How the products of a square are cut.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Whole tiles of words in a segment.
+    tiles: usize,
+    /// Words after them.
+    rest: usize,
+    /// Tiles of a part.
+    together: usize,
+    /// Parts of all segments.
+    parts: usize,
+}
+
+impl Plan {
+    /// For segments of as many words each.
+    fn new(segments: &[Segment]) -> Plan {
+        let (tiles, rest) = (segments[0].words / TILE_WORDS, segments[0].words % TILE_WORDS);
+        let together = tiles.div_ceil((PARTS / segments.len()).max(1)).max(1);
+        Plan { tiles, rest, together, parts: segments.len() * tiles.div_ceil(together).max(1) }
+    }
+}
+
+/// A square to be made.
+struct Making {
+    steps: Steps,
+    gathered: bool,
+    sums: *mut i32,
+}
+
 /// A square whose sums are in memory.
 struct Sums<'a, E> {
     sums: *const i32,
@@ -170,6 +199,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (group_len, panel_len) = (layout.group_len(), layout.panel_offset(1));
         let (weights, col_sums) = (layout.group(0), layout.col_sums());
         let block = self.panels_of_block(tiles.len() * height);
+        let plan = Plan::new(self.segments);
         let mut gathered = GATHERED.take();
         let (mut offsets, mut params) = ([0; SIDE], [[0; SIDE]; 2]);
         let mut memory = Memory([MaybeUninit::uninit(); 2]);
@@ -182,7 +212,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                 let (rows, params) = (end - m, &mut params[i % 2]);
                 self.rows.fill(m, &mut offsets[..rows], &mut params[..rows]);
                 let first_half = if rows <= TILE { rows } else { rows.div_ceil(2) };
-                let next = SquareShape { rows: first_half, rest: self.segments[0].words % TILE_WORDS };
+                let next = SquareShape { rows: first_half, rest: plan.rest };
                 if shape != Some(next) {
                     unit.begin(next);
                     shape = Some(next);
@@ -201,12 +231,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                         weights: weights[group * group_len + panel * panel_len..].as_ptr().cast(),
                         vectors: place.columns.div_ceil(S::LANES),
                         tiles: 0,
-                        rest: next.rest > 0,
+                        rest: plan.rest > 0,
                     };
                     // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel, and sums have
                     // memory of their own.
                     unsafe {
-                        self.make(unit, store, Some((steps, source.gathered, sums)), waiting.as_ref());
+                        self.make(unit, plan, store, Some(Making { steps, gathered: source.gathered, sums }), waiting.as_ref());
                         waiting = Some(Sums {
                             sums,
                             rows,
@@ -232,7 +262,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             }
         }
         // SAFETY: as above.
-        unsafe { self.make(unit, store, None, waiting.as_ref()) }
+        unsafe { self.make(unit, plan, store, None, waiting.as_ref()) }
         unit.end();
         GATHERED.set(gathered);
     }
@@ -267,18 +297,18 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::run`], for the rows and columns of both; `sums` is writable for a square.
     #[inline]
-    unsafe fn make(&self, unit: S::Matrix, store: T, next: Option<(Steps, bool, *mut i32)>, waiting: Option<&Sums<'_, T::Element>>) {
+    unsafe fn make(&self, unit: S::Matrix, plan: Plan, store: T, next: Option<Making>, waiting: Option<&Sums<'_, T::Element>>) {
         let simd = self.simd;
         // SAFETY: the caller's promise.
         simd.vectorize(
             #[inline(always)]
             || unsafe {
                 match waiting {
-                    Some(waiting) if waiting.place.columns > S::LANES => self.make_beside::<2>(unit, store, next, waiting),
-                    Some(waiting) => self.make_beside::<1>(unit, store, next, waiting),
+                    Some(waiting) if waiting.place.columns > S::LANES => self.make_beside::<2>(unit, plan, store, next, waiting),
+                    Some(waiting) => self.make_beside::<1>(unit, plan, store, next, waiting),
                     None => {
-                        if let Some((steps, gathered, sums)) = next {
-                            self.sum(unit, (steps, gathered, sums), |_, _| ());
+                        if let Some(next) = next {
+                            self.sum(unit, plan, next, || ());
                         }
                     }
                 }
@@ -296,8 +326,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     unsafe fn make_beside<const NV: usize>(
         &self,
         unit: S::Matrix,
+        plan: Plan,
         store: T,
-        next: Option<(Steps, bool, *mut i32)>,
+        next: Option<Making>,
         waiting: &Sums<'_, T::Element>,
     ) {
         let (simd, place) = (self.simd, waiting.place);
@@ -311,54 +342,64 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             (columns, alike.then(|| waiting.starts::<S, D, 1, NV>(simd, 0)[0]))
         };
         let pairs = waiting.pairs();
-        match next {
+        let Some(next) = next else {
             // SAFETY: the caller's promise.
-            Some(next) => unsafe {
-                self.sum(
-                    unit,
-                    next,
-                    #[inline(always)]
-                    |turn, turns| {
-                        waiting.finish::<S, D, T, NV>(simd, store, &columns, shared, pairs * turn / turns..pairs * (turn + 1) / turns)
-                    },
-                )
-            },
-            // SAFETY: as above.
-            None => unsafe { waiting.finish::<S, D, T, NV>(simd, store, &columns, shared, 0..pairs) },
+            return unsafe { waiting.finish::<S, D, T, NV>(simd, store, &columns, shared, 0..pairs) };
+        };
+        // Of pairs after each part, in fixed point.
+        let share = (pairs << 16).div_ceil(plan.parts);
+        let (mut due, mut done) = (0, 0);
+        // SAFETY: as above.
+        unsafe {
+            self.sum(
+                unit,
+                plan,
+                next,
+                #[inline(always)]
+                || {
+                    due += share;
+                    let end = (due >> 16).min(pairs);
+                    waiting.finish::<S, D, T, NV>(simd, store, &columns, shared, done..end);
+                    done = end;
+                },
+            )
         }
+        debug_assert_eq!(done, pairs);
     }
 
-    /// Makes the sums of a square in some parts, and calls `between(part, parts)` after each.
+    /// Makes the sums of a square in some parts, and calls `between` after each.
     ///
     /// # Safety
     /// As for [`Product::make`].
     #[inline(always)]
-    unsafe fn sum(&self, unit: S::Matrix, (mut steps, gathered, sums): (Steps, bool, *mut i32), between: impl Fn(usize, usize)) {
-        let words = self.segments[0].words;
-        let (tiles, rest) = (words / TILE_WORDS, words % TILE_WORDS);
-        let parts = (PARTS / self.segments.len()).clamp(1, tiles.max(1));
-        let turns = self.segments.len() * parts;
+    unsafe fn sum(&self, unit: S::Matrix, plan: Plan, Making { mut steps, gathered, sums }: Making, mut between: impl FnMut()) {
         let halves = steps.halves;
         let weight_step = TILE_BYTES * steps.vectors * S::LANES;
         unit.clear();
-        for (i, &Segment { offset, .. }) in self.segments.iter().enumerate() {
+        for (i, &Segment { offset, words }) in self.segments.iter().enumerate() {
             let offset = if gathered { i * words * D::KU } else { offset };
-            steps.halves = halves.map(|half| half.wrapping_add(offset));
-            for part in 0..parts {
-                steps.tiles = tiles * (part + 1) / parts - tiles * part / parts;
+            steps.halves = [halves[0].wrapping_add(offset), halves[1].wrapping_add(offset)];
+            let mut left = plan.tiles;
+            loop {
+                steps.tiles = left.min(plan.together);
                 if steps.tiles > 0 {
                     // SAFETY: the caller's promise.
                     unsafe { unit.add(&steps) }
-                    steps.halves = steps.halves.map(|half| half.wrapping_add(steps.tiles * TILE_BYTES));
+                    let ahead = steps.tiles * TILE_BYTES;
+                    steps.halves = [steps.halves[0].wrapping_add(ahead), steps.halves[1].wrapping_add(ahead)];
                     steps.weights = steps.weights.wrapping_add(steps.tiles * weight_step);
+                    left -= steps.tiles;
                 }
-                if part + 1 == parts && rest > 0 {
+                if left == 0 && plan.rest > 0 {
                     steps.tiles = 0;
                     // SAFETY: as above.
                     unsafe { unit.add(&steps) }
-                    steps.weights = steps.weights.wrapping_add(rest * 4 * steps.vectors * S::LANES);
+                    steps.weights = steps.weights.wrapping_add(plan.rest * 4 * steps.vectors * S::LANES);
                 }
-                between(i * parts + part, turns);
+                between();
+                if left == 0 {
+                    break;
+                }
             }
         }
         // SAFETY: the caller's promise.
