@@ -322,9 +322,10 @@ fn transpose<S: Simd, L: Element, C: Convert<L>>(
         let buffer = &mut buffer[..src.len()];
         with.slice(simd, src, buffer);
         if repeat == 1 {
-            // Not by `fill`, which calls the system's memset for every byte.
-            for (pixel, &x) in dst.chunks_exact_mut(step).zip(buffer.iter()) {
-                pixel[first] = x;
+            // Not by `fill`, which calls the system's memset for every byte; nor by iterators, which are not inlined to where the
+            // instruction set is enabled and become a call for each.
+            for i in 0..buffer.len() {
+                dst[i * step + first] = buffer[i];
             }
             continue;
         }

@@ -111,13 +111,18 @@ thread_local! {
     static GATHERED: RefCell<Aligned> = RefCell::default();
 }
 
+/// Whether the rows of each half lie as far apart as the first two.
+fn lie_evenly(offsets: &[usize], first_half: usize) -> bool {
+    let Some(stride) = offsets.get(1).map(|second| second.wrapping_sub(offsets[0])) else { return true };
+    let evenly = |rows: &[usize]| rows.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == stride);
+    evenly(&offsets[..first_half]) && evenly(&offsets[offsets.len() - first_half..])
+}
+
 /// The rows of a square as a matrix unit reads them.
 struct Source {
     /// The first activation of each half.
     halves: [*const u8; 2],
     stride: usize,
-    /// Whether segments follow each other.
-    gathered: bool,
 }
 
 /// How the products of a square are cut.
@@ -145,8 +150,10 @@ impl Plan {
 /// A square to be made.
 struct Making {
     steps: Steps,
+    /// Whether its rows are a copy, whose segments follow each other.
     gathered: bool,
     sums: *mut i32,
+    plan: Plan,
 }
 
 /// A square whose sums are in memory.
@@ -199,7 +206,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (group_len, panel_len) = (layout.group_len(), layout.panel_offset(1));
         let (weights, col_sums) = (layout.group(0), layout.col_sums());
         let block = self.panels_of_block(tiles.len() * height);
-        let plan = Plan::new(self.segments);
+        let plans = [Plan::new(self.segments), Plan::new(&[self.one_segment()])];
         let mut gathered = GATHERED.take();
         let (mut offsets, mut params) = ([0; SIDE], [[0; SIDE]; 2]);
         let mut memory = Memory([MaybeUninit::uninit(); 2]);
@@ -212,6 +219,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                 let (rows, params) = (end - m, &mut params[i % 2]);
                 self.rows.fill(m, &mut offsets[..rows], &mut params[..rows]);
                 let first_half = if rows <= TILE { rows } else { rows.div_ceil(2) };
+                let offsets = &offsets[..rows];
+                let gather = !lie_evenly(offsets, first_half);
+                let plan = plans[usize::from(gather)];
                 let next = SquareShape { rows: first_half, rest: plan.rest };
                 if shape != Some(next) {
                     unit.begin(next);
@@ -219,7 +229,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                 }
                 let (mut group, mut panel) = (first / in_group, first % in_group);
                 // SAFETY: the caller's promise on the rows.
-                let mut source = unsafe { self.source(group, &offsets[..rows], first_half, &mut gathered) };
+                let mut source = unsafe { self.source(group, offsets, first_half, gather.then_some(&mut gathered)) };
                 for _ in first..=last {
                     let column = panel * nr;
                     let place = Place { row: self.rows.first() + m, column: group * n + column, columns: (n - column).min(nr) };
@@ -236,7 +246,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                     // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel, and sums have
                     // memory of their own.
                     unsafe {
-                        self.make(unit, plan, store, Some(Making { steps, gathered: source.gathered, sums }), waiting.as_ref());
+                        self.make(unit, store, Some(Making { steps, gathered: gather, sums, plan }), waiting.as_ref());
                         waiting = Some(Sums {
                             sums,
                             rows,
@@ -255,41 +265,49 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                         (group, panel) = (group + 1, 0);
                         if group < layout.groups() {
                             // SAFETY: as above; sums that wait do not need the rows that they were made of.
-                            source = unsafe { self.source(group, &offsets[..rows], first_half, &mut gathered) };
+                            source = unsafe { self.source(group, offsets, first_half, gather.then_some(&mut gathered)) };
                         }
                     }
                 }
             }
         }
         // SAFETY: as above.
-        unsafe { self.make(unit, plan, store, None, waiting.as_ref()) }
+        unsafe { self.make(unit, store, None, waiting.as_ref()) }
         unit.end();
         GATHERED.set(gathered);
     }
 
-    /// Where a matrix unit reads the rows of a group: in place if those of each half lie evenly, else a copy.
+    /// All segments, one after the other.
+    fn one_segment(&self) -> Segment {
+        Segment { offset: 0, words: self.segments.len() * self.segments[0].words }
+    }
+
+    /// Where a matrix unit reads the rows of a group: in place, or a copy in `gathered`.
+    ///
+    /// A copy is not worth it for the sake of full tiles, where segments are short: in a first layer of 7 x 7 x 3 it took three times as
+    /// long as the seven tiles of a third each, since tiles wait until all the small writes under them have left for the cache.
     ///
     /// # Safety
     /// The rows at `offsets` are readable at every word of every segment.
-    unsafe fn source(&self, group: usize, offsets: &[usize], first_half: usize, gathered: &mut Aligned) -> Source {
+    unsafe fn source(&self, group: usize, offsets: &[usize], first_half: usize, gathered: Option<&mut Aligned>) -> Source {
         let lhs = self.lhs.wrapping_add(group * self.group_step).cast::<u8>();
         let second = offsets.len() - first_half;
-        let stride = if offsets.len() > 1 { offsets[1].wrapping_sub(offsets[0]) } else { 0 };
-        let even = |rows: &[usize]| rows.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == stride);
-        if even(&offsets[..first_half]) && even(&offsets[second..]) {
-            return Source { halves: [lhs.wrapping_add(offsets[0]), lhs.wrapping_add(offsets[second])], stride, gathered: false };
-        }
+        let Some(gathered) = gathered else {
+            let stride = if offsets.len() > 1 { offsets[1].wrapping_sub(offsets[0]) } else { 0 };
+            return Source { halves: [lhs.wrapping_add(offsets[0]), lhs.wrapping_add(offsets[second])], stride };
+        };
         let run = self.segments[0].words * D::KU;
         // Not a multiple of what collides in a first-level cache.
         let stride = (self.segments.len() * run).next_multiple_of(64) | 64;
         let memory = gathered.grow::<u8>(offsets.len() * stride);
         for (row, &offset) in memory.chunks_exact_mut(stride).zip(offsets) {
             for (row, segment) in row.chunks_exact_mut(run).zip(self.segments) {
-                // SAFETY: the caller's promise.
-                row.copy_from_slice(unsafe { std::slice::from_raw_parts(lhs.wrapping_add(offset.wrapping_add(segment.offset)), run) });
+                let from = lhs.wrapping_add(offset.wrapping_add(segment.offset));
+                // SAFETY: the caller's promise; the copy is memory of its own.
+                unsafe { from.copy_to_nonoverlapping(row.as_mut_ptr(), run) }
             }
         }
-        Source { halves: [memory.as_ptr(), memory[second * stride..].as_ptr()], stride, gathered: true }
+        Source { halves: [memory.as_ptr(), memory[second * stride..].as_ptr()], stride }
     }
 
     /// Makes the sums of a square and meanwhile finishes those that wait.
@@ -297,18 +315,18 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::run`], for the rows and columns of both; `sums` is writable for a square.
     #[inline]
-    unsafe fn make(&self, unit: S::Matrix, plan: Plan, store: T, next: Option<Making>, waiting: Option<&Sums<'_, T::Element>>) {
+    unsafe fn make(&self, unit: S::Matrix, store: T, next: Option<Making>, waiting: Option<&Sums<'_, T::Element>>) {
         let simd = self.simd;
         // SAFETY: the caller's promise.
         simd.vectorize(
             #[inline(always)]
             || unsafe {
                 match waiting {
-                    Some(waiting) if waiting.place.columns > S::LANES => self.make_beside::<2>(unit, plan, store, next, waiting),
-                    Some(waiting) => self.make_beside::<1>(unit, plan, store, next, waiting),
+                    Some(waiting) if waiting.place.columns > S::LANES => self.make_beside::<2>(unit, store, next, waiting),
+                    Some(waiting) => self.make_beside::<1>(unit, store, next, waiting),
                     None => {
                         if let Some(next) = next {
-                            self.sum(unit, plan, next, || ());
+                            self.sum(unit, next, || ());
                         }
                     }
                 }
@@ -323,14 +341,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::make`], with `NV` vectors of columns that wait.
     #[inline(always)]
-    unsafe fn make_beside<const NV: usize>(
-        &self,
-        unit: S::Matrix,
-        plan: Plan,
-        store: T,
-        next: Option<Making>,
-        waiting: &Sums<'_, T::Element>,
-    ) {
+    unsafe fn make_beside<const NV: usize>(&self, unit: S::Matrix, store: T, next: Option<Making>, waiting: &Sums<'_, T::Element>) {
         let (simd, place) = (self.simd, waiting.place);
         // SAFETY: the caller's promise: the columns are inside the stage, and there are sums of them.
         let (columns, shared) = unsafe {
@@ -347,13 +358,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             return unsafe { waiting.finish::<S, D, T, NV>(simd, store, &columns, shared, 0..pairs) };
         };
         // Of pairs after each part, in fixed point.
-        let share = (pairs << 16).div_ceil(plan.parts);
+        let share = (pairs << 16).div_ceil(next.plan.parts);
         let (mut due, mut done) = (0, 0);
         // SAFETY: as above.
         unsafe {
             self.sum(
                 unit,
-                plan,
                 next,
                 #[inline(always)]
                 || {
@@ -372,12 +382,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::make`].
     #[inline(always)]
-    unsafe fn sum(&self, unit: S::Matrix, plan: Plan, Making { mut steps, gathered, sums }: Making, mut between: impl FnMut()) {
+    unsafe fn sum(&self, unit: S::Matrix, Making { mut steps, gathered, sums, plan }: Making, mut between: impl FnMut()) {
         let halves = steps.halves;
         let weight_step = TILE_BYTES * steps.vectors * S::LANES;
         unit.clear();
-        for (i, &Segment { offset, words }) in self.segments.iter().enumerate() {
-            let offset = if gathered { i * words * D::KU } else { offset };
+        let whole = [self.one_segment()];
+        for &Segment { offset, .. } in if gathered { &whole } else { self.segments } {
             steps.halves = [halves[0].wrapping_add(offset), halves[1].wrapping_add(offset)];
             let mut left = plan.tiles;
             loop {
