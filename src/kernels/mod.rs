@@ -76,6 +76,7 @@ mod row_codes;
 pub(crate) mod rows;
 mod scatter;
 mod simd;
+mod squares;
 mod strips;
 mod threads;
 mod tile;

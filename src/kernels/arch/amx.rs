@@ -5,6 +5,7 @@
 //! block of assembly leaves in them is there for the next one.
 
 use std::arch::asm;
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::sync::OnceLock;
 
 use super::Avx512Vnni;
@@ -200,6 +201,12 @@ impl MatrixUnit for AmxUnit {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const i8) {
+        // SAFETY: a hint: it reads nothing that could fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p) }
     }
 
     fn end(self) {

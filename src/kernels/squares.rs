@@ -1,0 +1,491 @@
+//! The loops around a matrix unit: squares of sums that it makes in registers of its own, finished from memory.
+//!
+//! The unit adds products in tiles of its own beside the vectors, which finish one square while it makes the next: sums leave it
+//! through memory, and their output stage takes as long as the products of a few hundred steps of k.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::dot::Dot;
+use super::matrix_unit::{MatrixUnit, SIDE, SquareShape, Steps, TILE, TILE_BYTES, TILE_WORDS};
+use super::memory::Aligned;
+use super::output::{Place, Store};
+use super::product::{Product, Rows};
+use super::simd::Simd;
+use super::tile::{Segment, Start, Zero};
+
+/// Rows of a product from which on a matrix unit is faster than vectors, which read weights as fast as memory gives them.
+const ROWS_MIN: usize = 8;
+
+/// Parts of a square's products between which some rows of the square before are finished.
+const PARTS: usize = 16;
+
+/// Squares of rows that go through a panel together, if there are not more, or if that takes less out of the second-level cache: windows
+/// of neighbouring pixels share most of what is under them. Else each goes through all panels, and only the first one meets weights that
+/// no cache has.
+const BAND: usize = 8;
+
+/// Bytes of a panel that stays in a common first-level cache while squares go through it.
+const PANEL_BYTES: usize = 40 * 1024;
+
+thread_local! {
+    /// Rows that do not lie evenly, put together. Kept, so that calls allocate nothing once they have run.
+    static GATHERED: RefCell<Aligned> = RefCell::default();
+}
+
+/// Whether the rows of each half lie as far apart as the first two.
+fn lie_evenly(offsets: &[usize], first_half: usize) -> bool {
+    let Some(stride) = offsets.get(1).map(|second| second.wrapping_sub(offsets[0])) else { return true };
+    let evenly = |rows: &[usize]| rows.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == stride);
+    evenly(&offsets[..first_half]) && evenly(&offsets[offsets.len() - first_half..])
+}
+
+/// The rows of a square, as a matrix unit reads them.
+#[derive(Clone, Copy)]
+struct SquareRows {
+    /// The first one.
+    m: usize,
+    rows: usize,
+    /// Those of the first half, and of the second if there is one, which then may repeat some of the first.
+    first_half: usize,
+    /// Where each starts, in elements, and which zero point and scale it has.
+    offsets: [usize; SIDE],
+    params: [usize; SIDE],
+    /// Whether they are read in a copy, where their segments follow each other.
+    gathered: bool,
+    /// The first activation of each half.
+    halves: [*const u8; 2],
+    stride: usize,
+}
+
+impl SquareRows {
+    const NONE: SquareRows = SquareRows {
+        m: 0,
+        rows: 0,
+        first_half: 0,
+        offsets: [0; SIDE],
+        params: [0; SIDE],
+        gathered: false,
+        halves: [std::ptr::null(); 2],
+        stride: 0,
+    };
+
+    /// Those of a square among others of `height`, whose halves they have if they can: a unit is made ready for others no sooner than needed.
+    fn set(&mut self, rows: &Rows, range: Range<usize>, height: usize) {
+        (self.m, self.rows) = (range.start, range.len());
+        let half = if height > TILE { height.div_ceil(2) } else { height };
+        self.first_half = half.min(self.rows);
+        let (offsets, params) = (&mut self.offsets[..self.rows], &mut self.params[..self.rows]);
+        rows.fill(self.m, offsets, params);
+        self.gathered = !lie_evenly(offsets, self.first_half);
+    }
+}
+
+/// How the products of a square are cut.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Whole tiles of words in a segment.
+    tiles: usize,
+    /// Words after them.
+    rest: usize,
+    /// Tiles of a part.
+    together: usize,
+    /// Parts of all segments.
+    parts: usize,
+}
+
+impl Plan {
+    /// For segments of as many words each, `joined` of which follow each other.
+    fn new(joined: usize, segments: &[Segment]) -> Plan {
+        let (words, count) = (segments[0].words * joined, segments.len() / joined);
+        let (tiles, rest) = (words / TILE_WORDS, words % TILE_WORDS);
+        let together = tiles.div_ceil((PARTS / count).max(1)).max(1);
+        Plan { tiles, rest, together, parts: count * tiles.div_ceil(together).max(1) }
+    }
+}
+
+/// A square to be made.
+struct Making {
+    steps: Steps,
+    /// Whether its rows are a copy, whose segments follow each other.
+    gathered: bool,
+    sums: *mut i32,
+    plan: Plan,
+    /// Weights that are wanted later, and lines of them that are asked for with each part.
+    ahead: (*const i8, usize),
+}
+
+/// A square whose sums are in memory.
+struct Sums<'a, E> {
+    sums: *const i32,
+    /// Its rows, those of the first half, and which zero point and scale each has.
+    rows: usize,
+    first_half: usize,
+    params: *const usize,
+    start: Start<'a>,
+    col_sums: *const i32,
+    place: Place,
+    dst: *mut E,
+    dst_stride: usize,
+}
+
+impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
+    /// The matrix unit, where the product is one for it.
+    pub(super) fn matrix_unit(&self) -> Option<S::Matrix> {
+        let words = self.segments.first().map_or(0, |segment| segment.words);
+        let even = words > 0 && self.segments.iter().all(|segment| segment.words == words);
+        self.simd.matrix_unit().filter(|_| D::MATRIX && self.m >= ROWS_MIN && even)
+    }
+
+    /// Rows of a square: as many in each, but where they are pixels, so many that those of a half lie evenly if that wastes little: a part
+    /// of a line, or two lines.
+    pub(super) fn square_rows(&self) -> usize {
+        let even = |rows: usize| rows.div_ceil(rows.div_ceil(SIDE).max(1)).max(1);
+        if let Rows::Pixels(pixels) = self.rows {
+            let (line, part) = (pixels.out_w, even(pixels.out_w));
+            if line <= TILE && 4 * line >= 3 * TILE {
+                return 2 * line;
+            }
+            if line > TILE && line.is_multiple_of(part) && 4 * part >= 3 * SIDE {
+                return part;
+            }
+        }
+        even(self.m)
+    }
+
+    /// [`Product::block`] in squares. Some squares of rows go through a panel together, while the next panel comes from memory: weights of a
+    /// network are seldom in a cache when their layer's turn comes, and a unit this fast would wait for them.
+    ///
+    /// # Safety
+    /// As there, and `D::MATRIX`.
+    pub(super) unsafe fn squares(&self, unit: S::Matrix, part: usize, tiles: Range<usize>, panels: Range<usize>) {
+        #[repr(align(64))]
+        struct Memory([MaybeUninit<[i32; SIDE * SIDE]>; 2]);
+        let (store, layout, height) = (self.store.part(part), self.panels, self.square_rows());
+        let (n, nr, in_group) = (layout.n(), layout.nr(), layout.panels());
+        let (group_len, panel_len) = (layout.group_len(), layout.panel_offset(1));
+        let (weights, col_sums) = (layout.group(0), layout.col_sums());
+        let block = self.panels_of_block(tiles.len() * height);
+        let overlap = self.segments.len() > 1 && layout.panel_bytes() <= PANEL_BYTES;
+        let together = if tiles.len() <= BAND || overlap { BAND } else { 1 };
+        let mut gathered = GATHERED.take();
+        let plans = [Plan::new(1, self.segments), Plan::new(self.segments.len(), self.segments)];
+        let mut bands = [[SquareRows::NONE; BAND]; 2];
+        let mut memory = Memory([MaybeUninit::uninit(); 2]);
+        let mut waiting: Option<Sums<'_, T::Element>> = None;
+        let (mut shape, mut turn, mut odd) = (None, 0, false);
+        for first in panels.clone().step_by(block) {
+            let last = (first + block).min(panels.end) - 1;
+            for start in tiles.clone().step_by(together) {
+                // The rows of a square that waits stay as they are.
+                let band = &mut bands[usize::from(odd)][..(tiles.end - start).min(together)];
+                odd = !odd;
+                for (i, square) in band.iter_mut().enumerate() {
+                    let m = (start + i) * height;
+                    square.set(&self.rows, m..(m + height).min(self.m), height);
+                }
+                let (mut group, mut panel) = (first / in_group, first % in_group);
+                // SAFETY: the caller's promise on the rows.
+                unsafe { self.find(group, band, &mut gathered) }
+                // Lines of the next panel that are asked for beside each square, and with each of its parts.
+                let ahead = if tiles.len() <= BAND { panel_len.div_ceil(64 * band.len()) } else { 0 };
+                let ahead_of_part = plans.map(|plan| if ahead > 0 { ahead.div_ceil(plan.parts) } else { 0 });
+                for index in first..=last {
+                    let column = panel * nr;
+                    let (column, columns) = (group * n + column, (n - column).min(nr));
+                    let weights = weights[group * group_len + panel * panel_len..].as_ptr().cast::<i8>();
+                    for (i, square) in band.iter().enumerate() {
+                        let plan = plans[usize::from(square.gathered)];
+                        let next = SquareShape { rows: square.first_half, rest: plan.rest };
+                        if shape != Some(next) {
+                            unit.begin(next);
+                            shape = Some(next);
+                        }
+                        let place = Place { row: self.rows.first() + square.m, column, columns };
+                        let sums = memory.0[turn].as_mut_ptr().cast::<i32>();
+                        let steps = Steps {
+                            halves: square.halves,
+                            both: square.rows > square.first_half,
+                            stride: square.stride,
+                            weights,
+                            vectors: columns.div_ceil(S::LANES),
+                            tiles: 0,
+                            rest: plan.rest > 0,
+                        };
+                        let ahead_of_part = if index < last { ahead_of_part[usize::from(square.gathered)] } else { 0 };
+                        let ahead = (weights.wrapping_add(panel_len + i * ahead * 64), ahead_of_part);
+                        // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel, and sums
+                        // have memory of their own.
+                        unsafe {
+                            self.make(unit, store, Some(Making { steps, gathered: square.gathered, sums, plan, ahead }), waiting.as_ref());
+                            waiting = Some(Sums {
+                                sums,
+                                rows: square.rows,
+                                first_half: square.first_half,
+                                params: square.params.as_ptr(),
+                                start: self.start,
+                                col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[column..].as_ptr() },
+                                place,
+                                dst: self.dst.wrapping_add(square.m * self.dst_stride + column),
+                                dst_stride: self.dst_stride,
+                            });
+                        }
+                        turn = 1 - turn;
+                    }
+                    panel += 1;
+                    if panel == in_group {
+                        (group, panel) = (group + 1, 0);
+                        if index < last {
+                            // SAFETY: as above; sums that wait do not need the rows that they were made of.
+                            unsafe { self.find(group, band, &mut gathered) }
+                        }
+                    }
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.make(unit, store, None, waiting.as_ref()) }
+        unit.end();
+        GATHERED.set(gathered);
+    }
+
+    /// Where a matrix unit reads the rows of squares, in a group: in place if those of each half lie evenly, else in a copy.
+    ///
+    /// A copy is not worth it for the sake of full tiles, where segments are short: in a first layer of 7 x 7 x 3 it took three times as
+    /// long as the seven tiles of a third each, since tiles wait until all the small writes under them have left for the cache.
+    ///
+    /// # Safety
+    /// The rows of the squares are readable at every word of every segment.
+    unsafe fn find(&self, group: usize, band: &mut [SquareRows], gathered: &mut Aligned) {
+        let lhs = self.lhs.wrapping_add(group * self.group_step).cast::<u8>();
+        let mut copied = 0;
+        for square in &mut *band {
+            let second = square.rows - square.first_half;
+            square.stride = if square.rows > 1 { square.offsets[1].wrapping_sub(square.offsets[0]) } else { 0 };
+            square.halves = [lhs.wrapping_add(square.offsets[0]), lhs.wrapping_add(square.offsets[second])];
+            copied += usize::from(square.gathered);
+        }
+        if copied == 0 {
+            return;
+        }
+        let run = self.segments[0].words * D::KU;
+        // Not a multiple of what collides in a first-level cache.
+        let stride = (self.segments.len() * run).next_multiple_of(64) | 64;
+        let copies = gathered.grow::<u8>(copied * SIDE * stride).chunks_exact_mut(SIDE * stride);
+        for (square, copy) in band.iter_mut().filter(|square| square.gathered).zip(copies) {
+            for (row, &offset) in copy.chunks_exact_mut(stride).zip(&square.offsets[..square.rows]) {
+                for (row, segment) in row.chunks_exact_mut(run).zip(self.segments) {
+                    let from = lhs.wrapping_add(offset.wrapping_add(segment.offset));
+                    // SAFETY: the caller's promise; the copy is memory of its own.
+                    unsafe { from.copy_to_nonoverlapping(row.as_mut_ptr(), run) }
+                }
+            }
+            square.stride = stride;
+            square.halves = [copy.as_ptr(), copy[(square.rows - square.first_half) * stride..].as_ptr()];
+        }
+    }
+
+    /// Makes the sums of a square and meanwhile finishes those that wait.
+    ///
+    /// # Safety
+    /// As for [`Product::run`], for the rows and columns of both; `sums` is writable for a square.
+    #[inline]
+    unsafe fn make(&self, unit: S::Matrix, store: T, next: Option<Making>, waiting: Option<&Sums<'_, T::Element>>) {
+        let simd = self.simd;
+        // SAFETY: the caller's promise.
+        simd.vectorize(
+            #[inline(always)]
+            || unsafe {
+                match waiting {
+                    Some(waiting) if waiting.place.columns > S::LANES => self.make_beside::<2>(unit, store, next, waiting),
+                    Some(waiting) => self.make_beside::<1>(unit, store, next, waiting),
+                    None => {
+                        if let Some(next) = next {
+                            self.sum(unit, next, || ());
+                        }
+                    }
+                }
+            },
+        );
+        if let Some(waiting) = waiting {
+            // SAFETY: it is written.
+            unsafe { store.after(simd, waiting.dst, waiting.dst_stride, waiting.rows, waiting.place.columns) }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Product::make`], with `NV` vectors of columns that wait.
+    #[inline(always)]
+    unsafe fn make_beside<const NV: usize>(&self, unit: S::Matrix, store: T, next: Option<Making>, waiting: &Sums<'_, T::Element>) {
+        let (simd, place) = (self.simd, waiting.place);
+        // SAFETY: the caller's promise: the columns are inside the stage, and there are sums of them.
+        let (columns, shared) = unsafe {
+            let mut columns = [store.columns(simd, place.column, place.lanes::<S>(0)); NV];
+            for v in 1..NV {
+                columns[v] = store.columns(simd, place.column + v * S::LANES, place.lanes::<S>(v));
+            }
+            let alike = matches!(waiting.start.zero, Zero::Tensor(_)) && waiting.start.weight_zero.is_empty();
+            (columns, alike.then(|| waiting.starts::<S, D, 1, NV>(simd, 0)[0]))
+        };
+        let mut rest = Unfinished { row: 0, end: waiting.first_half, sums: waiting.sums, dst: waiting.dst, columns, shared };
+        let Some(next) = next else {
+            // SAFETY: the caller's promise.
+            return unsafe { rest.finish::<S, D, T>(simd, store, waiting, waiting.rows) };
+        };
+        // Of rows after each part, in fixed point.
+        let share = if next.plan.parts > 1 { ((waiting.rows as u32) << 16).div_ceil(next.plan.parts as u32) } else { u32::MAX };
+        let mut due = 0u32;
+        // SAFETY: as above.
+        unsafe {
+            self.sum(
+                unit,
+                next,
+                #[inline(always)]
+                || {
+                    due = due.saturating_add(share);
+                    rest.finish::<S, D, T>(simd, store, waiting, ((due >> 16) as usize).min(waiting.rows));
+                },
+            )
+        }
+        debug_assert_eq!(rest.row, waiting.rows);
+    }
+
+    /// Makes the sums of a square in some parts, and calls `between` after each.
+    ///
+    /// # Safety
+    /// As for [`Product::make`].
+    #[inline(always)]
+    unsafe fn sum(&self, unit: S::Matrix, Making { mut steps, gathered, sums, plan, mut ahead }: Making, mut between: impl FnMut()) {
+        let halves = steps.halves;
+        let weight_step = TILE_BYTES * steps.vectors * S::LANES;
+        unit.clear();
+        let segments = if gathered { &[Segment { offset: 0, words: 0 }] } else { self.segments };
+        for &Segment { offset, .. } in segments {
+            steps.halves = [halves[0].wrapping_add(offset), halves[1].wrapping_add(offset)];
+            let mut left = plan.tiles;
+            loop {
+                steps.tiles = left.min(plan.together);
+                if steps.tiles > 0 {
+                    // SAFETY: the caller's promise.
+                    unsafe { unit.add(&steps) }
+                    let ahead = steps.tiles * TILE_BYTES;
+                    steps.halves = [steps.halves[0].wrapping_add(ahead), steps.halves[1].wrapping_add(ahead)];
+                    steps.weights = steps.weights.wrapping_add(steps.tiles * weight_step);
+                    left -= steps.tiles;
+                }
+                if left == 0 && plan.rest > 0 {
+                    steps.tiles = 0;
+                    // SAFETY: as above.
+                    unsafe { unit.add(&steps) }
+                    steps.weights = steps.weights.wrapping_add(plan.rest * 4 * steps.vectors * S::LANES);
+                }
+                for _ in 0..ahead.1 {
+                    unit.prefetch(ahead.0);
+                    ahead.0 = ahead.0.wrapping_add(64);
+                }
+                between();
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { unit.sums(steps.both, steps.vectors, sums) }
+    }
+}
+
+impl<E: Copy + Send + Sync> Sums<'_, E> {
+    /// What the sums of rows from `row` on start from.
+    ///
+    /// # Safety
+    /// There are `R` more rows, and sums of the columns.
+    #[inline(always)]
+    unsafe fn starts<S: Simd, D: Dot<S>, const R: usize, const NV: usize>(&self, simd: S, row: usize) -> [[D::Acc; NV]; R] {
+        let mut params = [0; R];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for r in 0..R {
+                params[r] = *self.params.add(row + r);
+            }
+            D::start(simd, &self.start, (self.place.row + row, &params), self.col_sums, (self.place.column, self.place.columns))
+        }
+    }
+}
+
+/// Rows of a square that waits, from one on.
+struct Unfinished<E, C, A, const NV: usize> {
+    /// The first of them.
+    row: usize,
+    /// The end of its half.
+    end: usize,
+    /// Its sums, and where it goes.
+    sums: *const i32,
+    dst: *mut E,
+    columns: [C; NV],
+    /// What all rows start from, where that is the same.
+    shared: Option<[A; NV]>,
+}
+
+impl<E: Copy + Send + Sync, C: Copy, A: Copy, const NV: usize> Unfinished<E, C, A, NV> {
+    /// The output stage of rows before `until`, or one more: two at a time.
+    ///
+    /// # Safety
+    /// The rows and columns are inside the stage, and `dst` is writable for them.
+    #[inline(always)]
+    unsafe fn finish<S: Simd, D: Dot<S, Acc = A>, T: Store<S, A, Element = E, Columns = C>>(
+        &mut self,
+        simd: S,
+        store: T,
+        waiting: &Sums<'_, E>,
+        until: usize,
+    ) {
+        while self.row < until {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if self.row + 1 < self.end {
+                    self.rows::<S, D, T, 2>(simd, store, waiting);
+                } else {
+                    self.rows::<S, D, T, 1>(simd, store, waiting);
+                }
+            }
+            if self.row == self.end {
+                // The second half ends with the last row: of an odd number it repeats one.
+                self.sums = waiting.sums.wrapping_add((TILE + 2 * waiting.first_half - waiting.rows) * SIDE);
+                self.end = waiting.rows;
+            }
+        }
+    }
+
+    /// The output stage of `R` rows.
+    ///
+    /// # Safety
+    /// There are as many, and `dst` is writable for them.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, D: Dot<S, Acc = A>, T: Store<S, A, Element = E, Columns = C>, const R: usize>(
+        &mut self,
+        simd: S,
+        store: T,
+        waiting: &Sums<'_, E>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut acc = match self.shared {
+                Some(shared) => [shared; R],
+                None => waiting.starts::<S, D, R, NV>(simd, self.row),
+            };
+            let mut params = [0; R];
+            for r in 0..R {
+                params[r] = *waiting.params.add(self.row + r);
+                for v in 0..NV {
+                    acc[r][v] = D::add(simd, acc[r][v], D::matrix_sums(simd, self.sums.add(r * SIDE + v * S::LANES)));
+                }
+            }
+            let place = Place { row: waiting.place.row + self.row, ..waiting.place };
+            store.store(simd, &self.columns, params, acc, place, self.dst, waiting.dst_stride);
+        }
+        self.row += R;
+        self.sums = self.sums.wrapping_add(R * SIDE);
+        self.dst = self.dst.wrapping_add(R * waiting.dst_stride);
+    }
+}
