@@ -127,9 +127,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         // Whichever of rows and columns cuts more evenly; rows at a tie, as then each thread reads its own activations.
         let waste = |items: usize| items.div_ceil(parts) * parts * (panels * tiles / items);
         let block = |part, tiles, panels| {
-            // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`, ranges of panels disjoint columns.
             match unit {
+                // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`, ranges of panels disjoint columns.
                 Some(unit) if D::MATRIX => unsafe { self.squares(unit, part, tiles, panels) },
+                // SAFETY: as above.
                 _ => unsafe { self.block(part, tiles, panels) },
             }
         };
