@@ -2,7 +2,7 @@
 
 use super::conv_weights::{ConvWeights, Packed};
 use super::dot::Dot;
-use super::geometry::{Conv2dGeometry, ImageShape, Padded};
+use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
 use super::ingest;
 use super::isa::{Isa, Visitor};
 use super::operand::{ActivationCode, Codes, Per, check_threads, check_zero_points};
@@ -167,9 +167,10 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
         let Workspace { codes: memory, zero_points, segments, .. } = workspace;
         let zero = codes.zero(zero_point, zero_points);
         let fill = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_codes(simd, codes, zero.get(image), &padded, (image, y), dst);
-        let lhs = match Element::in_place(codes) {
+        let source = Element::in_place(codes).filter(|_| shape.layout == ImageLayout::Nhwc);
+        let lhs = match source {
             Some(lhs) if weights.reads_in_place(shape, S::Int8::KU) => Activations::InPlace(lhs),
-            _ => Activations::Lines { fill: &fill, memory },
+            source => Activations::Lines { fill: &fill, memory, source },
         };
         let (start, store) = (Start { bias: self.stage.bias(), ..Start::new(zero) }, Integers(self.stage));
         let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };

@@ -481,6 +481,6 @@ impl Visitor for ConvVisit<'_> {
         let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales)).measured(measure)));
         let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
         // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
-        unsafe { convolution.run(Activations::Lines { fill: &fill, memory }, segments, threads) }
+        unsafe { convolution.run(Activations::Lines { fill: &fill, memory, source: None }, segments, threads) }
     }
 }

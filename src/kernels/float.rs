@@ -270,7 +270,7 @@ impl Visitor for ConvVisit<'_> {
         let fill = |image: usize, y: usize, dst: &mut [f32]| ingest::line(simd, (Same, 0.0), input, &padded, (image, y), dst);
         let lhs = match weights.reads_in_place(shape, 1) {
             true => Activations::InPlace(input),
-            false => Activations::Lines { fill: &fill, memory },
+            false => Activations::Lines { fill: &fill, memory, source: None },
         };
         let start = Start::new(Zero::Tensor(0));
         let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, start, store, dst };

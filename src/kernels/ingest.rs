@@ -299,9 +299,34 @@ fn image_row<S: Simd, L: Element, C: Convert<L>>(
             }
         }
         ImageLayout::Nchw => {
+            let line = |c: usize| &src[((image * channels + c) * h + y) * w..][..w];
+            if channels == 3 && repeat == 1 {
+                return interleave(simd, with, [line(0), line(1), line(2)], body);
+            }
             for c in 0..channels {
-                let src = &src[((image * channels + c) * h + y) * w..][..w];
-                transpose(simd, with, src, body, (c * repeat, wide, repeat));
+                transpose(simd, with, line(c), body, (c * repeat, wide, repeat));
+            }
+        }
+    }
+}
+
+/// Values that are converted in vectors before they are laid out.
+const CHUNK: usize = 128;
+
+/// `dst[x * N + c] = lines[c][x]`, for the channels of a picture: with their number known, the compiler makes vectors of it.
+#[inline(always)]
+fn interleave<S: Simd, L: Element, C: Convert<L>, const N: usize>(simd: S, with: C, lines: [&[C::In]; N], dst: &mut [L]) {
+    let mut buffers = [[L::default(); CHUNK]; N];
+    let width = lines[0].len();
+    for start in (0..width).step_by(CHUNK) {
+        let len = (width - start).min(CHUNK);
+        for c in 0..N {
+            with.slice(simd, &lines[c][start..start + len], &mut buffers[c][..len]);
+        }
+        let pixels = dst[start * N..(start + len) * N].as_chunks_mut::<N>().0;
+        for i in 0..pixels.len().min(CHUNK) {
+            for c in 0..N {
+                pixels[i][c] = buffers[c][i];
             }
         }
     }
@@ -316,7 +341,6 @@ fn transpose<S: Simd, L: Element, C: Convert<L>>(
     dst: &mut [L],
     (first, step, repeat): (usize, usize, usize),
 ) {
-    const CHUNK: usize = 128;
     let mut buffer = [L::default(); CHUNK];
     for (src, dst) in src.chunks(CHUNK).zip(dst.chunks_mut(CHUNK * step)) {
         let buffer = &mut buffer[..src.len()];

@@ -96,7 +96,11 @@ instruction_sets! {
     Vnni256(Vnni256, "vnni256", "6x16x4") on "x86_64";
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: `vpdpbusd`, four products per lane and instruction.
     Avx512Vnni(Avx512Vnni, "avx512vnni", "12x32x4") on "x86_64";
-    /// x86-64 with AVX-512 VNNI and AMX, Linux: products and dense convolutions by `tdpbusd` in tiles, all else as [`Isa::Avx512Vnni`].
+    /// x86-64 with AVX-512 VNNI and AMX, on Linux: products of eight rows or more and dense convolutions by `tdpbusd` in tiles, all else
+    /// as [`Isa::Avx512Vnni`].
+    ///
+    /// Whoever asks what is there ([`Isa::best`], [`Isa::available`]) asks the system for leave to use tiles, once for the whole process:
+    /// it then refuses alternate signal stacks that are too small to save tiles on, and refuses leave where there is one.
     Amx(Amx, "amx", "32x32x64") on "x86_64";
     /// 64-bit Arm, any. Activations are widened to 16 bits, so `smlal` is exact.
     Neon(Neon, "neon", "5x16x1") on "aarch64";
@@ -156,13 +160,17 @@ impl<R, F: FnOnce() -> R> Visitor for Plain<F> {
 mod tests {
     use super::*;
     use crate::kernels::dot::Dot;
+    use crate::kernels::matrix_unit::{SIDE, TILE_BYTES};
 
     struct TileName;
 
     impl Visitor for TileName {
         type Out = String;
-        fn visit<S: Simd>(self, _: S) -> String {
-            format!("{}x{}x{}", S::MR, S::NV * S::LANES, S::Int8::KU)
+        fn visit<S: Simd>(self, simd: S) -> String {
+            match simd.matrix_unit() {
+                Some(_) => format!("{SIDE}x{SIDE}x{TILE_BYTES}"),
+                None => format!("{}x{}x{}", S::MR, S::NV * S::LANES, S::Int8::KU),
+            }
         }
     }
 

@@ -23,6 +23,8 @@ pub struct SquareShape {
 
 /// Products that a matrix unit adds to a square.
 #[derive(Debug, Clone, Copy)]
+// Where there is no matrix unit, nobody reads them.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub struct Steps {
     /// The first activation of each half's first row.
     pub halves: [*const u8; 2],
@@ -41,20 +43,26 @@ pub struct Steps {
 }
 
 /// A matrix unit: tiles of 8-bit activations and weights, and of their sums.
-pub trait MatrixUnit: Copy + Send + Sync + 'static {
+///
+/// # Safety
+/// [`MatrixUnit::sums`] writes all it names: it is read from memory that nothing else was written to.
+pub unsafe trait MatrixUnit: Copy + Send + Sync + 'static {
     /// Makes this thread's unit ready for squares of a shape.
     fn begin(self, shape: SquareShape);
     /// The sums of all tiles become 0.
-    fn clear(self);
+    ///
+    /// # Safety
+    /// After [`MatrixUnit::begin`], on the same thread.
+    unsafe fn clear(self);
     /// Adds products to the sums.
     ///
     /// # Safety
-    /// After [`MatrixUnit::begin`]: `shape.rows` rows of each half are readable for as many words as `steps` has, and so are the weights.
+    /// After [`MatrixUnit::begin`], on the same thread: `shape.rows` rows of each half are readable for as many words as `steps` has, and so are the weights.
     unsafe fn add(self, steps: &Steps);
     /// The sums of the first or both halves: `[2][TILE][SIDE]`.
     ///
     /// # Safety
-    /// `sums` is writable for as many, and starts a cache line.
+    /// After [`MatrixUnit::begin`], on the same thread. `sums` is writable for as many, and starts a cache line.
     unsafe fn sums(self, both: bool, vectors: usize, sums: *mut i32);
     /// Asks for the line at `p`, which need not be valid, to come from memory to the second-level cache.
     fn prefetch(self, p: *const i8);
@@ -66,12 +74,13 @@ pub trait MatrixUnit: Copy + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub enum NoMatrixUnit {}
 
-impl MatrixUnit for NoMatrixUnit {
+// SAFETY: there is no value to call it with.
+unsafe impl MatrixUnit for NoMatrixUnit {
     fn begin(self, _: SquareShape) {
         match self {}
     }
 
-    fn clear(self) {
+    unsafe fn clear(self) {
         match self {}
     }
 

@@ -20,11 +20,15 @@
 //! padded) just before they are read. Where a lane is a channel of its own (`depthwise`) or of a narrow group
 //! (`grouped`), a dense tile would leave most lanes empty: there, taps are interleaved in fours, or each lane gets its group's word.
 //!
+//! A matrix unit ([`Isa::Amx`]) multiplies whole tiles of activations and weights beside the vectors, from the same panels: `squares` of sums leave
+//! it through memory, and are finished by the same stages while it makes the next ones.
+//!
 //! Weights with zero points add a term of their row sums to what the accumulators start from. A sum that may leave i32 is taken
 //! apart into runs of k, added in 64 bits, and meets its stage there; an i32 output refuses it.
 //!
 //! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to [`mod@reference`].
-//! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated.
+//! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated;
+//! on AMX, each thread keeps a copy of windows whose pixels lie unevenly, and allocates it the first time.
 //!
 //! Weights of 2, 3, 4 and 8 bits ([`PackedLowBit`]) are multiplied on their packed codes, with scales for groups along k (`lowbit`): by bytes of
 //! activations quantized inside the call ([`gemm_low_bit`]) or by floats ([`gemm_low_bit_f32`]).
@@ -34,7 +38,8 @@
 //!
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
-//! (activations), `product`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` (those of a convolution around them), `gemm`,
+//! (activations), `product`, `matrix_unit` with `squares`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` and
+//! `depthwise_lines` (those of a convolution around them), `gemm`,
 //! `conv`, `dynamic`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
@@ -47,6 +52,7 @@ mod conv;
 mod conv_weights;
 mod depthwise;
 mod depthwise_float;
+mod depthwise_lines;
 mod dequantize;
 mod dot;
 mod dynamic;

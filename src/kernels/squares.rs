@@ -49,9 +49,8 @@ struct SquareRows {
     rows: usize,
     /// Those of the first half, and of the second if there is one, which then may repeat some of the first.
     first_half: usize,
-    /// Where each starts, in elements, and which zero point and scale it has.
+    /// Where each starts, in elements.
     offsets: [usize; SIDE],
-    params: [usize; SIDE],
     /// Whether they are read in a copy, where their segments follow each other.
     gathered: bool,
     /// The first activation of each half.
@@ -60,24 +59,17 @@ struct SquareRows {
 }
 
 impl SquareRows {
-    const NONE: SquareRows = SquareRows {
-        m: 0,
-        rows: 0,
-        first_half: 0,
-        offsets: [0; SIDE],
-        params: [0; SIDE],
-        gathered: false,
-        halves: [std::ptr::null(); 2],
-        stride: 0,
-    };
+    const NONE: SquareRows =
+        SquareRows { m: 0, rows: 0, first_half: 0, offsets: [0; SIDE], gathered: false, halves: [std::ptr::null(); 2], stride: 0 };
 
     /// Those of a square among others of `height`, whose halves they have if they can: a unit is made ready for others no sooner than needed.
-    fn set(&mut self, rows: &Rows, range: Range<usize>, height: usize) {
+    /// Which zero point and scale each has, goes to `params`.
+    fn set(&mut self, rows: &Rows, range: Range<usize>, height: usize, params: &mut [usize; SIDE]) {
         (self.m, self.rows) = (range.start, range.len());
         let half = if height > TILE { height.div_ceil(2) } else { height };
         self.first_half = half.min(self.rows);
-        let (offsets, params) = (&mut self.offsets[..self.rows], &mut self.params[..self.rows]);
-        rows.fill(self.m, offsets, params);
+        let offsets = &mut self.offsets[..self.rows];
+        rows.fill(self.m, offsets, &mut params[..self.rows]);
         self.gathered = !lie_evenly(offsets, self.first_half);
     }
 }
@@ -171,19 +163,20 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let together = if tiles.len() <= BAND || overlap { BAND } else { 1 };
         let mut gathered = GATHERED.take();
         let plans = [Plan::new(1, self.segments), Plan::new(self.segments.len(), self.segments)];
-        let mut bands = [[SquareRows::NONE; BAND]; 2];
+        let mut band = [SquareRows::NONE; BAND];
+        // Those of a square that waits stay as they are.
+        let mut params = [[[0; SIDE]; BAND]; 2];
         let mut memory = Memory([MaybeUninit::uninit(); 2]);
         let mut waiting: Option<Sums<'_, T::Element>> = None;
         let (mut shape, mut turn, mut odd) = (None, 0, false);
         for first in panels.clone().step_by(block) {
             let last = (first + block).min(panels.end) - 1;
             for start in tiles.clone().step_by(together) {
-                // The rows of a square that waits stay as they are.
-                let band = &mut bands[usize::from(odd)][..(tiles.end - start).min(together)];
+                let (band, params) = (&mut band[..(tiles.end - start).min(together)], &mut params[usize::from(odd)]);
                 odd = !odd;
-                for (i, square) in band.iter_mut().enumerate() {
+                for ((i, square), params) in band.iter_mut().enumerate().zip(&mut *params) {
                     let m = (start + i) * height;
-                    square.set(&self.rows, m..(m + height).min(self.m), height);
+                    square.set(&self.rows, m..(m + height).min(self.m), height, params);
                 }
                 let (mut group, mut panel) = (first / in_group, first % in_group);
                 // SAFETY: the caller's promise on the rows.
@@ -195,6 +188,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                     let column = panel * nr;
                     let (column, columns) = (group * n + column, (n - column).min(nr));
                     let weights = weights[group * group_len + panel * panel_len..].as_ptr().cast::<i8>();
+                    let vectors = columns.div_ceil(S::LANES);
                     for (i, square) in band.iter().enumerate() {
                         let plan = plans[usize::from(square.gathered)];
                         let next = SquareShape { rows: square.first_half, rest: plan.rest };
@@ -209,12 +203,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                             both: square.rows > square.first_half,
                             stride: square.stride,
                             weights,
-                            vectors: columns.div_ceil(S::LANES),
+                            vectors,
                             tiles: 0,
                             rest: plan.rest > 0,
                         };
-                        let ahead_of_part = if index < last { ahead_of_part[usize::from(square.gathered)] } else { 0 };
-                        let ahead = (weights.wrapping_add(panel_len + i * ahead * 64), ahead_of_part);
+                        let ahead_of_part = if index + 1 < panels.end { ahead_of_part[usize::from(square.gathered)] } else { 0 };
+                        let ahead = (weights.wrapping_add(panel_len * vectors / S::NV + i * ahead * 64), ahead_of_part);
                         // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel, and sums
                         // have memory of their own.
                         unsafe {
@@ -223,9 +217,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                                 sums,
                                 rows: square.rows,
                                 first_half: square.first_half,
-                                params: square.params.as_ptr(),
+                                params: params[i].as_ptr(),
                                 start: self.start,
-                                col_sums: if col_sums.is_empty() { col_sums.as_ptr() } else { col_sums[column..].as_ptr() },
+                                col_sums: col_sums[column..].as_ptr(),
                                 place,
                                 dst: self.dst.wrapping_add(square.m * self.dst_stride + column),
                                 dst_stride: self.dst_stride,
@@ -359,7 +353,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     unsafe fn sum(&self, unit: S::Matrix, Making { mut steps, gathered, sums, plan, mut ahead }: Making, mut between: impl FnMut()) {
         let halves = steps.halves;
         let weight_step = TILE_BYTES * steps.vectors * S::LANES;
-        unit.clear();
+        // SAFETY: `squares` has made the unit ready.
+        unsafe { unit.clear() }
         let segments = if gathered { &[Segment { offset: 0, words: 0 }] } else { self.segments };
         for &Segment { offset, .. } in segments {
             steps.halves = [halves[0].wrapping_add(offset), halves[1].wrapping_add(offset)];

@@ -30,7 +30,7 @@ const SMALL_BYTES: usize = 8 * 1024;
 const LONG_LINE: usize = 48;
 
 /// Most taps of a kernel that goes line by line.
-const TAPS: usize = 64;
+pub(super) const TAPS: usize = 64;
 
 /// Elements between the lines of two threads, which tiles may read past the last.
 const SLACK: usize = 64;
@@ -39,8 +39,8 @@ const SLACK: usize = 64;
 pub(super) enum Activations<'a, L> {
     /// Padded images, as the tiles read them.
     InPlace(&'a [L]),
-    /// Nowhere yet: lines are made when they are needed.
-    Lines { fill: Fill<'a, L>, memory: &'a mut Aligned },
+    /// Nowhere yet: lines are made when they are needed. `source` are the images without padding, if they are NHWC and tiles can read them.
+    Lines { fill: Fill<'a, L>, memory: &'a mut Aligned, source: Option<&'a [L]> },
 }
 
 /// A convolution of images that tiles can read, or whose lines can be made so.
@@ -58,10 +58,10 @@ pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
 unsafe impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Sync for Convolution<'_, S, D, T> {}
 
 /// Output lines of an image, or whole images, whose input lines lie in memory from `lhs` on.
-struct Strip<L> {
-    lhs: *const L,
-    images: Range<usize>,
-    lines: Range<usize>,
+pub(super) struct Strip<L> {
+    pub lhs: *const L,
+    pub images: Range<usize>,
+    pub lines: Range<usize>,
 }
 
 impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
@@ -74,13 +74,13 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     pub unsafe fn run(&self, lhs: Activations<'_, D::Lhs>, segments: &mut Vec<Segment>, threads: usize) {
         let padded = self.padded;
         self.weights.geometry.segments(padded, D::KU, segments);
-        let (fill, memory) = match lhs {
+        let (fill, memory, source) = match lhs {
             Activations::InPlace(lhs) => {
                 assert!(lhs.len() >= padded.len(), "the padded images are there");
                 // SAFETY: the caller's promise.
                 return unsafe { self.whole(lhs.as_ptr(), segments, threads) };
             }
-            Activations::Lines { fill, memory } => (fill, memory),
+            Activations::Lines { fill, memory, source } => (fill, memory, source),
         };
         let depthwise = matches!(self.weights.packed, Packed::Depthwise(_));
         let by_line = depthwise && segments.len() <= TAPS && self.out[1] >= LONG_LINE;
@@ -104,7 +104,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
                 // SAFETY: the caller's promise; ranges of strips are disjoint lines of `dst`.
                 unsafe {
                     if strips.ring {
-                        self.lines((part, range), lines, fill, segments)
+                        self.lines((part, range), lines, (fill, source), segments)
                     } else {
                         self.part(&strips, (part, range), lines, fill, segments)
                     }
@@ -122,36 +122,6 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             Packed::Panels(_) => products,
             Packed::Depthwise(_) => products.saturating_mul(8),
             Packed::Grouped(_) => products.saturating_mul(2),
-        }
-    }
-
-    /// Output lines one after the other, of all images. Input lines go round: each takes the place of one that is no longer needed.
-    ///
-    /// # Safety
-    /// As for [`Convolution::run`]; nobody else writes these lines. There are at most [`TAPS`] segments.
-    unsafe fn lines(&self, (part, range): (usize, Range<usize>), memory: &mut [D::Lhs], fill: Fill<'_, D::Lhs>, segments: &[Segment]) {
-        let (row, geometry) = (self.padded.row(), &self.weights.geometry);
-        let (height, step) = (geometry.height(), geometry.stride[0]);
-        let store = self.store.part(part);
-        let mut turned = [Segment { offset: 0, words: 0 }; TAPS];
-        let turned = &mut turned[..segments.len()];
-        // The lines that are there, of which image.
-        let mut there = (usize::MAX, 0..0);
-        for line in range {
-            let (image, y) = (line / self.out[0], line % self.out[0]);
-            let needed = y * step..y * step + height;
-            let from = if there.0 == image { there.1.end.max(needed.start) } else { needed.start };
-            for y in from..needed.end {
-                fill(image, y, &mut memory[y % height * row..][..row]);
-            }
-            for (turned, tap) in turned.iter_mut().zip(segments) {
-                let line = (needed.start + tap.offset / row) % height;
-                *turned = Segment { offset: line * row + tap.offset % row, words: tap.words };
-            }
-            there = (image, needed);
-            let strip = Strip { lhs: memory.as_ptr(), images: image..image + 1, lines: y..y + 1 };
-            // SAFETY: the lines under the window are there, and slack behind them; the rest is the caller's promise.
-            unsafe { self.strip(store, strip, turned, 1) }
         }
     }
 
@@ -205,7 +175,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
 
     /// # Safety
     /// As for [`Convolution::run`], for the images and lines of the strip: whole images where there are several.
-    unsafe fn strip(&self, store: T, strip: Strip<D::Lhs>, segments: &[Segment], threads: usize) {
+    pub(super) unsafe fn strip(&self, store: T, strip: Strip<D::Lhs>, segments: &[Segment], threads: usize) {
         let Strip { lhs, images, lines } = strip;
         if images.is_empty() || lines.is_empty() {
             return;

@@ -146,6 +146,49 @@ fn conv_in_squares() {
     }
 }
 
+/// Depthwise layers of long lines: inner pixels are read where they are, those whose windows reach into padding elsewhere.
+#[test]
+fn depthwise_of_long_lines() {
+    let depthwise = |channels, kernel| Conv2dGeometry::new(channels, channels, kernel).with_groups(channels);
+    let cases = [
+        (depthwise(32, [3, 3]).with_padding([1; 4]), 9, 53),
+        (depthwise(96, [3, 3]).with_stride([2, 2]).with_padding([1, 1, 0, 1]), 11, 101),
+        (depthwise(70, [5, 4]).with_stride([1, 2]).with_dilation([2, 1]).with_padding([3, 2, 1, 0]), 19, 103),
+        (depthwise(33, [2, 2]), 5, 60),
+        (depthwise(16, [3, 3]).with_padding([0, 5, 0, 7]), 7, 50),
+        (depthwise(64, [1, 3]).with_padding([0, 1, 0, 1]), 4, 64),
+        (depthwise(130, [3, 2]).with_stride([3, 3]).with_padding([2, 0, 2, 4]), 14, 150),
+        (depthwise(48, [3, 3]).with_dilation([1, 25]).with_padding([1; 4]), 6, 110),
+        (depthwise(2, [3, 3]).with_padding([1; 4]), 40, 90),
+    ];
+    for (i, (geometry, h, w)) in cases.into_iter().enumerate() {
+        for threads in [1, 2] {
+            let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n: threads, h, w, layout: ImageLayout::Nhwc } };
+            check_conv::<u8>(&case, i as u64, threads);
+            check_conv::<i8>(&case, 1 + i as u64, threads);
+        }
+    }
+}
+
+/// Windows that lie unevenly, more of them than squares go through a panel together; more kernel rows than parts of a square; several blocks
+/// of panels and groups; panels of a group shared between threads.
+#[test]
+fn conv_in_many_squares() {
+    let conv = Conv2dGeometry::new;
+    let cases = [
+        (conv(384, 210, [3, 3]).with_groups(3).with_padding([1; 4]), 9, 9, 1, 2),
+        (conv(160, 40, [3, 3]), 19, 19, 1, 1),
+        (conv(70, 20, [5, 5]).with_dilation([1, 2]), 8, 22, 2, 1),
+        (conv(80, 80, [3, 1]).with_groups(2), 12, 41, 2, 1),
+        (conv(300, 300, [3, 3]).with_padding([1; 4]), 7, 9, 2, 2),
+        (conv(512, 256, [3, 3]).with_groups(2).with_padding([1; 4]), 5, 7, 2, 1),
+    ];
+    for (i, (geometry, h, w, n, threads)) in cases.into_iter().enumerate() {
+        let case = ConvCase { geometry, shape: ImageShape { n, h, w, layout: ImageLayout::Nhwc } };
+        if i % 2 == 0 { check_conv::<i8>(&case, i as u64, threads) } else { check_conv::<u8>(&case, i as u64, threads) }
+    }
+}
+
 #[test]
 fn misuse_of_convolutions_is_an_error() {
     let geometry = Conv2dGeometry::new(4, 6, [3, 3]);

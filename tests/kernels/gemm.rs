@@ -78,8 +78,8 @@ fn gemm_at_the_edges_of_tiles() {
 /// Whole and partial tiles of a matrix unit: of rows, of columns, and of steps, 64 at a time.
 #[test]
 fn gemm_at_the_edges_of_squares() {
-    for m in [4, 5, 15, 16, 17, 31, 32, 33, 34, 47, 49, 63, 65, 95] {
-        for (n, k) in [(16, 64), (17, 63), (33, 65), (32, 200), (65, 1091), (1, 129), (70, 4), (40, 128)] {
+    for m in [7, 8, 9, 15, 16, 17, 31, 32, 33, 34, 47, 49, 63, 65, 95] {
+        for (n, k) in [(16, 64), (17, 63), (33, 65), (32, 200), (65, 1091), (1, 129), (70, 52), (40, 128)] {
             check_gemm::<u8>(m, n, k, (2, 2), (m + n * k) as u64, 1 + m % 2);
         }
     }
@@ -90,7 +90,7 @@ fn gemm_does_not_saturate() {
     // Pairs of 255 * 127 and of 255 * -128 overflow 16 bits; four of them do so sooner.
     for (byte, weight, zero_point) in [(255u8, 127i8, 0), (255, -128, 0), (0, -128, 255), (0, 127, 255), (255, -128, 255)] {
         for k in [4096, 65536] {
-            let (m, n) = (6, 17);
+            let (m, n) = (17, 17);
             let (lhs, weights) = (vec![byte; m * k], vec![weight; n * k]);
             let sum = (i32::from(byte) - zero_point) * i32::from(weight) * k as i32;
             for isa in Isa::available() {
@@ -109,7 +109,13 @@ fn gemm_on_threads() {
     for threads in [2, 3] {
         check_gemm::<u8>(300, 130, 200, (2, 2), 5, threads);
         check_gemm::<i8>(5, 1500, 1100, (2, 2), 6, threads);
+        // Cut by rows and by columns where a matrix unit takes more work to share.
+        check_gemm::<u8>(130, 70, 2000, (2, 2), 7, threads);
+        check_gemm::<i8>(9, 1100, 2000, (2, 2), 8, threads);
+        check_gemm::<u8>(40, 1500, 1100, (2, 2), 9, threads);
     }
+    // The last square has one row.
+    check_gemm::<u8>(993, 17, 52, (2, 2), 10, 1);
 }
 
 /// Rows a power of two apart, which are copied before they are read.

@@ -1,8 +1,9 @@
 //! AMX: `tdpbusd` adds the products of a tile of unsigned activations, sixteen rows of 64, and one of signed weights to sixteen rows of
 //! sixteen sums, in as many cycles as there are rows: eight times what `vpdpbusd` does.
 //!
-//! All in assembly, as the intrinsics are not stable. No function here or elsewhere enables the compiler's own use of tiles, so what one
-//! block of assembly leaves in them is there for the next one.
+//! All in assembly, as the intrinsics are not stable. By the rules of inline assembly, what one block leaves in a register that it does not
+//! declare is undefined in the next one; but no function here or elsewhere enables the compiler's own use of tiles, so it has no instruction
+//! that could touch them in between.
 
 use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -34,11 +35,14 @@ fn is_there() -> bool {
     const OSXSAVE: u32 = 1 << 27;
     /// Configuration and data of tiles.
     const SAVED: u64 = 1 << 17 | 1 << 18;
-    if !is_x86_feature_detected!("xsave") || __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
+    // SAFETY: every x86-64 processor has `cpuid`. Compilers from 1.91 on know, and call the block unneeded.
+    #[allow(unused_unsafe)]
+    let (last, enabled, features) = unsafe { (__cpuid(0).eax, __cpuid(1).ecx, __cpuid_count(7, 0).edx) };
+    if !is_x86_feature_detected!("xsave") || last < 7 || enabled & OSXSAVE == 0 || features & TILE_AND_INT8 != TILE_AND_INT8 {
         return false;
     }
     // SAFETY: `xsave` was detected.
-    __cpuid_count(7, 0).edx & TILE_AND_INT8 == TILE_AND_INT8 && unsafe { saved() } & SAVED == SAVED
+    unsafe { saved() & SAVED == SAVED }
 }
 
 /// Asks the system for room to save tiles in, which it gives a process for all its threads.
@@ -122,7 +126,8 @@ macro_rules! add_through {
     };
 }
 
-impl MatrixUnit for AmxUnit {
+// SAFETY: `sums` stores every row and column of the tiles that the caller names.
+unsafe impl MatrixUnit for AmxUnit {
     fn begin(self, SquareShape { rows, rest }: SquareShape) {
         /// Rows and bytes of a row of each tile register, as `ldtilecfg` reads them.
         #[repr(C, align(64))]
@@ -133,7 +138,7 @@ impl MatrixUnit for AmxUnit {
             row_bytes: [u16; 16],
             rows: [u8; 16],
         }
-        debug_assert!((1..=TILE).contains(&rows) && rest < TILE_WORDS);
+        assert!((1..=TILE).contains(&rows) && rest < TILE_WORDS, "a tile has at most {TILE} rows of {TILE_WORDS} words");
         let mut tiles = Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         tiles.row_bytes[..8].fill(64);
         // Sums in 0 to 3, then activations and weights: where there is a rest, its own in the last two.
@@ -143,13 +148,13 @@ impl MatrixUnit for AmxUnit {
             tiles.rows[5..8].copy_from_slice(&[TILE_WORDS as u8, rows as u8, rest as u8]);
             tiles.row_bytes[6] = 4 * rest as u16;
         }
-        // SAFETY: `self` exists only where tiles do and may be used; the configuration is one that the palette has.
+        // SAFETY: `self` exists only where tiles do and may be used; the palette has this configuration, with the numbers asserted above.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &tiles, options(nostack, readonly)) }
     }
 
     #[inline(always)]
-    fn clear(self) {
-        // SAFETY: registers of the unit alone.
+    unsafe fn clear(self) {
+        // SAFETY: registers of the unit alone, made ready by the caller's promise.
         unsafe { asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem)) }
     }
 
