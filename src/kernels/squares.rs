@@ -21,6 +21,9 @@ const ROWS_MIN: usize = 8;
 /// Parts of a square's products between which some rows of the square before are finished.
 const PARTS: usize = 16;
 
+/// Words that the tiles of a segment hold, on average, from which on a matrix unit is faster: a tile takes as long with fewer.
+const WORDS_MIN: usize = 5;
+
 /// Squares of rows that go through a panel together, if there are not more, or if that takes less out of the second-level cache: windows
 /// of neighbouring pixels share most of what is under them. Else each goes through all panels, and only the first one meets weights that
 /// no cache has.
@@ -126,8 +129,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// The matrix unit, where the product is one for it.
     pub(super) fn matrix_unit(&self) -> Option<S::Matrix> {
         let words = self.segments.first().map_or(0, |segment| segment.words);
-        let even = words > 0 && self.segments.iter().all(|segment| segment.words == words);
-        self.simd.matrix_unit().filter(|_| D::MATRIX && self.m >= ROWS_MIN && even)
+        let even = words >= WORDS_MIN * words.div_ceil(TILE_WORDS) && self.segments.iter().all(|segment| segment.words == words);
+        self.simd.matrix_unit().filter(|_| D::MATRIX && self.m >= ROWS_MIN && words > 0 && even)
     }
 
     /// Rows of a square: as many in each, but where they are pixels, so many that those of a half lie evenly if that wastes little: a part

@@ -155,11 +155,12 @@ fn depthwise_of_long_lines() {
         (depthwise(96, [3, 3]).with_stride([2, 2]).with_padding([1, 1, 0, 1]), 11, 101),
         (depthwise(70, [5, 4]).with_stride([1, 2]).with_dilation([2, 1]).with_padding([3, 2, 1, 0]), 19, 103),
         (depthwise(33, [2, 2]), 5, 60),
-        (depthwise(16, [3, 3]).with_padding([0, 5, 0, 7]), 7, 50),
-        (depthwise(64, [1, 3]).with_padding([0, 1, 0, 1]), 4, 64),
+        (depthwise(33, [2, 2]).with_stride([2, 1]), 9, 60),
+        (depthwise(16, [3, 3]).with_stride([2, 1]).with_padding([0, 5, 0, 7]), 9, 50),
+        (depthwise(64, [1, 3]).with_stride([1, 2]).with_padding([0, 1, 0, 1]), 4, 120),
         (depthwise(130, [3, 2]).with_stride([3, 3]).with_padding([2, 0, 2, 4]), 14, 150),
-        (depthwise(48, [3, 3]).with_dilation([1, 25]).with_padding([1; 4]), 6, 110),
-        (depthwise(2, [3, 3]).with_padding([1; 4]), 40, 90),
+        (depthwise(48, [3, 3]).with_stride([2, 1]).with_dilation([1, 25]).with_padding([1; 4]), 8, 110),
+        (depthwise(2, [3, 3]).with_stride([1, 2]).with_padding([1; 4]), 6, 180),
     ];
     for (i, (geometry, h, w)) in cases.into_iter().enumerate() {
         for threads in [1, 2] {
