@@ -96,8 +96,8 @@ instruction_sets! {
     Vnni256(Vnni256, "vnni256", "6x16x4") on "x86_64";
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: `vpdpbusd`, four products per lane and instruction.
     Avx512Vnni(Avx512Vnni, "avx512vnni", "12x32x4") on "x86_64";
-    /// x86-64 with AVX-512 VNNI and AMX, on Linux: products of eight rows or more and dense convolutions by `tdpbusd` in tiles, all else
-    /// as [`Isa::Avx512Vnni`].
+    /// x86-64 with AVX-512 VNNI and AMX, on Linux: products of eight rows or more and dense convolutions by `tdpbusd` in tiles, all else,
+    /// and sums of a few products, as [`Isa::Avx512Vnni`].
     ///
     /// Whoever asks what is there ([`Isa::best`], [`Isa::available`]) asks the system for leave to use tiles, once for the whole process:
     /// it then refuses alternate signal stacks that are too small to save tiles on, and refuses leave where there is one.

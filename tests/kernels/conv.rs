@@ -160,19 +160,32 @@ fn depthwise_of_long_lines() {
         (depthwise(64, [1, 3]).with_stride([1, 2]).with_padding([0, 1, 0, 1]), 4, 120),
         (depthwise(130, [3, 2]).with_stride([3, 3]).with_padding([2, 0, 2, 4]), 14, 150),
         (depthwise(48, [3, 3]).with_stride([2, 1]).with_dilation([1, 25]).with_padding([1; 4]), 8, 110),
-        (depthwise(2, [3, 3]).with_stride([1, 2]).with_padding([1; 4]), 6, 180),
+        (depthwise(20, [3, 3]).with_stride([1, 2]).with_padding([1; 4]), 8, 180),
+        // Windows in padding alone.
+        (depthwise(32, [2, 2]).with_stride([4, 4]).with_padding([0, 3, 0, 0]), 16, 200),
+        (depthwise(32, [1, 1]).with_stride([1, 2]).with_padding([0, 2, 0, 2]), 8, 120),
     ];
     for (i, (geometry, h, w)) in cases.into_iter().enumerate() {
-        for threads in [1, 2] {
-            let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n: threads, h, w, layout: ImageLayout::Nhwc } };
-            check_conv::<u8>(&case, i as u64, threads);
-            check_conv::<i8>(&case, 1 + i as u64, threads);
+        // Seeds that give values of every size, with and without residuals and zero points of each image.
+        for (seed, n, threads) in [(i as u64, 1, 1), (7, 2, 1), (15, 2, 3)] {
+            let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n, h, w, layout: ImageLayout::Nhwc } };
+            check_conv::<u8>(&case, seed, threads);
+            check_conv::<i8>(&case, seed + 1, threads);
         }
     }
 }
 
-/// Windows that lie unevenly, more of them than squares go through a panel together; more kernel rows than parts of a square; several blocks
-/// of panels and groups; panels of a group shared between threads.
+/// Pictures channel by channel, wider than what is converted at a time.
+#[test]
+fn conv_of_wide_pictures() {
+    let case = ConvCase {
+        geometry: Conv2dGeometry::new(3, 8, [3, 3]).with_stride([1, 2]).with_padding([1; 4]),
+        shape: ImageShape { n: 2, h: 5, w: 300, layout: ImageLayout::Nchw },
+    };
+    check_conv::<u8>(&case, 7, 1);
+    check_conv::<i8>(&case, 15, 2);
+}
+
 #[test]
 fn conv_in_many_squares() {
     let conv = Conv2dGeometry::new;
