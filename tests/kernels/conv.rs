@@ -128,6 +128,7 @@ fn conv_in_strips() {
 
 /// Lines that are cut into squares of a matrix unit, or put together in them: runs of k above and below 64 steps, one and several groups.
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn conv_in_squares() {
     let conv = Conv2dGeometry::new;
     let kernels = [
@@ -187,6 +188,7 @@ fn conv_of_wide_pictures() {
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn conv_in_many_squares() {
     let conv = Conv2dGeometry::new;
     let cases = [

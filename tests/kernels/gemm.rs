@@ -77,6 +77,7 @@ fn gemm_at_the_edges_of_tiles() {
 
 /// Whole and partial tiles of a matrix unit: of rows, of columns, and of steps, 64 at a time.
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn gemm_at_the_edges_of_squares() {
     for m in [7, 8, 9, 15, 16, 17, 31, 32, 33, 34, 47, 49, 63, 65, 95] {
         for (n, k) in [(16, 64), (17, 63), (33, 65), (32, 200), (65, 1091), (1, 129), (70, 52), (40, 128)] {
@@ -109,12 +110,18 @@ fn gemm_on_threads() {
     for threads in [2, 3] {
         check_gemm::<u8>(300, 130, 200, (2, 2), 5, threads);
         check_gemm::<i8>(5, 1500, 1100, (2, 2), 6, threads);
-        // Cut by rows and by columns where a matrix unit takes more work to share.
+    }
+}
+
+/// Squares of a matrix unit, which take more work to share: cut by rows and by columns; and a last one of one row.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn squares_on_threads() {
+    for threads in [2, 3] {
         check_gemm::<u8>(130, 70, 2000, (2, 2), 7, threads);
         check_gemm::<i8>(9, 1100, 2000, (2, 2), 8, threads);
         check_gemm::<u8>(40, 1500, 1100, (2, 2), 9, threads);
     }
-    // The last square has one row.
     check_gemm::<u8>(993, 17, 52, (2, 2), 10, 1);
 }
 
