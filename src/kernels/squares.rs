@@ -129,8 +129,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// The matrix unit, where the product is one for it.
     pub(super) fn matrix_unit(&self) -> Option<S::Matrix> {
         let words = self.segments.first().map_or(0, |segment| segment.words);
-        let even = words >= WORDS_MIN * words.div_ceil(TILE_WORDS) && self.segments.iter().all(|segment| segment.words == words);
-        self.simd.matrix_unit().filter(|_| D::MATRIX && self.m >= ROWS_MIN && words > 0 && even)
+        let full = words > 0 && words >= WORDS_MIN * words.div_ceil(TILE_WORDS);
+        let alike = self.segments.iter().all(|segment| segment.words == words);
+        self.simd.matrix_unit().filter(|_| D::MATRIX && self.m >= ROWS_MIN && full && alike)
     }
 
     /// Rows of a square: as many in each, but where they are pixels, so many that those of a half lie evenly if that wastes little: a part

@@ -147,7 +147,8 @@ fn conv_in_squares() {
     }
 }
 
-/// Depthwise layers of long lines: inner pixels are read where they are, those whose windows reach into padding elsewhere.
+/// Depthwise layers of long lines: of strides above 1, inner pixels are read where they are and those whose windows reach into padding
+/// elsewhere; of stride 1, in lines that go round.
 #[test]
 fn depthwise_of_long_lines() {
     let depthwise = |channels, kernel| Conv2dGeometry::new(channels, channels, kernel).with_groups(channels);
