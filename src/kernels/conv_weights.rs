@@ -89,12 +89,29 @@ impl<W: Element> Columns<W> for Channels<'_, W> {
     fn columns<S: Simd>(&self, _: S, first: usize, k: usize, weights: &mut [W], _: &mut [f32]) {
         let [_, channels, kh, kw] = self.geometry.weight_shape();
         let taps = kh * kw;
-        for (c, column) in weights.chunks_exact_mut(k).enumerate() {
-            let from = &self.weights[(first + c) * k..][..k];
-            for (tap, weights) in column.chunks_exact_mut(channels).enumerate() {
-                for (weight, from) in weights.iter_mut().zip(from[tap..].iter().step_by(taps)) {
-                    *weight = *from;
+        let from = &self.weights[first * k..][..weights.len()];
+        match taps {
+            1 => weights.copy_from_slice(from),
+            9 => taps_first::<W, 9>(from, channels, weights),
+            _ => {
+                for (column, from) in weights.chunks_exact_mut(k).zip(from.chunks_exact(k)) {
+                    for (i, weight) in column.iter_mut().enumerate() {
+                        *weight = from[i % channels * taps + i / channels];
+                    }
                 }
+            }
+        }
+    }
+}
+
+/// Columns of `[channels][TAPS]` as `[TAPS][channels]`, all taps of a channel at a time.
+#[inline(always)]
+fn taps_first<W: Element, const TAPS: usize>(from: &[W], channels: usize, weights: &mut [W]) {
+    let columns = from.as_chunks::<TAPS>().0.chunks_exact(channels);
+    for (column, from) in weights.chunks_exact_mut(channels * TAPS).zip(columns) {
+        for (channel, from) in from.iter().enumerate() {
+            for tap in 0..TAPS {
+                column[tap * channels + channel] = from[tap];
             }
         }
     }

@@ -13,21 +13,24 @@ pub struct Words<'a> {
 
 /// Columns of `k` weights into one panel's words.
 #[inline(always)]
-pub fn columns_into_words<W: Element>(columns: &[W], k: usize, words: Words<'_>, packed: &mut [W]) {
+pub fn columns_into_words<S: Simd, W: Element>(simd: S, columns: &[W], k: usize, words: Words<'_>, packed: &mut [W]) {
     match words.ku {
-        1 => columns_into::<W, 1>(columns, k, words, packed),
-        2 => columns_into::<W, 2>(columns, k, words, packed),
-        4 => columns_into::<W, 4>(columns, k, words, packed),
-        8 => columns_into::<W, 8>(columns, k, words, packed),
+        1 => columns_into::<S, W, 1>(simd, columns, k, words, packed),
+        2 => columns_into::<S, W, 2>(simd, columns, k, words, packed),
+        4 => columns_into::<S, W, 4>(simd, columns, k, words, packed),
+        8 => columns_into::<S, W, 8>(simd, columns, k, words, packed),
         ku => unreachable!("a word has 1, 2, 4 or 8 elements, not {ku}"),
     }
 }
 
-/// Columns, and words, of a block that is turned in registers.
-const SIDE: usize = 4;
-
 #[inline(always)]
-fn columns_into<W: Element, const KU: usize>(columns: &[W], k: usize, Words { width, runs, .. }: Words<'_>, packed: &mut [W]) {
+fn columns_into<S: Simd, W: Element, const KU: usize>(
+    simd: S,
+    columns: &[W],
+    k: usize,
+    Words { width, runs, .. }: Words<'_>,
+    packed: &mut [W],
+) {
     /// Words that are written for all columns before the next ones, so that what a word's columns share is still in the cache.
     const BLOCK: usize = 32;
     if k == 0 {
@@ -40,21 +43,13 @@ fn columns_into<W: Element, const KU: usize>(columns: &[W], k: usize, Words { wi
         let words = run / KU;
         for block in (0..words).step_by(BLOCK) {
             let size = (words - block).min(BLOCK);
-            let of = |c: usize| columns[c * k + step + block * KU..][..size * KU].as_chunks::<KU>().0;
+            let from = &columns[step + block * KU..];
             let packed = &mut packed[(first + block) * width..][..size * width];
-            let (whole, high) = (count / SIDE * SIDE, size / SIDE * SIDE);
-            for c in (0..whole).step_by(SIDE) {
-                let squares = |c: usize| of(c).as_chunks::<SIDE>().0;
-                let rows = squares(c).iter().zip(squares(c + 1)).zip(squares(c + 2).iter().zip(squares(c + 3)));
-                for (w, ((p, q), (r, s))) in rows.enumerate() {
-                    for i in 0..SIDE {
-                        packed[(w * SIDE + i) * width + c..][..SIDE].copy_from_slice(&[p[i], q[i], r[i], s[i]]);
-                    }
-                }
-            }
+            let (whole, high) = turn::<S, W, KU>(simd, from, k, (count, size), packed, width);
             for c in 0..count {
-                let from = if c < whole { high } else { 0 };
-                for (w, word) in of(c).iter().enumerate().skip(from) {
+                let from = from[c * k..][..size * KU].as_chunks::<KU>().0;
+                let done = if c < whole { high } else { 0 };
+                for (w, word) in from.iter().enumerate().skip(done) {
                     packed[w * width + c] = *word;
                 }
             }
@@ -69,6 +64,36 @@ fn columns_into<W: Element, const KU: usize>(columns: &[W], k: usize, Words { wi
         step += run;
         first += run.div_ceil(KU);
     }
+}
+
+/// As many of `count` columns, `k` elements from one to the next, and of `size` words of each as whole squares of vectors take,
+/// turned in registers: how many of both.
+#[inline(always)]
+fn turn<S: Simd, W: Element, const KU: usize>(
+    simd: S,
+    columns: &[W],
+    k: usize,
+    (count, size): (usize, usize),
+    packed: &mut [[W; KU]],
+    width: usize,
+) -> (usize, usize) {
+    if S::LANES == 1 || size_of::<[W; KU]>() != size_of::<f32>() {
+        return (0, 0);
+    }
+    let (whole, high) = (count / S::LANES * S::LANES, size / S::LANES * S::LANES);
+    for c in (0..whole).step_by(S::LANES) {
+        for w in (0..high).step_by(S::LANES) {
+            let mut from = [std::ptr::null(); 16];
+            for (lane, from) in from[..S::LANES].iter_mut().enumerate() {
+                *from = columns[(c + lane) * k + w * KU..][..S::LANES * KU].as_ptr().cast();
+            }
+            let to = &mut packed[w * width + c..(w + S::LANES - 1) * width + c + S::LANES];
+            // SAFETY: as many words, of four bytes each, are there in each column, and the slice reaches from the first word's first
+            // column to the last word's last one.
+            unsafe { simd.transpose_f32(&from, to.as_mut_ptr().cast(), width) }
+        }
+    }
+    (whole, high)
 }
 
 /// Rows, one for each step of k, into the words of panels side by side, from column `first` on, whose scales these are. `scratch` has

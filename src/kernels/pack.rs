@@ -353,7 +353,7 @@ impl<W: Element> Packing<'_, W> {
             let words = Words { ku: panels.layout.ku, width: panels.vectors(panel) * panels.layout.lanes, runs: self.runs };
             simd.vectorize(
                 #[inline(always)]
-                || columns_into_words(scratch, k, words, packed),
+                || columns_into_words(simd, scratch, k, words, packed),
             );
         }
     }

@@ -188,16 +188,17 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         unreachable!("only where PERMUTES says so")
     }
 
-    /// `dst[i * stride + j] = from[j][i]` for `i` and `j` below `LANES`.
+    /// `dst[i * stride + j] = from[j][i]` for `i` and `j` below `LANES`: four bytes each, whatever they are.
     ///
     /// # Safety
-    /// The first `LANES` of `from` are valid for reads of as many floats, `dst` for writes of as many in each of as many rows.
+    /// The first `LANES` of `from` are valid for reads of as many floats, `dst` for writes of as many in each of as many rows; none need be
+    /// aligned.
     #[inline(always)]
     unsafe fn transpose_f32(self, from: &[*const f32; 16], dst: *mut f32, stride: usize) {
         for j in 0..Self::LANES {
             for i in 0..Self::LANES {
                 // SAFETY: the caller's promise.
-                unsafe { dst.add(i * stride + j).write(from[j].add(i).read()) }
+                unsafe { dst.add(i * stride + j).cast::<[u8; 4]>().write(from[j].add(i).cast::<[u8; 4]>().read()) }
             }
         }
     }

@@ -81,8 +81,19 @@ impl NonFinite {
     /// # Errors
     /// [`Error::NonFinite`] for the first NaN or infinity, unless the policy takes them.
     pub fn check(self, what: &str, values: &[f32]) -> Result<()> {
-        match values.iter().position(|x| !x.is_finite()).filter(|_| self == NonFinite::Error) {
-            Some(index) => Err(Error::NonFinite { what: what.to_owned(), index, value: values[index] }),
+        if self == NonFinite::Saturate {
+            return Ok(());
+        }
+        // Piece by piece, each to its end: a loop that may stop at any element is not vectorized.
+        const PIECE: usize = 256;
+        const EXPONENT: u32 = f32::INFINITY.to_bits();
+        let refused = |piece: &[f32]| piece.iter().fold(0, |any, x| any | u32::from(x.to_bits() & EXPONENT == EXPONENT)) != 0;
+        match values.chunks(PIECE).position(refused) {
+            Some(piece) => {
+                let from = piece * PIECE;
+                let index = from + values[from..].iter().position(|x| !x.is_finite()).unwrap_or(0);
+                Err(Error::NonFinite { what: what.to_owned(), index, value: values[index] })
+            }
             None => Ok(()),
         }
     }

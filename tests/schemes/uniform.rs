@@ -193,6 +193,29 @@ fn nan_and_infinities_are_refused_or_saturated() {
     }
 }
 
+/// Wherever it stands in a long tensor, the first element that is not finite is named by its place in the whole.
+#[test]
+fn the_first_that_is_not_finite_is_named() {
+    for (granularity, first, later) in [
+        (Granularity::PerTensor, 700, 1500),
+        (Granularity::PerTensor, 256, 300),
+        (Granularity::PerChannel { axis: 0 }, 1023, 1024),
+        (Granularity::PerGroup { axis: 1, size: 32 }, 901, 1999),
+    ] {
+        let good = Tensor::new([2, 1024], vec![1.0; 2048]).unwrap();
+        let params = Affine::<i8>::fit(&good, &Scheme::INT8_WEIGHT.with_granularity(granularity)).unwrap();
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![f32::MAX; 2048];
+            (x[first], x[later]) = (bad, f32::NAN);
+            let error = params.quantize(&Tensor::new([2, 1024], x).unwrap()).unwrap_err();
+            assert!(
+                matches!(&error, Error::NonFinite { index, value, .. } if *index == first && value.to_bits() == bad.to_bits()),
+                "{error}"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_an_error() {
     let x = Tensor::full([4, 6], 1.0).unwrap();

@@ -111,7 +111,8 @@ impl DynamicScheme {
         let mut observer = MinMax::new(scheme.granularity()).with_non_finite(self.non_finite);
         observer.observe(weight).map_err(|error| named("weight", error))?;
         let params = observer.qparams(scheme)?;
-        QuantizedTensor::quantize_with(weight, &params, self.non_finite)
+        // What the policy refuses the observer has refused: no second look.
+        QuantizedTensor::quantize_with(weight, &params, NonFinite::Saturate)
     }
 }
 
