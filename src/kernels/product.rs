@@ -25,6 +25,9 @@ const LONG: usize = 256 << 20;
 /// How many times as fast as vectors a matrix unit is, about.
 const MATRIX_UNIT: usize = 4;
 
+/// Weights that stay in a common second-level cache from product to product, beside all else.
+const WEIGHTS_BYTES: usize = 1 << 20;
+
 /// Where the rows of a product start, in elements.
 #[derive(Debug, Clone, Copy)]
 pub enum Rows {
@@ -124,8 +127,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let parts = threads::parts(threads, work, GRAIN);
         // Waking a thread takes some ten microseconds, which weigh in a short product; in a long one, weights that are read again do.
         let runs = if work < LONG { 4 } else { 1 };
-        // Whichever of rows and columns cuts more evenly; rows at a tie, as then each thread reads its own activations.
+        // Whichever of rows and columns cuts more evenly; at a tie rows, as then each thread reads its own activations and writes its own
+        // lines, but for a unit whose weights would come from beyond a second-level cache, twice: half a product takes as long as a whole.
         let waste = |items: usize| items.div_ceil(parts) * parts * (panels * tiles / items);
+        let read_once = unit.is_some() && panels * self.panels.panel_bytes() > WEIGHTS_BYTES;
         let block = |part, tiles, panels| {
             match unit {
                 // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`, ranges of panels disjoint columns.
@@ -134,7 +139,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                 _ => unsafe { self.block(part, tiles, panels) },
             }
         };
-        if waste(tiles) <= waste(panels) {
+        if waste(tiles) < waste(panels) || waste(tiles) == waste(panels) && !read_once {
             threads::share(tiles, parts, runs, |part, tiles| block(part, tiles, 0..panels));
         } else {
             threads::share(panels, parts, runs, |part, panels| block(part, 0..tiles, panels));
