@@ -35,8 +35,10 @@ impl std::fmt::Display for On {
     }
 }
 
+/// Every case on every instruction set, but the largest not without vectors, where one call takes longer than all others together.
 fn cases() -> Vec<On> {
-    CASES.iter().flat_map(|case| Isa::available().into_iter().map(move |isa| On(case, isa))).collect()
+    let all = CASES.iter().flat_map(|case| Isa::available().into_iter().map(move |isa| On(case, isa)));
+    all.filter(|On(Case(_, m, n, k), isa)| *isa != Isa::Scalar || m * n * k < 1 << 32).collect()
 }
 
 fn codes(len: usize) -> Vec<u8> {

@@ -117,6 +117,18 @@ pub(crate) fn attention(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
+    attention_for(Isa::best(), call, dst, place, workspace, threads)
+}
+
+/// [`attention`] on an instruction set that is there.
+fn attention_for(
+    isa: Isa,
+    call: &Attention<'_>,
+    dst: &mut [f32],
+    place: Scattered<'_>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
     check_threads(threads)?;
     let Some(first) = call.heads.first() else { return Ok(()) };
     let shape = first.shape().filter(|shape| call.heads.iter().all(|head| head.shape() == Some(*shape)));
@@ -133,11 +145,12 @@ pub(crate) fn attention(
     let work = (call.heads.len() * rows).saturating_mul(keys).saturating_mul(depth + width + 8);
     let parts = threads::parts(threads, work, GRAIN);
     workspace.heads.resize_with(parts.max(workspace.heads.len()), HeadMemory::default);
-    Isa::best().visit(Visit { call, shape, dst: Disjoint::new(dst), place, memory: &mut workspace.heads, parts });
+    isa.visit(Visit { isa, call, shape, dst: Disjoint::new(dst), place, memory: &mut workspace.heads, parts });
     Ok(())
 }
 
 struct Visit<'v, 'a> {
+    isa: Isa,
     call: &'v Attention<'a>,
     shape: [usize; 4],
     dst: Disjoint<'v, f32>,
@@ -149,8 +162,7 @@ struct Visit<'v, 'a> {
 impl Visitor for Visit<'_, '_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
-        let Visit { call, shape: shape @ [rows, keys, depth, width], dst, place, memory, parts } = self;
-        let isa = Isa::best();
+        let Visit { isa, call, shape: shape @ [rows, keys, depth, width], dst, place, memory, parts } = self;
         let blocks = rows.div_ceil(S::MR);
         let memory = Disjoint::new(memory);
         threads::split(call.heads.len() * blocks, parts, |part, range| {
@@ -314,4 +326,80 @@ fn weigh<S: Simd>(scores: &mut [f32], max: f32, sums: &mut [f32; LANES]) {
         *sum += *x;
     }
     *sums = lanes;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0).collect()
+    }
+
+    /// In double precision, and how far f32 may be from it: a score is off by as many roundings as it adds products, a weight by twice
+    /// as much of itself, and the sum by as many roundings as there are keys.
+    fn row_of(head: &Head<'_>, row: usize, scale: f32, mask: Option<&[f32]>) -> (Vec<f64>, f64) {
+        let [_, keys, depth, width] = head.shape().unwrap();
+        let at = |(matrix, layout): (Matrix<'_, f32>, WeightLayout), column: usize, step: usize| match layout {
+            WeightLayout::Nk => f64::from(matrix.row(column)[step]),
+            WeightLayout::Kn => f64::from(matrix.row(step)[column]),
+        };
+        let products = |key: usize| (0..depth).map(move |d| f64::from(head.query.row(row)[d]) * at(head.key, key, d) * f64::from(scale));
+        let score = |key: usize| products(key).sum::<f64>() + mask.map_or(0.0, |mask| f64::from(mask[key]));
+        let scores: Vec<f64> = (0..keys).map(score).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        let largest = (0..keys).map(|key| products(key).map(f64::abs).sum::<f64>()).fold(1.0, f64::max);
+        let bound = f64::from(f32::EPSILON) * (2.0 * (depth + 4) as f64 * largest + (keys + 16) as f64);
+        ((0..width).map(|w| (0..keys).map(|k| weights[k] * at(head.value, w, k)).sum::<f64>() / sum).collect(), bound)
+    }
+
+    #[test]
+    fn every_instruction_set_attends() {
+        for (i, [heads, rows, keys, depth, width]) in
+            [[1, 1, 1, 1, 1], [2, 5, 7, 3, 17], [3, 33, 33, 16, 16], [2, 13, 70, 40, 33], [5, 64, 96, 8, 4]].into_iter().enumerate()
+        {
+            let (queries, keys_of, values) =
+                (numbers(heads * rows * depth, 1), numbers(heads * keys * depth, 2), numbers(heads * keys * width, 3));
+            let masks: Vec<f32> = numbers(rows * keys, 4).into_iter().map(|x| if x > 0.5 { f32::NEG_INFINITY } else { 4.0 * x }).collect();
+            // A key at least of each row may be seen.
+            let masks: Vec<f32> = masks.iter().enumerate().map(|(i, &x)| if i % keys == 0 { 0.5 } else { x }).collect();
+            let mask = |_: usize, row: usize| (i % 2 == 1).then(|| &masks[row * keys..(row + 1) * keys]);
+            for layouts in [[WeightLayout::Nk, WeightLayout::Kn], [WeightLayout::Kn, WeightLayout::Nk]] {
+                let matrix = |layout, x, [n, k]: [usize; 2]| match layout {
+                    WeightLayout::Nk => (Matrix::new(x, n, k).unwrap(), layout),
+                    WeightLayout::Kn => (Matrix::new(x, k, n).unwrap(), layout),
+                };
+                let all: Vec<Head<'_>> = (0..heads)
+                    .map(|h| Head {
+                        query: Matrix::new(&queries[h * rows * depth..][..rows * depth], rows, depth).unwrap(),
+                        key: matrix(layouts[0], &keys_of[h * keys * depth..][..keys * depth], [keys, depth]),
+                        value: matrix(layouts[1], &values[h * keys * width..][..keys * width], [width, keys]),
+                    })
+                    .collect();
+                let masked = |head: usize, row: usize| mask(head, row);
+                let call = Attention { heads: &all, scale: 1.7, mask: &masked };
+                // Heads side by side in each row.
+                let place = Scattered { heads: &[(heads, width)], row: heads * width };
+                for isa in Isa::available() {
+                    let run = |threads: usize| {
+                        let mut dst = vec![f32::NAN; heads * rows * width];
+                        attention_for(isa, &call, &mut dst, place, &mut Workspace::new(), threads).unwrap();
+                        dst
+                    };
+                    let dst = run(1);
+                    for (h, row) in (0..heads).flat_map(|h| (0..rows).map(move |row| (h, row))) {
+                        let (exact, bound) = row_of(&all[h], row, call.scale, mask(h, row));
+                        for (w, (y, exact)) in dst[(row * heads + h) * width..][..width].iter().zip(exact).enumerate() {
+                            assert!((f64::from(*y) - exact).abs() <= bound, "{isa:?} head {h} row {row} column {w}: {y} for {exact}");
+                        }
+                    }
+                    for threads in [2, 3] {
+                        assert!(run(threads).iter().zip(&dst).all(|(a, b)| a.to_bits() == b.to_bits()), "{isa:?} on {threads} threads");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -67,3 +67,48 @@ fn each(row: &mut [f32], f: impl Fn(f32) -> f32) {
         rest.copy_from_slice(&x[..rest.len()]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::dynamic::{Around, gemm_dynamic_with};
+    use crate::kernels::{
+        ActivationRule, Epilogue, FloatEpilogue, Isa, Matrix, MatrixMut, PackedFloatWeights, PackedWeights, RangeOf, WeightLayout,
+        Workspace, sgemm_with,
+    };
+
+    /// Behind a product, on every instruction set, the bits that the function by itself gives.
+    #[test]
+    fn functions_follow_products() {
+        for [m, n, k] in [[1, 1, 3], [3, 17, 8], [40, 70, 65]] {
+            let numbers = |len: usize, step: usize| (0..len).map(|i| (i * step % 1009) as f32 / 100.0 - 5.0).collect::<Vec<f32>>();
+            let (lhs, weights) = (numbers(m * k, 37), numbers(n * k, 53));
+            let codes: Vec<i8> = weights.iter().map(|&x| (20.0 * x) as i8).collect();
+            for function in [Function::Gelu, Function::GeluTanh, Function::Swish(1.0), Function::Swish(1.702)] {
+                for isa in Isa::available() {
+                    let float = PackedFloatWeights::pack_for(isa, &weights, n, k, WeightLayout::Nk).unwrap();
+                    let int8 = PackedWeights::pack_for(isa, &codes, n, k, WeightLayout::Nk).unwrap();
+                    let product = |function: Option<Function>, dynamic: bool| {
+                        let mut y = vec![0f32; m * n];
+                        let (a, dst) = (Matrix::new(&lhs, m, k).unwrap(), MatrixMut::new(&mut y, m, n).unwrap());
+                        if dynamic {
+                            let (rule, around) = (ActivationRule::default(), Around { function, ..Around::default() });
+                            let epilogue = Epilogue::new(&[0.02]);
+                            gemm_dynamic_with(a, RangeOf::Row, (&rule).into(), &int8, &epilogue, around, dst, &mut Workspace::new(), 1)
+                                .unwrap();
+                        } else {
+                            sgemm_with(a, &float, &FloatEpilogue::new(), function, dst, 1).unwrap();
+                        }
+                        y
+                    };
+                    for dynamic in [false, true] {
+                        let (plain, fused) = (product(None, dynamic), product(Some(function), dynamic));
+                        for (x, y) in plain.into_iter().zip(fused) {
+                            assert_eq!(y.to_bits(), function.of(x).to_bits(), "{isa:?} {function:?} of {x}, int8 {dynamic}: {y}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

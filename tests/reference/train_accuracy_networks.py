@@ -1,7 +1,8 @@
 """Make the networks that post-training methods are measured on, with their calibration and test samples.
 
 Run from the repository root:
-  python tests/reference/train_accuracy_networks.py [--out DIR] [--again] [--tool target/release/examples/quantize_onnx] [NETWORK]...
+  python tests/reference/train_accuracy_networks.py [--out DIR] [--again] [--sequences N] [--tool target/release/examples/quantize_onnx]
+                                                    [NETWORK]...
 
 Into DIR, by default ~/.cache/lowprec-accuracy, since the weights are too large for the repository:
   NAME.onnx                     float, opset 17, any number of samples
@@ -13,7 +14,7 @@ Into DIR, by default ~/.cache/lowprec-accuracy, since the weights are too large 
   rescaled, rescaled_relu       `separable` and `separable_relu` with every channel on either side of a depthwise convolution
                                 times 2^U(-4, 4), undone by the next layer: the same function. ReLU6 then has a cap for each channel (Min)
   transformer, lstm             predict characters of Python source code, see `sequence_networks.py`: 128 sequences of 128 from the
-                                text that they learned, 128 from modules they did not
+                                text that they learned, 128, or as many as --sequences says, from modules they did not
 
 Weights of trained networks are kept as NAME_weights.safetensors; --again trains once more. On one core the transformer takes 16
 minutes, the LSTM 5, the rest one. ONNX Runtime's logits are compared with PyTorch's; with --tool also those of the crate, run in float.
@@ -147,12 +148,12 @@ def exported(name, model):
     return model.SerializeToString(deterministic=True)
 
 
-def samples(name):
-    """(calibration, test): tensors by name."""
+def samples(name, sequences):
+    """(calibration, test): tensors by name; of characters so many sequences for the test."""
     if name in sequence_networks.NETWORKS:
-        (known, _), (tokens, labels) = (
-            sequence_networks.pieces(text, sequence_networks.SEQUENCES) for text in sequence_networks.texts()
-        )
+        text, held_out = sequence_networks.texts()
+        known, _ = sequence_networks.pieces(text, sequence_networks.SEQUENCES)
+        tokens, labels = sequence_networks.pieces(held_out, sequences)
         return {"tokens": known}, {"tokens": tokens, "labels": labels}
     parts = digits()
     tests, labels = parts["test"]
@@ -173,7 +174,7 @@ def by_tool(tool, path, inputs):
         return safetensors.numpy.load_file(made)["logits"]
 
 
-def make(name, folder, again, tool):
+def make(name, folder, again, tool, sequences):
     """Writes the three files of a network, after training it where it must be."""
     kept = folder / f"{name}_weights.safetensors"
     if name not in FIXED and name not in RESCALED and (again or not kept.exists()):
@@ -183,7 +184,7 @@ def make(name, folder, again, tool):
     raw = (FIXTURES / f"digits_{name}.onnx").read_bytes() if name in FIXED else exported(name, load(name, folder))
     path = folder / f"{name}.onnx"
     path.write_bytes(raw)
-    calibration, tests = samples(name)
+    calibration, tests = samples(name, sequences)
     safetensors.torch.save_file({key: value.contiguous() for key, value in calibration.items()}, folder / f"{name}_calibration.safetensors")
     safetensors.torch.save_file({key: value.contiguous() for key, value in tests.items()}, folder / f"{name}_test.safetensors")
 
@@ -215,6 +216,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--again", action="store_true", help="train although there are weights")
+    parser.add_argument("--sequences", type=int, default=sequence_networks.SEQUENCES, help="to test the character networks with")
     parser.add_argument("--tool", help="quantize_onnx, to compare its float logits")
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"{', '.join(NETWORKS)}; default all")
     arguments = parser.parse_args()
@@ -222,7 +224,7 @@ def main():
     torch.use_deterministic_algorithms(True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.networks or NETWORKS:
-        make(name, arguments.out, arguments.again, arguments.tool)
+        make(name, arguments.out, arguments.again, arguments.tool, arguments.sequences)
 
 
 if __name__ == "__main__":
