@@ -44,6 +44,12 @@ pub(crate) const MULTIPLIER_MAX: f32 = 18446744073709551616.0;
 /// A multiplier up to here takes no sum above [`INTEGER_MAX`]: the sum itself may round up to 2^31.
 const BOUNDED: f32 = 0.999;
 
+/// As [`BOUNDED`], where a residual is added, whose multiplier is up to [`RESIDUAL_BOUNDED`]: half of 2^31, and 255 times 2^20.
+const BOUNDED_BESIDE: f32 = 0.499;
+
+/// See [`BOUNDED_BESIDE`].
+const RESIDUAL_BOUNDED: f32 = 1048576.0;
+
 /// The largest float below 2^31: what is above would not convert to i32.
 const INTEGER_MAX: f32 = 2147483520.0;
 
@@ -125,7 +131,12 @@ impl<'a, T: ActivationCode> Requantize<'a, T> {
         });
         let (zero_point, lo, hi) = (unsigned(self.zero_point), unsigned(self.qmin), unsigned(self.qmax));
         let grid = CodeGrid { zero_point, lo, hi, flip: T::QMIN as u8 };
-        let bounded = residual.is_none() && self.multiplier.iter().fold(true, |all, &multiplier| all & (multiplier <= BOUNDED));
+        let limit = match &residual {
+            Some(residual) if residual.multiplier > RESIDUAL_BOUNDED => -1.0,
+            Some(_) => BOUNDED_BESIDE,
+            None => BOUNDED,
+        };
+        let bounded = self.multiplier.iter().fold(true, |all, &multiplier| all & (multiplier <= limit));
         RequantizeBytes { multiplier: self.multiplier, bias: self.bias.unwrap_or_default(), residual, grid, bounded }
     }
 }
@@ -223,8 +234,11 @@ impl IntegerStage for RequantizeBytes<'_> {
                 for v in 0..NV {
                     let at = residual.codes.wrapping_add((place.row + r) * residual.stride + place.column + v * S::LANES);
                     // SAFETY: `check_parameters` saw a code for each row and column of the output.
-                    let codes = unsafe { simd.load_bytes(at, place.lanes::<S>(v)) };
-                    x[r][v] = simd.add_f32(x[r][v], simd.mul_f32(simd.to_f32(simd.add_i32(simd.xor_i32(codes, flip), zero)), scale));
+                    let mut codes = unsafe { simd.load_bytes(at, place.lanes::<S>(v)) };
+                    if self.grid.flip != 0 {
+                        codes = simd.xor_i32(codes, flip);
+                    }
+                    x[r][v] = simd.add_f32(x[r][v], simd.mul_f32(simd.to_f32(simd.add_i32(codes, zero)), scale));
                 }
             }
         }

@@ -268,6 +268,33 @@ fn the_longest_sums_that_an_i32_holds() {
     }
 }
 
+/// What is added to the longest sums before they are rounded may leave i32, or not.
+#[test]
+fn residuals_beside_the_longest_sums() {
+    let (k, lhs) = (65536, vec![255u8; 65536]);
+    for weight in [127i8, -128] {
+        let sum = 255 * i64::from(weight) * k as i64;
+        let (half, beyond) = (1048576.0f32, 8388608.0);
+        for (multiplier, other) in
+            [(0.499, half), (0.4991, half), (0.499, half * 1.01), (0.6, half), (1.0, half), (0.499, beyond), (1.0, beyond), (0.9, 0.0)]
+        {
+            for (code, zero_point) in [(255u8, 0), (0, 255), (3, 3)] {
+                let (codes, multiplier) = ([code], [multiplier]);
+                let residual = Residual { codes: Matrix::new(&codes, 1, 1).unwrap(), zero_point, multiplier: other };
+                let stage = Requantize::new(&multiplier).with_zero_point(100).with_residual(Some(residual));
+                let expected = reference::requantize(&[sum], 1, &stage);
+                for isa in Isa::available() {
+                    let packed = PackedWeights::pack_for(isa, &vec![weight; k], 1, k, WeightLayout::Nk).unwrap();
+                    let mut dst = [77u8];
+                    let (a, c) = (Matrix::new(&lhs, 1, k).unwrap(), MatrixMut::new(&mut dst, 1, 1).unwrap());
+                    gemm(a, Per::Tensor(0), &packed, &stage, c, &mut Workspace::new(), 1).unwrap();
+                    assert_eq!(dst[..], expected[..], "{} {multiplier:?} {other} {code} {zero_point}", isa.name());
+                }
+            }
+        }
+    }
+}
+
 /// A bias that would push sums out of i32 is added in 64 bits.
 #[test]
 fn a_huge_bias_does_not_wrap() {
