@@ -263,14 +263,6 @@ impl Error {
         }
     }
 
-    /// This error of a part of a tensor that starts at element `start`: its index is the whole tensor's.
-    pub(crate) fn in_part_from(self, start: usize) -> Self {
-        match self {
-            Error::NonFinite { what, index, value } => Error::NonFinite { what, index: start + index, value },
-            error => error,
-        }
-    }
-
     pub(crate) fn length(what: impl Into<String>, expected: usize, got: usize) -> Self {
         Error::Length { what: what.into(), expected, got }
     }

@@ -92,26 +92,20 @@ impl<W: Element> Columns<W> for Channels<'_, W> {
         let from = &self.weights[first * k..][..weights.len()];
         match taps {
             1 => weights.copy_from_slice(from),
-            9 => taps_first::<W, 9>(from, channels, weights),
-            _ => {
-                for (column, from) in weights.chunks_exact_mut(k).zip(from.chunks_exact(k)) {
-                    for (i, weight) in column.iter_mut().enumerate() {
-                        *weight = from[i % channels * taps + i / channels];
-                    }
-                }
-            }
+            // A number that the compiler knows.
+            9 => taps_first(from, channels, 9, weights),
+            _ => taps_first(from, channels, taps, weights),
         }
     }
 }
 
-/// Columns of `[channels][TAPS]` as `[TAPS][channels]`, all taps of a channel at a time.
+/// Columns of `[channels][taps]` as `[taps][channels]`, all taps of a channel at a time.
 #[inline(always)]
-fn taps_first<W: Element, const TAPS: usize>(from: &[W], channels: usize, weights: &mut [W]) {
-    let columns = from.as_chunks::<TAPS>().0.chunks_exact(channels);
-    for (column, from) in weights.chunks_exact_mut(channels * TAPS).zip(columns) {
-        for (channel, from) in from.iter().enumerate() {
-            for tap in 0..TAPS {
-                column[tap * channels + channel] = from[tap];
+fn taps_first<W: Element>(from: &[W], channels: usize, taps: usize, weights: &mut [W]) {
+    for (column, from) in weights.chunks_exact_mut(channels * taps).zip(from.chunks_exact(channels * taps)) {
+        for (channel, from) in from.chunks_exact(taps).enumerate() {
+            for (tap, weight) in from.iter().enumerate() {
+                column[tap * channels + channel] = *weight;
             }
         }
     }

@@ -45,7 +45,11 @@ fn columns_into<S: Simd, W: Element, const KU: usize>(
             let size = (words - block).min(BLOCK);
             let from = &columns[step + block * KU..];
             let packed = &mut packed[(first + block) * width..][..size * width];
-            let (whole, high) = turn::<S, W, KU>(simd, from, k, (count, size), packed, width);
+            let (whole, high) = if S::TURNS && size_of::<[W; KU]>() == size_of::<f32>() {
+                turn::<S, W, KU>(simd, from, k, (count, size), packed, width)
+            } else {
+                by_fours(from, k, (count, size), packed, width)
+            };
             for c in 0..count {
                 let from = from[c * k..][..size * KU].as_chunks::<KU>().0;
                 let done = if c < whole { high } else { 0 };
@@ -67,7 +71,7 @@ fn columns_into<S: Simd, W: Element, const KU: usize>(
 }
 
 /// As many of `count` columns, `k` elements from one to the next, and of `size` words of each as whole squares of vectors take,
-/// turned in registers: how many of both.
+/// turned in registers, for words of four bytes: how many of both.
 #[inline(always)]
 fn turn<S: Simd, W: Element, const KU: usize>(
     simd: S,
@@ -77,9 +81,6 @@ fn turn<S: Simd, W: Element, const KU: usize>(
     packed: &mut [[W; KU]],
     width: usize,
 ) -> (usize, usize) {
-    if S::LANES == 1 || size_of::<[W; KU]>() != size_of::<f32>() {
-        return (0, 0);
-    }
     let (whole, high) = (count / S::LANES * S::LANES, size / S::LANES * S::LANES);
     for c in (0..whole).step_by(S::LANES) {
         for w in (0..high).step_by(S::LANES) {
@@ -88,9 +89,32 @@ fn turn<S: Simd, W: Element, const KU: usize>(
                 *from = columns[(c + lane) * k + w * KU..][..S::LANES * KU].as_ptr().cast();
             }
             let to = &mut packed[w * width + c..(w + S::LANES - 1) * width + c + S::LANES];
-            // SAFETY: as many words, of four bytes each, are there in each column, and the slice reaches from the first word's first
-            // column to the last word's last one.
+            // SAFETY: each slice of a column holds `LANES` words, of four bytes by the caller's choice, at any alignment, as does `to`,
+            // which reaches from the first word's first column to the last word's last one.
             unsafe { simd.transpose_f32(&from, to.as_mut_ptr().cast(), width) }
+        }
+    }
+    (whole, high)
+}
+
+/// [`turn`] in squares of four, for words of any size: four are written together.
+#[inline(always)]
+fn by_fours<W: Element, const KU: usize>(
+    columns: &[W],
+    k: usize,
+    (count, size): (usize, usize),
+    packed: &mut [[W; KU]],
+    width: usize,
+) -> (usize, usize) {
+    const SIDE: usize = 4;
+    let (whole, high) = (count / SIDE * SIDE, size / SIDE * SIDE);
+    for c in (0..whole).step_by(SIDE) {
+        let squares = |c: usize| columns[c * k..][..size * KU].as_chunks::<KU>().0.as_chunks::<SIDE>().0;
+        let rows = squares(c).iter().zip(squares(c + 1)).zip(squares(c + 2).iter().zip(squares(c + 3)));
+        for (w, ((p, q), (r, s))) in rows.enumerate() {
+            for i in 0..SIDE {
+                packed[(w * SIDE + i) * width + c..][..SIDE].copy_from_slice(&[p[i], q[i], r[i], s[i]]);
+            }
         }
     }
     (whole, high)

@@ -128,9 +128,14 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         // Waking a thread takes some ten microseconds, which weigh in a short product; in a long one, weights that are read again do.
         let runs = if work < LONG { 4 } else { 1 };
         // Whichever of rows and columns cuts more evenly; at a tie rows, as then each thread reads its own activations and writes its own
-        // lines, but for a unit whose weights would come from beyond a second-level cache, twice: half a product takes as long as a whole.
+        // lines. But a unit waits for weights that come from beyond a second-level cache: there each thread reads its own of those, even if
+        // that cuts a little less evenly.
         let waste = |items: usize| items.div_ceil(parts) * parts * (panels * tiles / items);
-        let read_once = unit.is_some() && panels * self.panels.panel_bytes() > WEIGHTS_BYTES;
+        let weights = self.panels.groups() * self.panels.group_len() * size_of::<D::Weight>();
+        let by_rows = match unit {
+            Some(_) if weights > WEIGHTS_BYTES => 9 * waste(tiles) < 8 * waste(panels),
+            _ => waste(tiles) <= waste(panels),
+        };
         let block = |part, tiles, panels| {
             match unit {
                 // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`, ranges of panels disjoint columns.
@@ -139,7 +144,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                 _ => unsafe { self.block(part, tiles, panels) },
             }
         };
-        if waste(tiles) < waste(panels) || waste(tiles) == waste(panels) && !read_once {
+        if by_rows {
             threads::share(tiles, parts, runs, |part, tiles| block(part, tiles, 0..panels));
         } else {
             threads::share(panels, parts, runs, |part, panels| block(part, 0..tiles, panels));

@@ -132,7 +132,8 @@ impl<'a, T: ActivationCode> Requantize<'a, T> {
         let (zero_point, lo, hi) = (unsigned(self.zero_point), unsigned(self.qmin), unsigned(self.qmax));
         let grid = CodeGrid { zero_point, lo, hi, flip: T::QMIN as u8 };
         let limit = match &residual {
-            Some(residual) if residual.multiplier > RESIDUAL_BOUNDED => -1.0,
+            // No multiplier is as small.
+            Some(residual) if residual.multiplier > RESIDUAL_BOUNDED => f32::NEG_INFINITY,
             Some(_) => BOUNDED_BESIDE,
             None => BOUNDED,
         };
@@ -148,7 +149,7 @@ pub(super) struct RequantizeBytes<'a> {
     bias: &'a [i32],
     residual: Option<ResidualBytes>,
     grid: CodeGrid,
-    /// Whether no product can leave i32.
+    /// Whether nothing that is rounded can leave i32.
     bounded: bool,
 }
 

@@ -188,6 +188,9 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         unreachable!("only where PERMUTES says so")
     }
 
+    /// Whether [`Simd::transpose_f32`] turns squares in registers: else it is a loop of copies.
+    const TURNS: bool = false;
+
     /// `dst[i * stride + j] = from[j][i]` for `i` and `j` below `LANES`: four bytes each, whatever they are.
     ///
     /// # Safety

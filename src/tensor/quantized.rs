@@ -44,10 +44,9 @@ impl<T: QuantElem> QuantizedTensor<T> {
         let shape = tensor.shape();
         fits::<T>(shape, params)?;
         let x = tensor.as_slice();
+        non_finite.check("tensor to quantize", x)?;
         let mut storage = vec![bytemuck::Zeroable::zeroed(); T::storage_len(x.len())];
         for (run, parameter) in params.granularity().runs(shape)? {
-            // Run by run, while it is in the cache.
-            non_finite.check("tensor to quantize", &x[run.clone()]).map_err(|error| error.in_part_from(run.start))?;
             quantize_run::<T>(&x[run.clone()], params.at(parameter), (params.qmin(), params.qmax()), &mut storage, run)?;
         }
         Ok(QuantizedTensor { storage, shape: shape.clone(), params: params.clone() })

@@ -121,6 +121,8 @@ fn squares_on_threads() {
         check_gemm::<u8>(130, 70, 2000, (2, 2), 7, threads);
         check_gemm::<i8>(9, 1100, 2000, (2, 2), 8, threads);
         check_gemm::<u8>(40, 1500, 1100, (2, 2), 9, threads);
+        // Columns are split here, although rows would be as even.
+        check_gemm::<u8>(64, 2048, 1024, (2, 2), 9, threads);
     }
     check_gemm::<u8>(993, 17, 52, (2, 2), 10, 1);
 }
@@ -275,9 +277,17 @@ fn residuals_beside_the_longest_sums() {
     for weight in [127i8, -128] {
         let sum = 255 * i64::from(weight) * k as i64;
         let (half, beyond) = (1048576.0f32, 8388608.0);
-        for (multiplier, other) in
-            [(0.499, half), (0.4991, half), (0.499, half * 1.01), (0.6, half), (1.0, half), (0.499, beyond), (1.0, beyond), (0.9, 0.0)]
-        {
+        for (multiplier, other) in [
+            (0.499, half),
+            (0.4991, half),
+            (0.499, half * 1.01),
+            (0.6, half),
+            (0.9, half),
+            (1.0, half),
+            (0.499, beyond),
+            (1.0, beyond),
+            (0.9, 0.0),
+        ] {
             for (code, zero_point) in [(255u8, 0), (0, 255), (3, 3)] {
                 let (codes, multiplier) = ([code], [multiplier]);
                 let residual = Residual { codes: Matrix::new(&codes, 1, 1).unwrap(), zero_point, multiplier: other };

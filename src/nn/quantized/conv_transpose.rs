@@ -212,7 +212,10 @@ impl ConvTranspose2d {
         for (i, (x, y)) in input.chunks_exact(image).zip(output.chunks_exact_mut(out[0] * out[1] * out_channels)).enumerate() {
             let range = whole.unwrap_or_else(|| min_max(x));
             if !range.finite && rule.non_finite == NonFinite::Error {
-                NonFinite::Error.check("input", x).map_err(|error| error.in_part_from(i * image))?;
+                NonFinite::Error.check("input", x).map_err(|error| match error {
+                    Error::NonFinite { what, index, value } => Error::NonFinite { what, index: i * image + index, value },
+                    error => error,
+                })?;
             }
             let (scale, zero_point) = affine_qparams(range.min, range.max, rule.qmin, rule.qmax, rule.symmetric);
             quantize_u8(x, scale, zero_point, rule.qmin, rule.qmax, codes)?;
