@@ -9,9 +9,10 @@ use crate::io::onnx::schema::{
 };
 
 /// Bytes that the structs of any file may take.
-const FREE: u64 = 64 << 20;
-/// Bytes that they may take for each byte of the file on top of it.
-const PER_BYTE: u64 = 8;
+const FREE: u64 = 1 << 20;
+/// Bytes that they may take for each byte of the file on top of it: no more than nodes take that read and write one value each, with names
+/// of one letter.
+const PER_BYTE: u64 = 16;
 /// Levels of messages in messages, as many as the decoder allows.
 const DEPTH: usize = 100;
 
@@ -142,6 +143,16 @@ mod tests {
         }
         // Nodes with one input without a name.
         assert!(!is_affordable(graph(2_000_000, &[0x0a, 2, 0x0a, 0]).as_slice()));
+    }
+
+    #[test]
+    fn many_small_nodes_are_welcome() {
+        let node = NodeProto { input: vec!["a".into()], output: vec!["b".into()], op_type: Some("Abs".into()), ..Default::default() };
+        let graph = GraphProto { node: vec![node; 300_000], ..Default::default() };
+        let bytes = ModelProto { graph: Some(graph), ..Default::default() }.encode_to_vec();
+        let mut census = Census { taken: 0, allowed: u64::MAX };
+        census.walk(Kind::Model, &mut bytes.as_slice(), 0, DEPTH).unwrap();
+        assert!(is_affordable(bytes.as_slice()), "{} for {}", census.taken, bytes.len());
     }
 
     #[test]

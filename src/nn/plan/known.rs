@@ -11,6 +11,9 @@ use crate::tensor::{Shape, Value};
 /// masks. Above it they are computed by each run, which reuses memory that the plan would have to hold.
 const FOLDED: usize = 1 << 16;
 
+/// Bytes of all that is computed while planning: what is beyond, each run computes.
+const HELD: usize = 16 << 20;
+
 /// Everything known of a model's values for inputs of certain shapes.
 pub(super) struct Known<'m> {
     model: &'m Model,
@@ -26,6 +29,8 @@ pub(super) struct Known<'m> {
     producers: Vec<Option<usize>>,
     /// By node: nothing is left to run.
     pub folded: Vec<bool>,
+    /// Bytes of the values computed so far.
+    held: usize,
 }
 
 impl<'m> Known<'m> {
@@ -40,6 +45,7 @@ impl<'m> Known<'m> {
             consulted: Vec::new(),
             producers: vec![None; edges],
             folded: vec![false; model.nodes().len()],
+            held: 0,
         };
         for (i, declared) in model.inputs().iter().enumerate() {
             known.shapes[declared.edge().index] = input(i).shape().clone();
@@ -65,21 +71,28 @@ impl<'m> Known<'m> {
         };
         let found = node.layer().infer_shapes(&mut Facts { shapes: &shapes, value: &mut value })?;
         let elements: usize = found.iter().map(Shape::elements).fold(0, usize::saturating_add);
+        let mut taken = self.held;
         for (edge, shape) in node.outputs().iter().zip(found) {
             // From here on the bytes of every value are known to fit `isize`.
             let bytes = shape.elements().checked_mul(self.model.edge_type(*edge).bytes());
             if bytes.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
                 return Err(Error::ShapeOverflow { shape: shape.dims().to_vec() });
             }
+            taken = taken.saturating_add(bytes.unwrap_or(usize::MAX));
             self.shapes[edge.index] = shape;
         }
         let values = if let Layer::Operator(operator) = node.layer()
             && let Some(value) = operator.operation().value_by_shapes(&shapes)
         {
             vec![value?]
-        } else if elements <= FOLDED && node.reads().next().is_some() && node.reads().all(|edge| self.values[edge.index].is_some()) {
+        } else if elements <= FOLDED
+            && taken <= HELD
+            && node.reads().next().is_some()
+            && node.reads().all(|edge| self.values[edge.index].is_some())
+        {
             let inputs: Vec<Option<&Value>> =
                 node.inputs().iter().map(|edge| edge.and_then(|edge| self.values[edge.index].as_ref())).collect();
+            self.held = taken;
             evaluate(node.layer(), &inputs)?
         } else {
             return Ok(());

@@ -36,6 +36,13 @@ pub(in crate::io) use layers::recurrent_options;
 /// Elements that a constant computed while loading may have, beyond twice the bytes of its inputs.
 const FOLDED: usize = 1 << 16;
 
+/// Bytes that all of them may have together, beyond [`FOLDED_PER_BYTE`].
+const FOLDED_TOTAL: usize = 1 << 20;
+
+/// Bytes that they may have for each byte of the file's own constants: codes that become floats four times as large are transposed and
+/// reshaped. What is beyond stays to be computed by each run.
+const FOLDED_PER_BYTE: usize = 16;
+
 /// The model of a graph.
 ///
 /// # Errors
@@ -61,6 +68,7 @@ pub(super) fn import(graph: Graph) -> Result<Model> {
     }
     for (name, value) in initializers {
         importer.names.insert(name.clone());
+        importer.allow_for(&value);
         importer.values.insert(name, Known::constant(value));
     }
     for (index, attributes) in attributes.into_iter().enumerate() {
@@ -105,11 +113,15 @@ pub(in crate::io) fn function_name(name: &str) -> Option<&'static str> {
 /// Whether every operator of the graph is known.
 fn check_operators(graph: &Graph) -> Result<()> {
     let mut unknown: Vec<(String, usize, &str)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     for node in graph.nodes.iter().filter(|node| !table::knows(&node.domain, &node.operator)) {
         let name = if node.domain.is_empty() { node.operator.clone() } else { format!("{}:{}", node.domain, node.operator) };
-        match unknown.iter_mut().find(|(other, ..)| *other == name) {
-            Some((_, count, _)) => *count += 1,
-            None => unknown.push((name, 1, &node.name)),
+        match places.get(&name) {
+            Some(&place) => unknown[place].1 += 1,
+            None => {
+                places.insert(name.clone(), unknown.len());
+                unknown.push((name, 1, &node.name));
+            }
         }
     }
     if unknown.is_empty() {
@@ -170,6 +182,8 @@ struct Importer<'f> {
     names: HashSet<String>,
     /// Nodes that another one took in.
     merged: HashSet<usize>,
+    /// Bytes that constants computed from now on may have.
+    foldable: usize,
     annotations: Annotations,
     /// Names that stand for a value of the model by another name, or will be values of the one in integers.
     aliases: HashSet<String>,
@@ -197,6 +211,7 @@ impl<'f> Importer<'f> {
             outputs,
             names: shells.iter().flat_map(|shell| &shell.outputs).cloned().collect(),
             merged: HashSet::new(),
+            foldable: FOLDED_TOTAL,
             annotations: Annotations::default(),
             aliases: HashSet::new(),
             copies: HashMap::new(),
@@ -228,6 +243,7 @@ impl<'f> Importer<'f> {
         let mut call = self.call(shell, attributes)?;
         if call.domain.is_empty() && call.operator == "Constant" {
             let value = table::constant(&mut call.attributes)?;
+            self.allow_for(&value);
             self.constants(shell, vec![value], None);
             return call.attributes.finish();
         }
@@ -283,6 +299,11 @@ impl<'f> Importer<'f> {
         })
     }
 
+    /// A constant of the file's own.
+    fn allow_for(&mut self, value: &Value) {
+        self.foldable = self.foldable.saturating_add(value.bytes().len().saturating_mul(FOLDED_PER_BYTE));
+    }
+
     /// Computes a node whose inputs are constant, if that takes little memory: whether it did.
     fn fold(&mut self, shell: &Shell, call: &Call<'_>, built: &Built, weights: Option<WeightCodes>) -> Result<bool> {
         let ([layer], Some(inputs)) = (built.chain.as_slice(), call.constants().filter(|_| built.reads.is_none() && call.grid.is_none()))
@@ -290,7 +311,11 @@ impl<'f> Importer<'f> {
             return Ok(false);
         };
         let given: usize = inputs.iter().flatten().map(|value| value.bytes().len()).sum();
-        let Some(values) = evaluate_within(layer, &inputs, FOLDED.saturating_add(given.saturating_mul(2)))? else { return Ok(false) };
+        /// Bytes of the largest element.
+        const ELEMENT: usize = size_of::<f64>();
+        let limit = FOLDED.saturating_add(given.saturating_mul(2)).min(self.foldable / ELEMENT);
+        let Some(values) = evaluate_within(layer, &inputs, limit)? else { return Ok(false) };
+        self.foldable -= values.iter().map(|value| value.bytes().len()).sum::<usize>();
         self.constants(shell, values, weights);
         Ok(true)
     }
