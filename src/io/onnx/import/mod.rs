@@ -315,7 +315,7 @@ impl<'f> Importer<'f> {
         const ELEMENT: usize = size_of::<f64>();
         let limit = FOLDED.saturating_add(given.saturating_mul(2)).min(self.foldable / ELEMENT);
         let Some(values) = evaluate_within(layer, &inputs, limit)? else { return Ok(false) };
-        self.foldable -= values.iter().map(|value| value.bytes().len()).sum::<usize>();
+        self.foldable = self.foldable.saturating_sub(values.iter().map(|value| value.bytes().len()).sum());
         self.constants(shell, values, weights);
         Ok(true)
     }
