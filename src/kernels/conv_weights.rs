@@ -74,7 +74,8 @@ impl<W: Element> ConvWeights<W> {
     /// Whether rows of whole words can be read where the caller has them.
     pub fn reads_in_place(&self, shape: ImageShape, ku: usize) -> bool {
         let whole_words = self.geometry.runs_are_multiples_of(ku);
-        matches!(self.packed, Packed::Panels(_)) && shape.layout == ImageLayout::Nhwc && self.geometry.padding == [0; 4] && whole_words
+        let is_bare = matches!(self.geometry.pads(shape.h, shape.w), Ok([0, 0, 0, 0]));
+        matches!(self.packed, Packed::Panels(_)) && shape.layout == ImageLayout::Nhwc && is_bare && whole_words
     }
 }
 

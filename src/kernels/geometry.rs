@@ -4,6 +4,29 @@ use super::product::Pixels;
 use super::tile::Segment;
 use crate::error::{Error, Result};
 
+/// Rows and columns of zeros (in codes: of zero points) around an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// So many: top, left, bottom, right.
+    Fixed([usize; 4]),
+    /// As many as make `ceil(size / stride)` outputs along each axis, whatever the size; an odd one at the end. TensorFlow's "SAME",
+    /// ONNX's `SAME_UPPER`.
+    SameUpper,
+    /// The same with an odd one at the beginning, ONNX's `SAME_LOWER`.
+    SameLower,
+}
+
+impl Padding {
+    /// None.
+    pub const NONE: Padding = Padding::Fixed([0; 4]);
+}
+
+impl From<[usize; 4]> for Padding {
+    fn from(padding: [usize; 4]) -> Self {
+        Padding::Fixed(padding)
+    }
+}
+
 /// Channels, kernel, stride, padding, dilation and groups of a two-dimensional convolution.
 ///
 /// ```
@@ -23,8 +46,8 @@ pub struct Conv2dGeometry {
     pub kernel: [usize; 2],
     /// Steps between windows, down and to the right.
     pub stride: [usize; 2],
-    /// Rows and columns added around the image: top, left, bottom, right.
-    pub padding: [usize; 4],
+    /// Rows and columns added around the image.
+    pub padding: Padding,
     /// Distance between taps, down and to the right.
     pub dilation: [usize; 2],
     /// Channels are cut into this many groups that don't see each other.
@@ -34,7 +57,7 @@ pub struct Conv2dGeometry {
 impl Conv2dGeometry {
     /// Stride 1, no padding, no dilation, one group.
     pub fn new(in_channels: usize, out_channels: usize, kernel: [usize; 2]) -> Self {
-        Conv2dGeometry { in_channels, out_channels, kernel, stride: [1, 1], padding: [0; 4], dilation: [1, 1], groups: 1 }
+        Conv2dGeometry { in_channels, out_channels, kernel, stride: [1, 1], padding: Padding::NONE, dilation: [1, 1], groups: 1 }
     }
 
     /// With other strides.
@@ -42,9 +65,9 @@ impl Conv2dGeometry {
         Conv2dGeometry { stride, ..self }
     }
 
-    /// With padding: top, left, bottom, right.
-    pub fn with_padding(self, padding: [usize; 4]) -> Self {
-        Conv2dGeometry { padding, ..self }
+    /// With padding: top, left, bottom, right, or a rule that makes them.
+    pub fn with_padding(self, padding: impl Into<Padding>) -> Self {
+        Conv2dGeometry { padding: padding.into(), ..self }
     }
 
     /// With other dilations.
@@ -97,15 +120,37 @@ impl Conv2dGeometry {
         (self.kernel[axis] - 1).checked_mul(self.dilation[axis])?.checked_add(1)
     }
 
+    /// Rows and columns added around an image of this height and width: top, left, bottom, right.
+    ///
+    /// # Errors
+    /// As [`Conv2dGeometry::validate`], and [`Error::ShapeOverflow`] for sizes beyond what can be addressed.
+    pub fn pads(&self, h: usize, w: usize) -> Result<[usize; 4]> {
+        let before = match self.padding {
+            Padding::Fixed(padding) => return Ok(padding),
+            Padding::SameUpper => |pad: usize| pad / 2,
+            Padding::SameLower => |pad: usize| pad.div_ceil(2),
+        };
+        self.validate()?;
+        let mut pads = [0; 4];
+        for (axis, size) in [h, w].into_iter().enumerate() {
+            let last = (size.div_ceil(self.stride[axis]).max(1) - 1).checked_mul(self.stride[axis]);
+            let extent = self.extent(axis).expect("validated above");
+            let span = last.and_then(|last| last.checked_add(extent)).ok_or_else(|| Error::ShapeOverflow { shape: vec![h, w] })?;
+            let pad = span.saturating_sub(size);
+            (pads[axis], pads[axis + 2]) = (before(pad), pad - before(pad));
+        }
+        Ok(pads)
+    }
+
     /// Height and width of the output: `(size + padding - dilation * (kernel - 1) - 1) / stride + 1`, rounded down.
     ///
     /// # Errors
     /// As [`Conv2dGeometry::validate`], and [`Error::Shape`] when the kernel is larger than the padded image.
     pub fn output_size(&self, h: usize, w: usize) -> Result<[usize; 2]> {
         self.validate()?;
-        let mut out = [0; 2];
+        let (pads, mut out) = (self.pads(h, w)?, [0; 2]);
         for (axis, size) in [h, w].into_iter().enumerate() {
-            let padding = self.padding[axis].checked_add(self.padding[axis + 2]);
+            let padding = pads[axis].checked_add(pads[axis + 2]);
             let padded = padding.and_then(|p| p.checked_add(size)).ok_or_else(|| Error::ShapeOverflow { shape: vec![h, w] })?;
             let extent = self.extent(axis).expect("validated above");
             if extent > padded {
@@ -223,7 +268,7 @@ impl Padded {
     /// The workspace of `shape`, and the pixels of the output over it.
     pub fn new(geometry: &Conv2dGeometry, shape: ImageShape) -> Result<(Padded, [usize; 2])> {
         let out = geometry.output_size(shape.h, shape.w)?;
-        let [top, left, bottom, right] = geometry.padding;
+        let [top, left, bottom, right] = geometry.pads(shape.h, shape.w)?;
         let padded = Padded {
             images: shape.n,
             channels: geometry.in_channels,

@@ -104,7 +104,7 @@ pub(crate) use float::sgemm_with;
 pub use float::{FloatEpilogue, PackedFloatConv2d, conv2d_f32, sgemm};
 pub(crate) use function::Function;
 pub use gemm::gemm;
-pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape};
+pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padding};
 pub use isa::Isa;
 pub use lowbit::{GroupScales, Levels, LowBit, LowBitRange, PackedLowBit, gemm_low_bit, gemm_low_bit_f32};
 pub use matmul::matmul_f32;

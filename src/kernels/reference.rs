@@ -105,6 +105,7 @@ fn windows<R>(
     f: impl Fn(usize, usize, &mut dyn Iterator<Item = (usize, usize)>) -> R,
 ) -> Vec<R> {
     let [oh, ow] = geometry.output_size(shape.h, shape.w).expect("a geometry that fits the images");
+    let [top, left, ..] = geometry.pads(shape.h, shape.w).expect("a geometry that fits the images");
     let [_, channels, kh, kw] = geometry.weight_shape();
     let mut dst = Vec::with_capacity(shape.n * oh * ow * geometry.out_channels);
     for (image, oy, ox) in (0..shape.n).flat_map(|i| (0..oh).flat_map(move |y| (0..ow).map(move |x| (i, y, x)))) {
@@ -112,8 +113,8 @@ fn windows<R>(
             let group = out / (geometry.out_channels / geometry.groups);
             let mut taps = (0..channels * kh * kw).filter_map(|i| {
                 let (c, ky, kx) = (i / (kh * kw), i / kw % kh, i % kw);
-                let y = (oy * geometry.stride[0] + ky * geometry.dilation[0]).checked_sub(geometry.padding[0]).filter(|&y| y < shape.h)?;
-                let x = (ox * geometry.stride[1] + kx * geometry.dilation[1]).checked_sub(geometry.padding[1]).filter(|&x| x < shape.w)?;
+                let y = (oy * geometry.stride[0] + ky * geometry.dilation[0]).checked_sub(top).filter(|&y| y < shape.h)?;
+                let x = (ox * geometry.stride[1] + kx * geometry.dilation[1]).checked_sub(left).filter(|&x| x < shape.w)?;
                 let c = group * channels + c;
                 let pixel = match shape.layout {
                     ImageLayout::Nchw => ((image * geometry.in_channels + c) * shape.h + y) * shape.w + x,

@@ -13,7 +13,7 @@ use crate::tensor::{Tensor, elements};
 /// # Errors
 /// [`Error::ShapeOverflow`].
 pub(crate) fn check_images(geometry: &Conv2dGeometry, shape: ImageShape) -> Result<()> {
-    let [top, left, bottom, right] = geometry.padding;
+    let [top, left, bottom, right] = geometry.pads(shape.h, shape.w)?;
     let (h, w) = (shape.h.saturating_add(top).saturating_add(bottom), shape.w.saturating_add(left).saturating_add(right));
     elements(&[shape.n, h, w, geometry.in_channels.max(geometry.out_channels), size_of::<f32>()]).map(drop)
 }

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Activation, Conv2dGeometry, FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, Scatter, WeightLayout, Workspace, scatter, sgemm,
+    Activation, Conv2dGeometry, FloatEpilogue, Matrix, MatrixMut, PackedFloatWeights, Padding, Scatter, WeightLayout, Workspace, scatter,
+    sgemm,
 };
 use crate::tensor::{Tensor, elements};
 
@@ -17,10 +18,21 @@ const BAND: usize = 1 << 15;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Transposed {
     pub geometry: Conv2dGeometry,
+    /// The geometry's, which is fixed: top, left, bottom, right.
+    pub padding: [usize; 4],
     pub output_padding: [usize; 2],
 }
 
 impl Transposed {
+    /// # Errors
+    /// [`Error::Parameter`] for padding that is a rule on the input's size, of which a transposed convolution has none.
+    pub fn new(geometry: Conv2dGeometry, output_padding: [usize; 2]) -> Result<Self> {
+        match geometry.padding {
+            Padding::Fixed(padding) => Ok(Transposed { geometry, padding, output_padding }),
+            rule => Err(Error::parameter("padding", format!("{rule:?}"), "of a transposed convolution must be fixed")),
+        }
+    }
+
     /// Shape of the weights.
     pub fn weight_shape(&self) -> [usize; 4] {
         let Conv2dGeometry { in_channels, out_channels, kernel: [kh, kw], groups, .. } = self.geometry;
@@ -34,7 +46,7 @@ impl Transposed {
     }
 
     pub fn output_size(&self, h: usize, w: usize) -> Result<[usize; 2]> {
-        let Conv2dGeometry { kernel, stride, dilation, padding, .. } = self.geometry;
+        let (Conv2dGeometry { kernel, stride, dilation, .. }, padding) = (&self.geometry, self.padding);
         let mut out = [0; 2];
         for (axis, size) in [h, w].into_iter().enumerate() {
             let span = |pixels: usize, step: usize| pixels.checked_sub(1).and_then(|steps| steps.checked_mul(step));
@@ -45,7 +57,7 @@ impl Transposed {
             let whole = whole.ok_or_else(|| Error::shape("input", "images of at least one pixel, and few enough to address", &[h, w]))?;
             let padding = padding[axis].checked_add(padding[axis + 2]).filter(|&padding| padding < whole);
             let Some(padding) = padding else {
-                return Err(Error::parameter("padding", self.geometry.padding, format!("must leave some of the {whole} output pixels")));
+                return Err(Error::parameter("padding", self.padding, format!("must leave some of the {whole} output pixels")));
             };
             out[axis] = whole - padding;
         }
@@ -67,9 +79,9 @@ impl Transposed {
 
     /// Of group `group`, where products go.
     pub fn scatter(&self, group: usize, width: usize, out: [usize; 2]) -> Scatter {
-        let Conv2dGeometry { kernel, stride, dilation, padding: [top, left, ..], out_channels, groups, .. } = self.geometry;
+        let Conv2dGeometry { kernel, stride, dilation, out_channels, groups, .. } = self.geometry;
         let per_group = out_channels / groups;
-        let padding = [top, left];
+        let padding = [self.padding[0], self.padding[1]];
         Scatter { kernel, stride, dilation, padding, width, out, channels: out_channels, group: per_group, first: group * per_group }
     }
 
@@ -81,7 +93,7 @@ impl Transposed {
 
     /// For outputs of `oh` x `ow`.
     pub fn macs(&self, oh: usize, ow: usize) -> u64 {
-        let Conv2dGeometry { kernel, stride, dilation, padding, .. } = self.geometry;
+        let (Conv2dGeometry { kernel, stride, dilation, .. }, padding) = (&self.geometry, self.padding);
         let pixels = [oh, ow].into_iter().enumerate().map(|(axis, size)| {
             let less = (kernel[axis] - 1) * dilation[axis] + 1 + self.output_padding[axis];
             (size + padding[axis] + padding[axis + 2]).saturating_sub(less) / stride[axis] + 1
@@ -104,14 +116,14 @@ pub struct ConvTranspose2d {
 }
 
 impl ConvTranspose2d {
-    /// A transposed convolution with these weights. The geometry's padding is what is taken away from the output.
+    /// A transposed convolution with these weights. The geometry's padding, which is fixed, is what is taken away from the output.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for an impossible geometry, [`Error::Shape`] when `weight` is not
+    /// [`Error::Parameter`] for an impossible geometry, or padding by a rule, [`Error::Shape`] when `weight` is not
     /// `[in, out / groups, kh, kw]` or `bias` not `[out]`.
     pub fn new(geometry: Conv2dGeometry, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         geometry.validate()?;
-        let shape = Transposed { geometry, output_padding: [0; 2] };
+        let shape = Transposed::new(geometry, [0; 2])?;
         let expected = shape.weight_shape();
         if weight.dims() != expected {
             return Err(Error::shape("weight", format!("{expected:?} ([in, out / groups, kh, kw])"), weight.dims()));

@@ -22,7 +22,8 @@ fn cases() -> Vec<(Conv2dGeometry, [usize; 2], [usize; 2])> {
 
 /// The sum of products of each output `[n, out, oh, ow]`, and that of their magnitudes.
 fn sums(geometry: &Conv2dGeometry, [oh, ow]: [usize; 2], (x, [n, h, w]): (&[f64], [usize; 3]), weight: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let Conv2dGeometry { in_channels, out_channels, kernel: [kh, kw], stride, padding, dilation, groups } = *geometry;
+    let Conv2dGeometry { in_channels, out_channels, kernel: [kh, kw], stride, dilation, groups, .. } = *geometry;
+    let padding = geometry.pads(h, w).unwrap();
     let (per_in, per_out) = (in_channels / groups, out_channels / groups);
     let mut y = vec![0f64; n * out_channels * oh * ow];
     let mut magnitude = y.clone();

@@ -1,9 +1,9 @@
 //! Convolutions whose weights are values, over one to three axes and in every type of floats, against sums written out.
 
 use crate::support::Random;
-use lowprec::kernels::Conv2dGeometry;
+use lowprec::kernels::{Conv2dGeometry, Padding};
 use lowprec::nn::operator::{AutoPad, Conv, ConvTranspose, Windows};
-use lowprec::nn::{ConvTranspose2d, Dim, Layer, MaxPool2d, Model};
+use lowprec::nn::{Conv2d, ConvTranspose2d, Dim, Layer, MaxPool2d, Model, quantized};
 use lowprec::num::f16;
 use lowprec::{Result, Tensor, Value};
 
@@ -185,6 +185,37 @@ fn the_layer_and_the_operator_agree() {
         assert_eq!(a.shape(), b.shape(), "{auto_pad:?}");
         near(&b, &wide(&a), 1e-6);
     }
+}
+
+#[test]
+fn a_layer_pads_by_the_operators_rule() {
+    let mut random = Random(57);
+    let (weight, bias) = (random.tensor([6, 2, 3, 4], 1.0), random.tensor([6], 1.0));
+    let stride = [2, 3];
+    for (auto_pad, padding) in [(AutoPad::SameUpper, Padding::SameUpper), (AutoPad::SameLower, Padding::SameLower)] {
+        let windows = Windows::new().with_strides(stride).with_dilations([2, 1]).with_auto_pad(auto_pad);
+        let operator = Conv::new(2).with_windows(windows);
+        let geometry = Conv2dGeometry::new(4, 6, [3, 4]).with_groups(2).with_stride(stride).with_dilation([2, 1]).with_padding(padding);
+        let layer = Conv2d::new(geometry.clone(), weight.clone(), Some(bias.clone())).unwrap();
+        let quantized = quantized::Conv2d::from_slices(&geometry, weight.as_slice(), Some(bias.as_slice())).unwrap();
+        // One padding for each size: more than the image, odd, even, none.
+        for [h, w] in [[1, 1], [2, 3], [5, 4], [7, 9], [8, 10], [9, 12]] {
+            let x = random.tensor([2, 4, h, w], 1.0);
+            let inputs = [x.clone().into(), weight.clone().into(), bias.clone().into()];
+            let expected = run(operator.clone(), &inputs, true).unwrap();
+            assert_eq!(expected.shape().dims(), [2, 6, h.div_ceil(stride[0]), w.div_ceil(stride[1])]);
+            let y = run(layer.clone(), &[x.clone().into()], false).unwrap();
+            assert_eq!(y.shape(), expected.shape());
+            near(&y, &wide(&expected), 1e-6);
+            let y = wide(&run(quantized.clone(), &[x.into()], false).unwrap());
+            let expected = wide(&expected);
+            let (error, energy) = y.iter().zip(&expected).fold((0.0, 0.0), |(e, s), (y, x)| (e + (y - x).powi(2), s + x * x));
+            assert!(error < energy * 1e-3, "{auto_pad:?} {h} x {w}: {error} of {energy}");
+        }
+    }
+    let transposed = Conv2dGeometry::new(4, 6, [3, 3]).with_padding(Padding::SameUpper);
+    let refused = ConvTranspose2d::new(transposed, random.tensor([4, 6, 3, 3], 1.0), None).unwrap_err().to_string();
+    assert!(refused.contains("must be fixed"), "{refused}");
 }
 
 #[test]

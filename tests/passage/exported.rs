@@ -1,8 +1,11 @@
 //! ONNX files that were written: read again, they give the same bits. (`tests/reference/exported.py` runs them in ONNX Runtime.)
 
 use lowprec::convert::StaticScheme;
+use lowprec::kernels::Padding;
+use lowprec::nn::operator::{AutoPad, Conv, Windows};
+use lowprec::nn::{Dim, Layer};
 use lowprec::onnx::{self, Export};
-use lowprec::{Error, LayerKind, Model, QConfig, Scheme, Value, metrics};
+use lowprec::{DType, Error, LayerKind, Model, QConfig, Scheme, Value, metrics};
 
 use crate::networks::{Case, cases};
 use crate::nodes::suite::Suite;
@@ -117,6 +120,36 @@ fn every_operator_comes_back() {
         }
     }
     assert!(problems.is_empty(), "{} problems: {problems:#?}", problems.len());
+}
+
+/// Padding that depends on the image's size, as TensorFlow exports it: a layer all the same, which can be quantized.
+#[test]
+fn padding_by_a_rule_makes_a_layer() {
+    let (mut random, dims) = (Random(71), [8, 3, 3, 3]);
+    let weight = random.tensor(dims, 1.0);
+    for (auto_pad, rule) in [(AutoPad::SameUpper, Padding::SameUpper), (AutoPad::SameLower, Padding::SameLower)] {
+        for (stride, padding) in [([2, 2], rule), ([2, 1], rule), ([1, 1], Padding::Fixed([1; 4]))] {
+            let mut net = Model::builder();
+            let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(3), Dim::Any, Dim::Any]).unwrap();
+            let constant = net.constant("weight", Value::from(weight.clone())).unwrap();
+            let windows = Windows::new().with_strides(stride).with_auto_pad(auto_pad);
+            let y = net.add("conv", Conv::new(1).with_windows(windows), &[x, constant]).unwrap();
+            net.output("y", y).unwrap();
+            let model = net.build().unwrap();
+            let again = onnx::from_bytes(&Export::new(&model).to_bytes().unwrap()).unwrap();
+            let Layer::Conv2d(conv) = again.node("conv").unwrap().layer() else { panic!("{:?}", again.kinds()) };
+            assert_eq!(conv.geometry().padding, padding, "{auto_pad:?} {stride:?}");
+            let int8 = lowprec::quantize_dynamic(&again, &[LayerKind::Conv2d]).unwrap();
+            for size in [[1, 1], [6, 7], [9, 4]] {
+                let x = random.tensor([2, 3, size[0], size[1]], 1.0);
+                let expected = model.forward(&x).unwrap();
+                let (y, rounded) = (again.forward(&x).unwrap(), int8.forward(&x).unwrap());
+                assert!(y.dims() == expected.dims() && rounded.dims() == expected.dims(), "{:?} {:?}", y.dims(), expected.dims());
+                assert!(metrics::relative_error(expected.as_slice(), y.as_slice()).unwrap() < 1e-6, "{auto_pad:?} {stride:?} {size:?}");
+                assert!(metrics::sqnr_db(expected.as_slice(), rounded.as_slice()).unwrap() > 30.0, "{auto_pad:?} {stride:?} {size:?}");
+            }
+        }
+    }
 }
 
 #[test]

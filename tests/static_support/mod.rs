@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use lowprec::kernels::Conv2dGeometry;
+use lowprec::kernels::{Conv2dGeometry, Padding};
 use lowprec::nn::operator::{Binary, Concat, Operator, Unary};
 use lowprec::nn::quantized::StaticOutput;
 use lowprec::nn::{AvgPool2d, Dim, Executor, GlobalAvgPool2d, Layer, Linear, MaxPool2d, Model, Node};
@@ -44,8 +44,9 @@ pub fn everything(seed: u64) -> Model {
     let b = net.add("b leaky", Unary::LeakyRelu { alpha: 0.1 }, &[b]).unwrap();
     let x = net.add("free sum", Layer::Add, &[a, b]).unwrap();
     let x = net.add("mean", AvgPool2d::new([2, 2]), &[x]).unwrap();
-    let x =
-        net.add("last", conv(r, Conv2dGeometry::new(16, 33, [3, 2]).with_stride([2, 1]).with_padding([1, 0, 0, 1]), true), &[x]).unwrap();
+    let x = net
+        .add("last", conv(r, Conv2dGeometry::new(16, 33, [3, 2]).with_stride([2, 1]).with_padding(Padding::SameUpper), true), &[x])
+        .unwrap();
     let x = net.add("gap", GlobalAvgPool2d, &[x]).unwrap();
     let x = net.add("flatten", Layer::Flatten { axis: 1 }, &[x]).unwrap();
     let x = net.add("hidden", Linear::new(r.tensor([17, 33], 0.3), Some(r.tensor([17], 0.1))).unwrap(), &[x]).unwrap();
@@ -104,7 +105,7 @@ fn plain(node: &Node, inputs: &[&Value], grids: &[Option<U8Grid>], out: Option<U
             let (weight, geometry) = (layer.weight().unwrap(), layer.geometry());
             let (codes_in, [n, o, h, w]) = (codes(inputs[0]), <[usize; 4]>::try_from(dims).unwrap());
             let [_, c, ih, iw] = <[usize; 4]>::try_from(inputs[0].shape().dims()).unwrap();
-            let [_, per_group, kh, kw] = geometry.weight_shape();
+            let ([_, per_group, kh, kw], [top, left, ..]) = (geometry.weight_shape(), geometry.pads(ih, iw).unwrap());
             let zero = i64::from(layer.input().zero_point());
             let mut sums = Vec::new();
             for (image, channel, y, x) in
@@ -113,8 +114,8 @@ fn plain(node: &Node, inputs: &[&Value], grids: &[Option<U8Grid>], out: Option<U
                 let group = channel / (o / geometry.groups);
                 let mut sum = 0i64;
                 for (i, ky, kx) in (0..per_group).flat_map(|i| (0..kh).flat_map(move |ky| (0..kw).map(move |kx| (i, ky, kx)))) {
-                    let row = (y * geometry.stride[0] + ky * geometry.dilation[0]).wrapping_sub(geometry.padding[0]);
-                    let column = (x * geometry.stride[1] + kx * geometry.dilation[1]).wrapping_sub(geometry.padding[1]);
+                    let row = (y * geometry.stride[0] + ky * geometry.dilation[0]).wrapping_sub(top);
+                    let column = (x * geometry.stride[1] + kx * geometry.dilation[1]).wrapping_sub(left);
                     if row < ih && column < iw {
                         let code = codes_in[((image * c + group * per_group + i) * ih + row) * iw + column];
                         let weight = weight.code(((channel * per_group + i) * kh + ky) * kw + kx).unwrap();

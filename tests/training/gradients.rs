@@ -1,6 +1,6 @@
 //! Gradients of every operation against PyTorch's, and of a whole network against finite differences.
 
-use lowprec::kernels::Conv2dGeometry;
+use lowprec::kernels::{Conv2dGeometry, Padding};
 use lowprec::nn::operator::{
     Binary, Clip, Concat, GlobalPool, LayerNormalization, MatMul, Pool, Reduce, Reduction, Reshape, Softmax, Transpose, Unary,
 };
@@ -105,6 +105,7 @@ fn convolutions_are_pytorchs() {
     let fixture = Fixture::new("gradients.safetensors");
     let conv = |case: &str, geometry| conv(&fixture, case, geometry);
     conv("conv", Conv2dGeometry::new(3, 5, [3, 3]).with_padding([1; 4]));
+    conv("conv", Conv2dGeometry::new(3, 5, [3, 3]).with_padding(Padding::SameLower));
     conv("conv_strided", Conv2dGeometry::new(3, 4, [3, 2]).with_stride([2, 3]).with_padding([1, 0, 1, 0]));
     conv("conv_dilated", Conv2dGeometry::new(2, 3, [2, 3]).with_dilation([2, 1]).with_padding([1, 2, 1, 2]));
     conv("conv_padded", Conv2dGeometry::new(2, 3, [2, 2]).with_padding([2; 4]));

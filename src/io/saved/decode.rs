@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::document::{Codes, Document, Geometry, Grid, LayerEntry, NodeEntry, Projected, Rule, Static, Window, Written};
+use super::document::{Codes, Document, Geometry, Grid, LayerEntry, NodeEntry, Pads, Projected, Rule, Same, Static, Window, Written};
 use super::encode::NORM;
 use super::operators;
 use super::tensors::{Reader, element_type};
@@ -10,7 +10,7 @@ use super::weights;
 use super::{document, format_error};
 use crate::error::{Error, Result};
 use crate::io::onnx::import;
-use crate::kernels::{Activation, Conv2dGeometry, Isa, RangeOf};
+use crate::kernels::{Activation, Conv2dGeometry, Isa, Padding, RangeOf};
 use crate::nn::quantized::{self, DynamicScheme, StaticConv2d, StaticLinear, StaticOutput};
 use crate::nn::weight_only::{self, Activations};
 use crate::nn::{
@@ -198,7 +198,12 @@ fn geometry(of: &Geometry, weight: &[usize], transposed: bool) -> Result<Conv2dG
     let &[first, second, h, w] = weight else { return Err(Error::shape("weight", "four axes", weight)) };
     let all = second.checked_mul(of.groups).ok_or_else(|| Error::parameter("groups", of.groups, "is too large to address"))?;
     let (input, output) = if transposed { (first, all) } else { (all, first) };
-    let geometry = Conv2dGeometry::new(input, output, [h, w]).with_stride(of.stride).with_padding(of.padding);
+    let padding = match of.padding {
+        Pads::Fixed(pads) => Padding::Fixed(pads),
+        Pads::Same(Same::SameUpper) => Padding::SameUpper,
+        Pads::Same(Same::SameLower) => Padding::SameLower,
+    };
+    let geometry = Conv2dGeometry::new(input, output, [h, w]).with_stride(of.stride).with_padding(padding);
     let geometry = geometry.with_dilation(of.dilation).with_groups(of.groups);
     geometry.validate()?;
     Ok(geometry)

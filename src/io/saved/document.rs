@@ -181,15 +181,37 @@ pub enum LayerEntry {
 pub struct Geometry {
     #[serde(default = "ones", skip_serializing_if = "are_ones")]
     pub stride: [usize; 2],
-    /// Top, left, bottom, right.
+    /// Top, left, bottom, right, or the name of a rule.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub padding: [usize; 4],
+    pub padding: Pads,
     #[serde(default = "ones", skip_serializing_if = "are_ones")]
     pub dilation: [usize; 2],
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub groups: usize,
     #[serde(default, skip_serializing_if = "is_default")]
     pub output_padding: [usize; 2],
+}
+
+/// Rows and columns around an image, or the rule that makes them.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Pads {
+    Fixed([usize; 4]),
+    Same(Same),
+}
+
+impl Default for Pads {
+    fn default() -> Self {
+        Pads::Fixed([0; 4])
+    }
+}
+
+/// Which end gets an odd one.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Same {
+    SameUpper,
+    SameLower,
 }
 
 /// Where the windows of a pooling lie.

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::document::{
-    Codes, ConstantEntry, Document, Geometry, Grid, InputEntry, LayerEntry, NodeEntry, OutputEntry, Projected, Real, Rule, Static, Window,
-    Written,
+    Codes, ConstantEntry, Document, Geometry, Grid, InputEntry, LayerEntry, NodeEntry, OutputEntry, Pads, Projected, Real, Rule, Same,
+    Static, Window, Written,
 };
 use super::operators;
 use super::tensors::Writer;
 use super::weights::{self, Weights};
 use crate::error::{Error, Result};
-use crate::kernels::{Activation, ActivationRule, Conv2dGeometry, RangeOf};
+use crate::kernels::{Activation, ActivationRule, Conv2dGeometry, Padding, RangeOf};
 use crate::nn::quantized::StaticOutput;
 use crate::nn::weight_only::{Activations, StoredWeights};
 use crate::nn::{Dim, Layer, Model, Node, Projection};
@@ -205,7 +205,12 @@ fn projection(tensors: &mut Writer, name: &str, part: &Projection) -> Result<Pro
 }
 
 fn geometry(geometry: &Conv2dGeometry, output_padding: [usize; 2]) -> Geometry {
-    let Conv2dGeometry { stride, padding, dilation, groups, .. } = *geometry;
+    let Conv2dGeometry { stride, dilation, groups, .. } = *geometry;
+    let padding = match geometry.padding {
+        Padding::Fixed(pads) => Pads::Fixed(pads),
+        Padding::SameUpper => Pads::Same(Same::SameUpper),
+        Padding::SameLower => Pads::Same(Same::SameLower),
+    };
     Geometry { stride, padding, dilation, groups, output_padding }
 }
 

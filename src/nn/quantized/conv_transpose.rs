@@ -41,7 +41,7 @@ impl ConvTranspose2d {
         isa: Isa,
     ) -> Result<Self> {
         geometry.validate()?;
-        let shape = Transposed { geometry: geometry.clone(), output_padding };
+        let shape = Transposed::new(geometry.clone(), output_padding)?;
         let dims = shape.weight_shape();
         let expected = dims.iter().product();
         if weight.len() != expected {
@@ -72,7 +72,7 @@ impl ConvTranspose2d {
         isa: Isa,
     ) -> Result<Self> {
         geometry.validate()?;
-        let shape = Transposed { geometry: geometry.clone(), output_padding };
+        let shape = Transposed::new(geometry.clone(), output_padding)?;
         let (input, output, taps) = shape.group();
         let expected = [geometry.out_channels, input, geometry.kernel[0], geometry.kernel[1]];
         if weight.shape().dims() != expected {

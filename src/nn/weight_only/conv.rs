@@ -3,7 +3,7 @@
 use super::product::{Product, epilogue};
 use super::{Activations, StoredWeights};
 use crate::error::{Error, Result};
-use crate::kernels::{Conv2dGeometry, ImageLayout, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
+use crate::kernels::{Conv2dGeometry, ImageLayout, ImageShape, PackedFloatConv2d, Padding, Workspace, conv2d_f32};
 use crate::nn::conv::check_images;
 use crate::nn::plan::Fused;
 use crate::nn::reorder::transpose;
@@ -120,5 +120,5 @@ impl Conv2d {
 /// Whether each output pixel is a product of one input pixel.
 fn is_pointwise(geometry: &Conv2dGeometry) -> bool {
     let Conv2dGeometry { kernel, padding, groups, .. } = geometry;
-    (*kernel, *padding, *groups) == ([1, 1], [0; 4], 1)
+    (*kernel, *padding, *groups) == ([1, 1], Padding::NONE, 1)
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Absorption;
 use super::links::{Link, Passage, links};
 use crate::error::Result;
+use crate::kernels::Padding;
 use crate::nn::operator::{Operator, Unary, Variadic};
 use crate::nn::{Conv2d, Layer, Linear, Model};
 use crate::ptq::statistics::{Statistics, each_output, inner};
@@ -76,7 +77,7 @@ pub(super) fn absorb(
 /// Whether `f(z) = f(z - c) + c` for `z ≥ c ≥ 0` of all that lies between, and the second layer reads no padding.
 fn shifts_pass(model: &Model, link: &Link) -> bool {
     let pads = match model.nodes()[link.second].layer() {
-        Layer::Conv2d(conv) => conv.geometry().padding != [0; 4],
+        Layer::Conv2d(conv) => conv.geometry().padding != Padding::NONE,
         _ => false,
     };
     let passes = |&(node, passage): &(usize, Passage)| match (model.nodes()[node].layer(), passage) {

@@ -10,8 +10,8 @@ const PIXELS: usize = 256;
 /// `[n, c, h, w]` and one group of channels.
 pub(super) fn patches(x: &Tensor, image: usize, geometry: &Conv2dGeometry, group: usize, rows: &mut Vec<f32>) {
     let &[_, channels, h, w] = x.dims() else { return };
-    let Conv2dGeometry { kernel: [kh, kw], stride, padding: [top, left, ..], dilation, groups, .. } = *geometry;
-    let Ok([oh, ow]) = geometry.output_size(h, w) else { return };
+    let Conv2dGeometry { kernel: [kh, kw], stride, dilation, groups, .. } = *geometry;
+    let (Ok([oh, ow]), Ok([top, left, ..])) = (geometry.output_size(h, w), geometry.pads(h, w)) else { return };
     let per_group = channels / groups;
     let planes = &x.as_slice()[(image * channels + group * per_group) * h * w..][..per_group * h * w];
     for pixel in (0..oh * ow).step_by((oh * ow).div_ceil(PIXELS).max(1)) {

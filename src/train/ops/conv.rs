@@ -33,19 +33,18 @@ impl Conv {
     fn by_images(&self, run: &mut Backward<'_>, dims: [usize; 4]) -> Result<Array> {
         let weight = run.parameters[0];
         let (gradient, [_, _, oh, ow]) = (run.gradient.data(), run.gradient.image_dims()?);
+        let pads = self.geometry.pads(dims[2], dims[3])?;
         let mut by_images = vec![0.0; dims.iter().product()];
-        match turned(&self.geometry) {
+        match turned(&self.geometry, pads) {
             Some(geometry) => {
                 let packed = PackedFloatConv2d::pack(&geometry, &turn(weight, &self.geometry))?;
                 let from = shape([dims[0], 0, oh, ow]);
                 conv2d_f32(gradient, from, &packed, &FloatEpilogue::new(), &mut by_images, run.workspace, run.threads)?;
             }
             None => {
-                let Conv2dGeometry { in_channels, out_channels, kernel, stride, padding, dilation, groups } = self.geometry;
-                let (geometry, [_, _, h, w]) = (
-                    Conv2dGeometry { in_channels: out_channels, out_channels: in_channels, kernel, stride, padding, dilation, groups },
-                    dims,
-                );
+                let Conv2dGeometry { in_channels, out_channels, .. } = self.geometry;
+                let geometry = Conv2dGeometry { in_channels: out_channels, out_channels: in_channels, ..self.geometry.clone() };
+                let (geometry, [_, _, h, w]) = (geometry.with_padding(pads), dims);
                 let transposed = ConvTranspose2d::new(geometry, Tensor::new(self.geometry.weight_shape(), weight.to_vec())?, None)?;
                 // Rows and columns of the input that no window reached.
                 let [th, tw] = transposed.output_size(oh, ow)?;
@@ -60,15 +59,16 @@ impl Conv {
     }
 }
 
-/// The convolution that takes gradients back; `None` where strides, groups or wide padding ask for another way.
-fn turned(geometry: &Conv2dGeometry) -> Option<Conv2dGeometry> {
-    let Conv2dGeometry { in_channels, out_channels, kernel, stride, padding: [top, left, bottom, right], dilation, groups } = *geometry;
+/// The convolution that takes gradients back, of images with this padding; `None` where strides, groups or wide padding ask for another
+/// way.
+fn turned(geometry: &Conv2dGeometry, [top, left, bottom, right]: [usize; 4]) -> Option<Conv2dGeometry> {
+    let Conv2dGeometry { in_channels, out_channels, kernel, stride, dilation, groups, .. } = *geometry;
     if stride != [1, 1] || groups != 1 {
         return None;
     }
     let reach = |axis: usize| (kernel[axis] - 1) * dilation[axis];
     let padding = [reach(0).checked_sub(top)?, reach(1).checked_sub(left)?, reach(0).checked_sub(bottom)?, reach(1).checked_sub(right)?];
-    Some(Conv2dGeometry { in_channels: out_channels, out_channels: in_channels, kernel, stride, padding, dilation, groups })
+    Some(Conv2dGeometry { in_channels: out_channels, out_channels: in_channels, ..geometry.clone() }.with_padding(padding))
 }
 
 /// Weights `[o, i, taps]` as `[i, o, taps]` with the taps in reverse.
@@ -87,7 +87,8 @@ fn turn(weight: &[f32], geometry: &Conv2dGeometry) -> Vec<f32> {
 
 /// Calls `f` with each output pixel and tap, in order, and where the tap's pixel lies in the input, if it is inside.
 pub fn each_tap(geometry: &Conv2dGeometry, [n, _, h, w]: [usize; 4], [oh, ow]: [usize; 2], mut f: impl FnMut(usize, usize, Option<usize>)) {
-    let Conv2dGeometry { kernel: [kh, kw], stride, padding: [top, left, ..], dilation, .. } = *geometry;
+    let Conv2dGeometry { kernel: [kh, kw], stride, dilation, .. } = *geometry;
+    let [top, left, ..] = geometry.pads(h, w).expect("the output's size was computed with it");
     let inside = |at: usize, before: usize, length: usize| at.checked_sub(before).filter(|&at| at < length);
     let mut pixel = 0;
     for (image, y) in (0..n).flat_map(|image| (0..oh).map(move |y| (image, y))) {

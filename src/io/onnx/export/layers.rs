@@ -2,7 +2,7 @@
 
 use super::writer::Writer;
 use crate::error::{Error, Result};
-use crate::kernels::Conv2dGeometry;
+use crate::kernels::{Conv2dGeometry, Padding};
 use crate::nn::operator::{Attributes, Operator, ints};
 use crate::nn::{Layer, Node, Projection};
 use crate::tensor::{Element, Tensor};
@@ -105,12 +105,13 @@ pub fn product(writer: &mut Writer<'_>, name: &str, [x, weight]: [String; 2], (b
 /// The attributes of a convolution.
 pub fn windows(geometry: &Conv2dGeometry) -> Attributes {
     let Conv2dGeometry { kernel, stride, padding, dilation, groups, .. } = geometry;
-    Attributes::new()
-        .with("kernel_shape", ints(kernel))
-        .with("strides", ints(stride))
-        .with("pads", ints(padding))
-        .with("dilations", ints(dilation))
-        .with("group", *groups as i64)
+    let attributes = Attributes::new().with("kernel_shape", ints(kernel)).with("strides", ints(stride));
+    let attributes = match padding {
+        Padding::Fixed(pads) => attributes.with("pads", ints(pads)),
+        Padding::SameUpper => attributes.with("auto_pad", "SAME_UPPER"),
+        Padding::SameLower => attributes.with("auto_pad", "SAME_LOWER"),
+    };
+    attributes.with("dilations", ints(dilation)).with("group", *groups as i64)
 }
 
 /// A matrix with its axes swapped.

@@ -4,7 +4,7 @@ use super::call::{Built, Call};
 use super::codes::WeightCodes;
 use crate::error::{Error, Result};
 use crate::io::onnx::attribute::Attributes;
-use crate::kernels::Conv2dGeometry;
+use crate::kernels::{Conv2dGeometry, Padding};
 use crate::nn::operator::{AutoPad, Windows};
 use crate::nn::reorder::nchw_to_nhwc;
 use crate::nn::{BatchNorm2d, Conv2d, ConvTranspose2d, Direction, Embedding, GateActivation, Gru, Linear, Lstm, RecurrentOptions};
@@ -69,15 +69,15 @@ impl WindowAttributes {
         list.iter().map(|&x| usize::try_from(x).map_err(|_| Error::parameter(what, x, "must not be negative"))).collect()
     }
 
-    /// The padding, begins and then ends, where it does not depend on the input's size.
+    /// The padding, begins and then ends, where it does not depend on the input's size and none of it takes away.
     pub fn fixed_pads(&self, kernel: &[usize], strides: &[usize], dilations: &[usize]) -> Result<Option<Vec<usize>>> {
         let axes = kernel.len();
         Ok(match self.auto_pad {
             AutoPad::NotSet if self.pads.iter().flatten().any(|&pad| pad < 0) => None,
             AutoPad::NotSet => Some(WindowAttributes::numbers("pads", self.pads.as_ref(), 2 * axes, 0)?),
             AutoPad::Valid => Some(vec![0; 2 * axes]),
-            // With a stride of 1 the padding that keeps the size is the same for all sizes.
-            mode if strides.iter().all(|&stride| stride == 1) => {
+            // With a stride or a kernel of 1 the padding is the same for all sizes.
+            mode if strides.iter().zip(kernel).all(|(&stride, &taps)| stride == 1 || taps == 1) => {
                 let total = |i: usize| kernel[i].saturating_sub(1).saturating_mul(dilations[i]);
                 let begin = |i: usize| if mode == AutoPad::SameUpper { total(i) / 2 } else { total(i).div_ceil(2) };
                 Some((0..axes).map(begin).chain((0..axes).map(|i| total(i) - begin(i))).collect())
@@ -85,9 +85,21 @@ impl WindowAttributes {
             _ => None,
         })
     }
+
+    /// The padding of a convolution of images, of which one spatial axis is a row; `None` where some of it takes away.
+    pub fn padding(&self, kernel: &[usize], strides: &[usize], dilations: &[usize]) -> Result<Option<Padding>> {
+        Ok(match (self.fixed_pads(kernel, strides, dilations)?.as_deref(), self.auto_pad) {
+            (Some(&[left, right]), _) => Some(Padding::Fixed([0, left, 0, right])),
+            (Some(&[top, left, bottom, right]), _) => Some(Padding::Fixed([top, left, bottom, right])),
+            // One row of weights over one row of pixels gets nothing above or below.
+            (None, AutoPad::SameUpper) => Some(Padding::SameUpper),
+            (None, AutoPad::SameLower) => Some(Padding::SameLower),
+            _ => None,
+        })
+    }
 }
 
-/// A convolution with constant weights over one or two spatial axes and padding that does not depend on the input's size.
+/// A convolution with constant weights over one or two spatial axes.
 pub(super) fn conv(call: &Call<'_>, windows: &WindowAttributes, groups: i64) -> Result<Option<Built>> {
     let (Some(weight), Some(bias)) = (call.constant::<f32>(1), call.optional_constant::<f32>(2)) else {
         return Ok(None);
@@ -103,13 +115,12 @@ pub(super) fn conv(call: &Call<'_>, windows: &WindowAttributes, groups: i64) -> 
     }
     let strides = WindowAttributes::numbers("strides", windows.strides.as_ref(), spatial, 1)?;
     let dilations = WindowAttributes::numbers("dilations", windows.dilations.as_ref(), spatial, 1)?;
-    let Some(pads) = windows.fixed_pads(kernel, &strides, &dilations)? else { return Ok(None) };
+    let Some(padding) = windows.padding(kernel, &strides, &dilations)? else { return Ok(None) };
     let groups = usize::try_from(groups).map_err(|_| Error::parameter("attribute `group`", groups, "must not be negative"))?;
     let (out, inner) = (weight.dims()[0], weight.dims()[1]);
     let in_channels = inner.checked_mul(groups).ok_or_else(|| Error::parameter("attribute `group`", groups, "is too large to address"))?;
     // One spatial axis is a row of an image.
     let two = |list: &[usize], first: usize| if spatial == 1 { [first, list[0]] } else { [list[0], list[1]] };
-    let padding = if spatial == 1 { [0, pads[0], 0, pads[1]] } else { [pads[0], pads[1], pads[2], pads[3]] };
     let kernel = two(kernel, 1);
     let geometry = Conv2dGeometry::new(in_channels, out, kernel)
         .with_stride(two(&strides, 1))
@@ -134,13 +145,13 @@ pub(super) fn conv_transpose(call: &Call<'_>, windows: &WindowAttributes, groups
     let numbers = WindowAttributes::numbers;
     let strides = numbers("strides", windows.strides.as_ref(), 2, 1)?;
     let dilations = numbers("dilations", windows.dilations.as_ref(), 2, 1)?;
-    let Some(pads) = windows.fixed_pads(&[kh, kw], &strides, &dilations)? else { return Ok(None) };
+    let Some(padding) = windows.padding(&[kh, kw], &strides, &dilations)? else { return Ok(None) };
     let groups = usize::try_from(groups).map_err(|_| Error::parameter("attribute `group`", groups, "must not be negative"))?;
     let out = per_group.checked_mul(groups).ok_or_else(|| Error::parameter("attribute `group`", groups, "is too large to address"))?;
     let geometry = Conv2dGeometry::new(in_channels, out, [kh, kw])
         .with_stride([strides[0], strides[1]])
         .with_dilation([dilations[0], dilations[1]])
-        .with_padding([pads[0], pads[1], pads[2], pads[3]])
+        .with_padding(padding)
         .with_groups(groups);
     let conv = ConvTranspose2d::new(geometry, weight.clone(), bias.cloned())?.with_output_padding([output_padding[0], output_padding[1]]);
     Ok(Some(Built::of(conv, &[0])))
