@@ -10,10 +10,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// An error inside a named node of a model.
-    #[error("layer `{name}`: {source}")]
+    #[error("layer `{name}`{}: {source}", operator.as_ref().map_or(String::new(), |operator| format!(" ({operator})")))]
     Layer {
         /// Name of the node.
         name: String,
+        /// What it does, where that is known: the file's operator, or the kind of layer.
+        operator: Option<String>,
         /// What went wrong in it.
         #[source]
         source: Box<Error>,
@@ -173,7 +175,7 @@ pub enum Error {
         got: &'static str,
     },
     /// Something asked of a model, layer or scheme that it cannot do.
-    #[error("{what} is not supported: {way_out}")]
+    #[error("unsupported: {what}; {way_out}")]
     Unsupported {
         /// What was asked for.
         what: String,
@@ -243,7 +245,15 @@ impl Error {
     pub(crate) fn in_layer(self, name: &str) -> Self {
         match self {
             Error::Layer { .. } | Error::Cancelled { .. } => self,
-            source => Error::Layer { name: name.to_owned(), source: Box::new(source) },
+            source => Error::Layer { name: name.to_owned(), operator: None, source: Box::new(source) },
+        }
+    }
+
+    /// The same of a node of which is known what it does.
+    pub(crate) fn in_node(self, name: &str, operator: &dyn fmt::Display) -> Self {
+        match self.in_layer(name) {
+            Error::Layer { name, operator: None, source } => Error::Layer { name, operator: Some(operator.to_string()), source },
+            error => error,
         }
     }
 

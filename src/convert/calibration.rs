@@ -158,7 +158,7 @@ impl CodeRange {
                 Ok(CodeRange { grid: U8Grid::new(scale, zero_point)?, lo, hi })
             }
             _ => Err(Error::Unsupported {
-                what: format!("activations in codes {}..={}, {:?},", params.qmin(), params.qmax(), params.granularity()),
+                what: format!("activations in codes {}..={}, {:?}", params.qmin(), params.qmax(), params.granularity()),
                 way_out: "use at most 8 bits and one scale for the tensor".into(),
             }),
         }

@@ -93,13 +93,13 @@ pub fn write<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Value)>, metada
         let (dtype, shape) = (value.dtype(), value.shape());
         let Some((_, stored_as)) = TYPES.iter().find(|(ours, _)| *ours == dtype) else {
             return Err(Error::Unsupported {
-                what: format!("{dtype} in safetensors, which tensor `{name}` holds,"),
+                what: format!("{dtype} in safetensors, which tensor `{name}` holds"),
                 way_out: format!("convert it to {}", if dtype.is_signed() { DType::I8 } else { DType::U8 }),
             });
         };
         if dtype.bits() < 8 && !(shape.elements() * dtype.bits()).is_multiple_of(8) {
             return Err(Error::Unsupported {
-                what: format!("tensor `{name}` of {} elements of {dtype}, which fill no whole bytes, in safetensors,", shape.elements()),
+                what: format!("tensor `{name}` of {} elements of {dtype}, which fill no whole bytes, in safetensors", shape.elements()),
                 way_out: format!("pad it to a multiple of {}, or convert it to {}", if dtype.bits() == 4 { 2 } else { 4 }, DType::F8E4M3),
             });
         }

@@ -77,6 +77,9 @@ impl<S: Simd, T: Store<S, S::F32>> DirectDepthwise<'_, S, T> {
                     #[inline(always)]
                     || unsafe { self.line(store, line / self.out[0], line % self.out[0]) },
                 );
+                let elements = out_w * self.padded.channels;
+                // SAFETY: the caller's promise: this line is written, and nobody else's.
+                unsafe { store.after(self.simd, self.dst.wrapping_add(line * elements), 0, 1, elements) }
             }
         });
     }

@@ -16,7 +16,7 @@ use super::operand::{Matrix, MatrixMut, check_product, check_threads};
 use super::output::Activation;
 use super::pack::PanelLayout;
 use super::product::{Product, Rows};
-use super::ranges::{Measure, Range, check_cells, report};
+use super::ranges::{Measure, Range, RangeLanes, check_cells, report};
 use super::simd::Simd;
 use super::strips::{Activations, Convolution};
 use super::threads;
@@ -225,6 +225,21 @@ pub fn conv2d_f32(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
+    conv2d_f32_with(input, shape, weights, epilogue, None, dst, workspace, threads)
+}
+
+/// [`conv2d_f32`], and a function of each element of the result.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn conv2d_f32_with(
+    input: &[f32],
+    shape: ImageShape,
+    weights: &PackedFloatConv2d,
+    epilogue: &FloatEpilogue<'_>,
+    function: Option<Function>,
+    dst: &mut [f32],
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
     check_threads(threads)?;
     let (padded, out) = check_conv(weights.geometry(), shape, input.len(), dst.len())?;
     check_cells(epilogue.ranges, shape.n)?;
@@ -233,11 +248,14 @@ pub fn conv2d_f32(
     let threads = if epilogue.ranges.is_some() { threads::parts(threads, work, ingest::GRAIN) } else { threads };
     let Workspace { measured, .. } = &mut *workspace;
     let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), shape.n, threads));
-    let stage = FloatStage { measure, ..epilogue.stage() };
+    let stage = FloatStage { measure: measure.filter(|_| function.is_none()), function, ..epilogue.stage() };
     stage.check(weights.geometry().out_channels)?;
     let out_pointer = dst.as_mut_ptr();
     weights.isa().visit(ConvVisit { input, shape, padded, out, weights: &weights.inner, stage, dst: out_pointer, workspace, threads });
     if let Some(cells) = epilogue.ranges {
+        if function.is_some() {
+            workspace.measured.iter_mut().for_each(RangeLanes::unknown);
+        }
         let of = |cell: usize| &dst[dst.len() * cell / cells.len()..dst.len() * (cell + 1) / cells.len()];
         report(&workspace.measured, cells, |cell| weights.isa().visit(Extremes(of(cell))));
     }

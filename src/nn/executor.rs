@@ -286,7 +286,7 @@ impl Executor {
                     for (memory, target) in taken.drain(..).zip(targets) {
                         buffers[target.buffer] = memory;
                     }
-                    done.map_err(|e| e.in_layer(node.name()))?;
+                    done.map_err(|e| e.in_node(node.name(), &node.layer().kind()))?;
                     node
                 }
                 Step::Pass { node, .. } => &model.nodes()[*node],

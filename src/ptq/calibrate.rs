@@ -161,7 +161,7 @@ impl<'p> Calibrator<'p> {
             Some(running) => {
                 if running.shapes != shapes && !running.plan.agrees(&StaticPlan::new(&self.model, &self.config, &shapes)?) {
                     return Err(Error::Unsupported {
-                        what: format!("samples of shapes {shapes:?} after {:?}, where sums have operands of other shapes,", running.shapes),
+                        what: format!("samples of shapes {shapes:?} after {:?}, where sums have operands of other shapes", running.shapes),
                         way_out: "calibrate and run with one shape but for the number of samples".into(),
                     });
                 }

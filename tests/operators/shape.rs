@@ -85,7 +85,7 @@ fn identity_dropout_size() {
     let y = run(Dropout::new().with_mask(true), &[x.clone(), scalar(0f32), scalar(true)]).unwrap();
     assert_eq!(y, [x.clone(), Tensor::full([3, 5], true).unwrap().into()]);
     let trains = run(Dropout::new(), &[x.clone(), scalar(0.5f32), scalar(true)]).unwrap_err();
-    assert!(trains.to_string().contains("not supported"), "{trains}");
+    assert!(trains.to_string().contains("unsupported"), "{trains}");
     assert_eq!(run(SizeOf, &[x]).unwrap(), [scalar(15i64)]);
 }
 

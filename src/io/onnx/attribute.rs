@@ -58,7 +58,7 @@ impl Attributes {
         for mut proto in list {
             let name = proto.name.take().unwrap_or_default();
             let what = described(&name, operator);
-            let failed = |reason: &str| Err(format_error(&what, reason).in_layer(node));
+            let failed = |reason: &str| Err(format_error(&what, reason).in_node(node, &operator));
             if name.is_empty() {
                 return failed("it has no name");
             }
@@ -122,7 +122,13 @@ impl Attributes {
 
     /// An error about the attribute of that name, for values that the operator doesn't have.
     pub fn error(&self, name: &str, reason: impl std::fmt::Display) -> Error {
-        format_error(&described(name, &self.operator), reason).in_layer(&self.node)
+        format_error(&described(name, &self.operator), reason).in_node(&self.node, &self.operator)
+    }
+
+    /// An error about the attribute of that name, for values that the standard has and this crate has not.
+    pub fn unsupported(&self, name: &str, what: impl std::fmt::Display, way_out: &str) -> Error {
+        let what = format!("{}: {what}", described(name, &self.operator));
+        Error::Unsupported { what, way_out: way_out.into() }.in_node(&self.node, &self.operator)
     }
 
     /// The integer of that name.
@@ -235,7 +241,7 @@ impl Attributes {
     /// [`Error::Format`] when it is none, and those of its data.
     pub fn tensor(&mut self, name: &str) -> Result<Option<Value>> {
         let value = self.take(name, "tensor", |a| if let Attribute::Tensor(x) = a { Ok(x) } else { Err(a) })?;
-        value.map(|value| value.map_err(|e| e.in_layer(&self.node))).transpose()
+        value.map(|value| value.map_err(|e| e.in_node(&self.node, &self.operator))).transpose()
     }
 
     /// Drops one that changes nothing here, whatever its kind: said by name.
@@ -253,7 +259,7 @@ impl Attributes {
         }
         let names: Vec<String> = self.left.iter().map(|(name, attribute)| format!("`{name}` ({})", attribute.kind())).collect();
         let what = format!("attribute {} of {}", names.join(", "), self.operator);
-        Err(Error::Unsupported { what, way_out: "export the model without it".into() }.in_layer(&self.node))
+        Err(Error::Unsupported { what, way_out: "export the model without it".into() }.in_node(&self.node, &self.operator))
     }
 }
 
@@ -338,7 +344,7 @@ mod tests {
         }
         let left = all.finish().unwrap_err();
         let text = left.to_string();
-        assert!(matches!(left.kind(), Error::Unsupported { .. }) && text.contains("not supported"), "{text}");
+        assert!(matches!(left.kind(), Error::Unsupported { .. }) && text.contains("unsupported"), "{text}");
         assert!(["`pads` (ints)", "`value` (tensor)", "`words`"].iter().all(|name| text.contains(name)), "{text}");
     }
 

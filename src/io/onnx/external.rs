@@ -79,7 +79,7 @@ impl External {
     fn find(&self, location: &str, what: &str) -> Result<PathBuf> {
         let Some(directory) = &self.directory else {
             return Err(Error::Unsupported {
-                what: format!("{what}, whose data lie in the file `{location}`, in a model read from bytes,"),
+                what: format!("{what}, whose data lie in the file `{location}`, in a model read from bytes"),
                 way_out: "read the model from its file".into(),
             });
         };

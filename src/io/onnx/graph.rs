@@ -27,6 +27,8 @@ pub struct Graph {
     pub outputs: Vec<String>,
     /// Domain and name of operators that the file itself defines.
     pub functions: HashSet<(String, String)>,
+    /// The first input or initializer of a kind that is not supported, which is missing here: operators that are not either come before it.
+    pub refused: Option<Error>,
 }
 
 /// An input of a graph.
@@ -60,38 +62,41 @@ pub struct Node {
 /// The graph of a model; `what` names the file in errors.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for opsets, inputs and initializers of kinds that are not spoken, [`Error::Duplicate`] for a value
+/// [`Error::Unsupported`] for opsets that are not spoken, [`Error::Duplicate`] for a value
 /// with two sources, [`Error::Format`] for everything that is not valid ONNX, within [`Error::Layer`] where a node is concerned.
 pub fn graph(model: ModelProto, what: &str, places: &mut Places) -> Result<Graph> {
     let graph = model.graph.ok_or_else(|| format_error(what, "there is no graph in it"))?;
     let opset = opset(&model.opset_import, graph.node.iter().filter_map(|node| node.op_type.as_deref()), what)?;
     let GraphProto { node, initializer, sparse_initializer, input, output, .. } = graph;
-    if let Some(sparse) = sparse_initializer.first() {
-        let name = sparse.values.as_ref().and_then(|values| values.name.as_deref()).unwrap_or_default();
-        return Err(Error::Unsupported { what: format!("sparse initializer `{name}`"), way_out: "store it as a dense tensor".into() });
-    }
+    let mut refused = None;
     let mut values = HashSet::new();
     let mut define = |name: &str| match values.insert(name.to_owned()) {
         true => Ok(()),
         false => Err(Error::Duplicate { what: "value", name: name.to_owned() }),
     };
 
-    let mut initializers = Vec::with_capacity(initializer.len());
+    for sparse in sparse_initializer {
+        let name = sparse.values.and_then(|values| values.name).unwrap_or_default();
+        define(&name)?;
+        let what = format!("sparse initializer `{name}`");
+        refused.get_or_insert(Error::Unsupported { what, way_out: "store it as a dense tensor".into() });
+    }
+    let (mut initializers, mut constant) = (Vec::with_capacity(initializer.len()), HashSet::new());
     for mut tensor in initializer {
         let name = tensor.name.take().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| format_error(what, "it has an initializer without a name"))?;
         define(&name)?;
-        let value = value(tensor, &format!("initializer `{name}`"), places)?;
-        initializers.push((name, value));
+        constant.insert(name.clone());
+        let value = value(tensor, &format!("initializer `{name}`"), places);
+        initializers.extend(spoken(value, &mut refused)?.map(|value| (name, value)));
     }
-    let constant: HashSet<&str> = initializers.iter().map(|(name, _)| name.as_str()).collect();
     let mut inputs = Vec::new();
     for info in input {
         let name = info.name.clone().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| format_error(what, "it has an input without a name"))?;
         if !constant.contains(name.as_str()) {
             define(&name)?;
-            inputs.push(declared(name, info)?);
+            inputs.extend(spoken(declared(name, info), &mut refused)?);
         }
     }
 
@@ -104,7 +109,8 @@ pub fn graph(model: ModelProto, what: &str, places: &mut Places) -> Result<Graph
     }
     for node in &nodes {
         if let Some(missing) = node.inputs.iter().find(|name| !name.is_empty() && !values.contains(*name)) {
-            return Err(format_error(what, format!("{} reads `{missing}`, which nothing writes", node.operator)).in_layer(&node.name));
+            return Err(format_error(what, format!("{} reads `{missing}`, which nothing writes", node.operator))
+                .in_node(&node.name, &node.operator));
         }
     }
     let mut outputs = Vec::with_capacity(output.len());
@@ -119,7 +125,19 @@ pub fn graph(model: ModelProto, what: &str, places: &mut Places) -> Result<Graph
         return Err(format_error(what, "it has no output"));
     }
     let functions = model.functions.into_iter().map(|f| (spoken_domain(f.domain), f.name.unwrap_or_default())).collect();
-    Ok(Graph { opset, inputs, initializers, nodes: ordered(nodes, what)?, outputs, functions })
+    Ok(Graph { opset, inputs, initializers, nodes: ordered(nodes, what)?, outputs, functions, refused })
+}
+
+/// A part of the graph; none where it is of a kind that is not supported, the first of which is kept.
+fn spoken<T>(part: Result<T>, refused: &mut Option<Error>) -> Result<Option<T>> {
+    match part {
+        Ok(part) => Ok(Some(part)),
+        Err(error @ Error::Unsupported { .. }) => {
+            refused.get_or_insert(error);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// `ai.onnx` and nothing are the same domain.
@@ -131,7 +149,7 @@ fn declared(name: String, info: ValueInfoProto) -> Result<Input> {
     let what = format!("input `{name}`");
     let Some(tensor) = info.r#type.and_then(|declared| declared.tensor_type) else {
         return Err(Error::Unsupported {
-            what: format!("{what}, which is no tensor,"),
+            what: format!("{what}, which is no tensor"),
             way_out: "export the model with tensors only".into(),
         });
     };
@@ -206,8 +224,8 @@ fn ordered(nodes: Vec<Node>, what: &str) -> Result<Vec<Node>> {
     }
     if order.len() < nodes.len() {
         let stuck = waiting.iter().enumerate().find(|(_, waits)| **waits > 0);
-        let node = stuck.map_or("", |(i, _)| &nodes[i].name);
-        return Err(format_error(what, "it waits for a value that it writes itself, if through other nodes").in_layer(node));
+        let (name, operator) = stuck.map_or(("", ""), |(i, _)| (&nodes[i].name, &nodes[i].operator));
+        return Err(format_error(what, "it waits for a value that it writes itself, if through other nodes").in_node(name, &operator));
     }
     let mut slots: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
     Ok(order.into_iter().filter_map(|i| slots[i].take()).collect())
@@ -336,7 +354,7 @@ mod tests {
             |g| g.initializer[0].data_type = Some(8),
         ];
         for change in unsupported {
-            assert!(matches!(changed(change), Err(Error::Unsupported { .. })));
+            assert!(matches!(changed(change).unwrap().refused, Some(Error::Unsupported { .. })));
         }
         assert!(matches!(read(ModelProto { graph: None, ..model(vec![]) }), Err(Error::Format { .. })));
         let unranked = changed(|g| g.input[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().shape = None).unwrap();

@@ -71,7 +71,7 @@ pub struct Places {
 pub fn value(tensor: TensorProto, what: &str, places: &mut Places) -> Result<Value> {
     let dtype = element_type(tensor.data_type.unwrap_or(0).into(), what)?;
     if tensor.segment.is_some() {
-        return Err(Error::Unsupported { what: format!("{what}, which is stored in pieces,"), way_out: "store it as a whole".into() });
+        return Err(Error::Unsupported { what: format!("{what}, which is stored in pieces"), way_out: "store it as a whole".into() });
     }
     let dims = tensor.dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<usize>, _>>();
     let dims = dims.map_err(|_| format_error(what, format!("its shape is {:?}, and no length is negative", tensor.dims)))?;

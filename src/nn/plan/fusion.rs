@@ -3,8 +3,8 @@
 
 use super::known::Known;
 use crate::kernels::{Activation, Function};
-use crate::nn::operator::{Binary, Unary};
-use crate::nn::{Layer, LayerKind, Model, Operator, Wiring};
+use crate::nn::operator::{Binary, Clip, Unary};
+use crate::nn::{Layer, LayerKind, Model, Node, Operator, Wiring};
 
 /// What a layer's output stage does besides its own work.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -13,7 +13,7 @@ pub(crate) struct Fused {
     pub activation: Activation,
     /// Whether the last operand is added first.
     pub residual: bool,
-    /// A function of each element after that, of a fully connected layer.
+    /// A function of each element after that, of layers that [`takes_function`].
     pub function: Option<Function>,
 }
 
@@ -55,6 +55,10 @@ pub(super) fn groups(model: &Model, known: &Known<'_>, fuses: bool) -> Vec<Group
                     group.residual = Some(other);
                 }
                 layer if takes_function(node.layer()) && function(layer).is_some() => group.function = function(layer),
+                Layer::Operator(Operator::Clip(clip)) if nodes[reader].inputs()[0].is_some_and(|x| x.index == edge) => {
+                    let Some(clamp) = clamp(*clip, &nodes[reader], known) else { break };
+                    group.activation = clamp;
+                }
                 _ => break,
             }
             swallowed[reader] = true;
@@ -85,9 +89,20 @@ fn adds(layer: &Layer) -> bool {
     has_output_stage(layer) && layer.kind() != LayerKind::ConvTranspose2d
 }
 
-/// Whether a function can follow the output stage: that of products alone does it.
+/// Whether a function can follow the output stage: what goes through products of codes in a few bits, or is scattered, has none.
 fn takes_function(layer: &Layer) -> bool {
-    matches!(layer, Layer::Linear(_) | Layer::QuantizedLinear(_))
+    matches!(layer, Layer::Linear(_) | Layer::QuantizedLinear(_) | Layer::Conv2d(_) | Layer::QuantizedConv2d(_))
+}
+
+/// The clamp that this node is, where its bounds are known.
+fn clamp(clip: Clip, node: &Node, known: &Known<'_>) -> Option<Activation> {
+    let bound = |i: usize, or: Option<f32>, none: f32| match node.inputs().get(i).copied().flatten() {
+        Some(edge) => known.values[edge.index].as_ref()?.get::<f32>()?.as_slice().first().copied(),
+        None => Some(or.unwrap_or(none)),
+    };
+    let (min, max) = clip.bounds();
+    let (lo, hi) = (bound(1, min, f32::NEG_INFINITY)?, bound(2, max, f32::INFINITY)?);
+    (lo <= hi).then_some(Activation::Clamp { lo, hi })
 }
 
 fn function(layer: &Layer) -> Option<Function> {
@@ -95,10 +110,63 @@ fn function(layer: &Layer) -> Option<Function> {
         Layer::Operator(Operator::Unary(Unary::Gelu)) => Some(Function::Gelu),
         Layer::Operator(Operator::Unary(Unary::GeluTanh)) => Some(Function::GeluTanh),
         &Layer::Operator(Operator::Unary(Unary::Swish { alpha })) => Some(Function::Swish(alpha)),
+        Layer::Operator(Operator::Unary(Unary::HardSwish)) => Some(Function::HardSwish),
+        &Layer::Operator(Operator::Unary(Unary::LeakyRelu { alpha })) => Some(Function::LeakyRelu(alpha)),
         _ => None,
     }
 }
 
 fn is_add(layer: &Layer) -> bool {
     matches!(layer, Layer::Add | Layer::Operator(Operator::Binary(Binary::Add)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Conv2dGeometry;
+    use crate::nn::{Conv2d, Dim, Edge};
+    use crate::tensor::{DType, Tensor, Value};
+
+    #[test]
+    fn clamps_of_known_bounds_and_functions_join_the_layer_before_them() {
+        let mut net = Model::builder();
+        let any = [Dim::Any, Dim::Fixed(3), Dim::Any, Dim::Any];
+        let mut y = net.input("x", DType::F32, &any).unwrap();
+        let given = net.input("given", DType::F32, &[]).unwrap();
+        let low = net.constant("low", Value::from(Tensor::new([], vec![-1f32]).unwrap())).unwrap();
+        let high = net.constant("high", Value::from(Tensor::new([], vec![2f32]).unwrap())).unwrap();
+        let swish = || Unary::Swish { alpha: 1.0 }.into();
+        let followers: [(Layer, Vec<Edge>); 6] = [
+            (Clip::new().into(), vec![low, high]),
+            (Clip::new().with_bounds(Some(0.5), None).into(), vec![]),
+            // Not known before the run, and empty.
+            (Clip::new().into(), vec![given]),
+            (Clip::new().into(), vec![high, low]),
+            (swish(), vec![]),
+            (Unary::LeakyRelu { alpha: 0.1 }.into(), vec![]),
+        ];
+        for (i, (follower, bounds)) in followers.into_iter().enumerate() {
+            let conv = Conv2d::new(Conv2dGeometry::new(3, 3, [1, 1]), Tensor::full([3, 3, 1, 1], 0.5).unwrap(), None).unwrap();
+            y = net.add(&format!("conv{i}"), conv, &[y]).unwrap();
+            y = net.add(&format!("then{i}"), follower, &[vec![y], bounds].concat()).unwrap();
+        }
+        net.output("y", y).unwrap();
+        let model = net.build().unwrap();
+        let inputs: [Value; 2] = [Tensor::full([1, 3, 2, 2], 1f32).unwrap().into(), Tensor::full([], 1f32).unwrap().into()];
+        let known = Known::new(&model, &|i| &inputs[i]).unwrap();
+        let found: Vec<_> = groups(&model, &known, true).into_iter().map(|g| (g.node, g.last, g.activation, g.function)).collect();
+        let clamp = |lo, hi| Activation::Clamp { lo, hi };
+        let alone = |node| (node, node, Activation::None, None);
+        let expected = [
+            (0, 1, clamp(-1.0, 2.0), None),
+            (2, 3, clamp(0.5, f32::INFINITY), None),
+            alone(4),
+            alone(5),
+            alone(6),
+            alone(7),
+            (8, 9, Activation::None, Some(Function::Swish(1.0))),
+            (10, 11, Activation::None, Some(Function::LeakyRelu(0.1))),
+        ];
+        assert_eq!(found, expected);
+    }
 }

@@ -55,7 +55,7 @@ impl<'m> Known<'m> {
             known.values[edge.index] = Some(value.clone());
         }
         for (index, node) in model.nodes().iter().enumerate() {
-            known.node(index, node, input).map_err(|e| e.in_layer(node.name()))?;
+            known.node(index, node, input).map_err(|e| e.in_node(node.name(), &node.layer().kind()))?;
         }
         Ok(known)
     }
@@ -131,7 +131,7 @@ impl<'m> Known<'m> {
         for index in nodes {
             let node = &model.nodes()[index];
             let inputs: Vec<Option<&Value>> = node.inputs().iter().map(|edge| edge.and_then(|edge| self.found(edge.index))).collect();
-            let values = evaluate(node.layer(), &inputs).map_err(|e| e.in_layer(node.name()))?;
+            let values = evaluate(node.layer(), &inputs).map_err(|e| e.in_node(node.name(), &node.layer().kind()))?;
             for (edge, value) in node.outputs().iter().zip(values) {
                 self.asked[edge.index] = Some(value);
             }

@@ -207,7 +207,7 @@ impl StaticParameters {
             match code.abs() <= limit {
                 true => Ok(code as i32),
                 false => Err(Error::Unsupported {
-                    what: format!("bias {index} of {bias}, {code:.0} units of the sum's scale {unit:e},"),
+                    what: format!("bias {index} of {bias}, {code:.0} units of the sum's scale {unit:e}"),
                     way_out: format!("{limit} is the most that i32 leaves: raise the scale of that channel's weights"),
                 }),
             }

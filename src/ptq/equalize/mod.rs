@@ -116,7 +116,7 @@ impl Equalization {
     fn check(&self, batches: &[&[(&str, &Value)]]) -> Result<()> {
         match self.absorption {
             Absorption::Observed if batches.is_empty() => Err(Error::Unsupported {
-                what: "absorption of biases by what samples show, without samples,".into(),
+                what: "absorption of biases by what samples show, without samples".into(),
                 way_out: "give a batch, or absorb by `Absorption::ThreeSigma`".into(),
             }),
             _ => Ok(()),

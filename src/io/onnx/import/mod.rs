@@ -50,7 +50,10 @@ const FOLDED_PER_BYTE: usize = 16;
 /// is wrong with it.
 pub(super) fn import(graph: Graph) -> Result<Model> {
     check_operators(&graph)?;
-    let Graph { opset, inputs, initializers, nodes, outputs, .. } = graph;
+    let Graph { opset, inputs, initializers, nodes, outputs, refused, .. } = graph;
+    if let Some(error) = refused {
+        return Err(error);
+    }
     let (mut shells, mut attributes) = (Vec::with_capacity(nodes.len()), Vec::with_capacity(nodes.len()));
     for node in nodes {
         attributes.push(node.attributes);
@@ -72,7 +75,7 @@ pub(super) fn import(graph: Graph) -> Result<Model> {
         importer.values.insert(name, Known::constant(value));
     }
     for (index, attributes) in attributes.into_iter().enumerate() {
-        importer.node(index, attributes).map_err(|e| e.in_layer(&shells[index].name))?;
+        importer.node(index, attributes).map_err(|e| e.in_node(&shells[index].name, &shells[index].operator))?;
     }
     for name in &outputs {
         let edge = importer.edge(name)?;
@@ -133,7 +136,7 @@ fn check_operators(graph: &Graph) -> Result<()> {
         true => "the file defines some of them as functions: inline those (`onnx.inliner.inline_local_functions`)",
         false => "export the model without them, or with a lower opset that spells them out",
     };
-    Err(Error::Unsupported { what: format!("a model with unsupported ONNX operators, {},", list.join(", ")), way_out: way_out.into() })
+    Err(Error::Unsupported { what: format!("ONNX operators {}", list.join(", ")), way_out: way_out.into() })
 }
 
 /// A node without its attributes.
@@ -451,6 +454,7 @@ mod tests {
             nodes,
             outputs: vec!["y".into()],
             functions: HashSet::new(),
+            refused: None,
         }
     }
 
@@ -487,7 +491,9 @@ mod tests {
     #[test]
     fn all_unknown_operators_are_named_at_once() {
         let nodes = vec![node("a", "Loop", &["x"], "p"), node("b", "NonZero", &["p"], "q"), node("c", "Loop", &["q"], "y")];
-        let error = import(graph(nodes)).unwrap_err().to_string();
+        let mut graph = graph(nodes);
+        graph.refused = Some(Error::Unsupported { what: "strings".into(), way_out: "use numbers".into() });
+        let error = import(graph).unwrap_err().to_string();
         let parts = ["unsupported", "Loop (2, first in `a`)", "NonZero (1, first in `b`)"];
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }

@@ -33,7 +33,15 @@ impl Net {
     fn new(x: DType, dims: &[usize]) -> Self {
         let dims = dims.iter().map(|&length| Dim::Fixed(length)).collect();
         let inputs = vec![Input { name: "x".into(), dtype: x, dims: Some(dims) }];
-        Net(Graph { opset: 19, inputs, initializers: Vec::new(), nodes: Vec::new(), outputs: Vec::new(), functions: HashSet::new() })
+        Net(Graph {
+            opset: 19,
+            inputs,
+            initializers: Vec::new(),
+            nodes: Vec::new(),
+            outputs: Vec::new(),
+            functions: HashSet::new(),
+            refused: None,
+        })
     }
 
     fn value(mut self, name: &str, value: impl Into<Value>) -> Self {

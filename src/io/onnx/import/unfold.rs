@@ -106,7 +106,7 @@ impl Importer<'_> {
             }
         };
         if call.attributes.int_or("channels_last", 0)? != 0 {
-            return Err(call.attributes.error("channels_last", "only images [n, c, h, w] are supported"));
+            return Err(call.attributes.unsupported("channels_last", "images [n, h, w, c]", "export the model with images [n, c, h, w]"));
         }
         if form.operator == "Softmax" {
             call.opset = call.attributes.int_or("opset", 13)?;

@@ -30,10 +30,7 @@ pub(super) fn knows(domain: &str, operator: &str) -> bool {
 pub(super) fn build(call: &mut Call<'_>) -> Result<Built> {
     match find(call.domain, call.operator) {
         Some(builder) => builder(call),
-        None => Err(Error::Unsupported {
-            what: format!("the unsupported ONNX operator {}", call.operator),
-            way_out: "export the model without it".into(),
-        }),
+        None => Err(Error::Unsupported { what: format!("ONNX operator {}", call.operator), way_out: "export the model without it".into() }),
     }
 }
 
@@ -143,5 +140,8 @@ pub(super) fn constant(attributes: &mut Attributes) -> Result<Value> {
 
 /// The element type that an attribute names by its number.
 fn element_type(attributes: &Attributes, name: &str, code: i64) -> Result<DType> {
-    tensor::element_type(code, &format!("element type {code}")).map_err(|e| attributes.error(name, e))
+    tensor::element_type(code, &format!("element type {code}")).map_err(|e| match e {
+        Error::Unsupported { what, way_out } => attributes.unsupported(name, what, &way_out),
+        e => attributes.error(name, e),
+    })
 }

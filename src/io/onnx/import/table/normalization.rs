@@ -45,7 +45,7 @@ pub(super) fn batch_normalization(call: &mut Call<'_>) -> Result<Built> {
     let training = call.attributes.flag_or("training_mode", false)?;
     // Until opset 8 statistics could be taken for each pixel too, which no exporter did.
     if !call.attributes.flag_or("spatial", true)? {
-        return Err(call.attributes.error("spatial", "statistics for each pixel are not supported"));
+        return Err(call.attributes.unsupported("spatial", "statistics for each pixel", "export the model in a newer opset"));
     }
     if call.dtype(0) == Some(DType::F32)
         && call.rank(0) == Some(4)
