@@ -118,7 +118,7 @@ impl<'m> Graph<'m> {
 mod tests {
     use super::*;
     use crate::nn::Dim;
-    use crate::nn::operator::{Binary, MatMul, Softmax, Transpose, Unary};
+    use crate::nn::operator::{Binary, MatMul, Pow, Softmax, Transpose, Unary};
     use crate::tensor::{DType, Tensor};
 
     #[test]
@@ -140,6 +140,43 @@ mod tests {
         let rewritten = for_execution(&net.build().unwrap(), true).unwrap().unwrap();
         let names: Vec<&str> = rewritten.nodes().iter().map(Node::name).collect();
         assert_eq!(names, ["scores", "weights", "y"]);
+    }
+
+    #[test]
+    fn gelu_by_tanh_is_one_node() {
+        // With x³ by a power and by products, of another exponent and weight.
+        for (by_power, exponent, weight, is_gelu) in
+            [(true, 3.0, 0.044715, true), (false, 3.0, 0.044715, true), (true, 2.0, 0.044715, false), (false, 3.0, 0.05, false)]
+        {
+            let mut net = Model::builder();
+            let x = net.input("x", DType::F32, &[Dim::Any; 2]).unwrap();
+            let mut number = |name: &str, x: f32| net.constant(name, Tensor::new(Vec::new(), vec![x]).unwrap()).unwrap();
+            let (one, half, root) = (number("one", 1.0), number("half", 0.5), number("root", (2.0 / std::f32::consts::PI).sqrt()));
+            let (exponent, weight) = (number("exponent", exponent), number("weight", weight));
+            let cube = if by_power {
+                net.add("cube", Pow::new(), &[x, exponent]).unwrap()
+            } else {
+                let square = net.add("square", Binary::Mul, &[x, x]).unwrap();
+                net.add("cube", Binary::Mul, &[x, square]).unwrap()
+            };
+            let weighed = net.add("weighed", Binary::Mul, &[weight, cube]).unwrap();
+            let sum = net.add("sum", Binary::Add, &[x, weighed]).unwrap();
+            let scaled = net.add("scaled", Binary::Mul, &[root, sum]).unwrap();
+            let tanh = net.add("tanh", Unary::Tanh, &[scaled]).unwrap();
+            let plus = net.add("plus", Binary::Add, &[one, tanh]).unwrap();
+            let halved = net.add("halved", Binary::Mul, &[half, x]).unwrap();
+            let y = net.add("y", Binary::Mul, &[halved, plus]).unwrap();
+            net.output("y", y).unwrap();
+            let model = net.build().unwrap();
+            let rewritten = for_quantization(&model).unwrap().0;
+            let kinds: Vec<String> = rewritten.nodes().iter().map(|node| node.layer().kind().to_string()).collect();
+            assert_eq!(kinds.len() == 1, is_gelu, "{kinds:?}");
+            let x = Tensor::new([2, 5], (0..10).map(|i| i as f32 - 4.5).collect()).unwrap();
+            let (apart, one) = (model.forward(&x).unwrap(), rewritten.forward(&x).unwrap());
+            for (a, b) in apart.as_slice().iter().zip(one.as_slice()) {
+                assert!((a - b).abs() < 1e-6 * (1.0 + a.abs()), "{a} and {b}");
+            }
+        }
     }
 
     #[test]

@@ -9,51 +9,92 @@ fn is(node: &Node, name: &str) -> bool {
     matches!(node.layer().kind(), LayerKind::Operator(kind) if kind == name)
 }
 
-/// `x / √2 → Erf → + 1 → · x → · 1/2`, the last two in any order, becomes GELU.
+/// `x / √2 → Erf → + 1 → · x → · 1/2`, the last two in any order, becomes GELU; with `√(2/π) · (x + 0.044715 · x³) → Tanh` in front, GELU
+/// by tanh.
 pub(super) fn gelu(graph: &mut Graph<'_>) -> Result<()> {
-    const SQRT_2: f32 = std::f32::consts::SQRT_2;
-    for erf in 0..graph.nodes.len() {
-        let Some((x, gone, last)) = gelu_at(graph, erf, SQRT_2) else { continue };
-        graph.replace(last, Unary::Gelu.into(), vec![Some(x)], &gone);
+    for node in 0..graph.nodes.len() {
+        let found = [(Unary::Gelu, erf_argument(graph, node)), (Unary::GeluTanh, tanh_argument(graph, node))];
+        for (function, argument) in found {
+            if let Some((x, gone)) = argument
+                && let Some((gone, last)) = gelu_after(graph, node, x, gone)
+            {
+                graph.replace(last, function.into(), vec![Some(x)], &gone);
+            }
+        }
     }
     Ok(())
 }
 
-/// The input, the nodes that go, and the one that stays.
-fn gelu_at(graph: &Graph<'_>, erf: usize, sqrt_2: f32) -> Option<(Edge, Vec<usize>, usize)> {
+/// Of an Erf of `x / √2`: `x`, and the nodes that go.
+fn erf_argument(graph: &Graph<'_>, erf: usize) -> Option<(Edge, Vec<usize>)> {
+    const SQRT_2: f32 = std::f32::consts::SQRT_2;
     let node = graph.node(erf).filter(|node| is(node, "Erf"))?;
     let read = node.inputs()[0]?;
     let (scaling, scaled) = graph.producer(read).filter(|_| graph.is_private(read, erf))?;
     let x = match () {
         () if is(scaled, "Div") => scaled.inputs()[0].filter(|_| {
             let divisor = scaled.inputs()[1].and_then(|edge| graph.scalar(edge));
-            divisor.is_some_and(|divisor| (divisor - sqrt_2).abs() <= 1e-6 * sqrt_2)
+            divisor.is_some_and(|divisor| (divisor - SQRT_2).abs() <= 1e-6 * SQRT_2)
         })?,
-        () if is(scaled, "Mul") => graph.other_than(scaled, 1.0 / sqrt_2)?,
+        () if is(scaled, "Mul") => graph.other_than(scaled, 1.0 / SQRT_2)?,
         () => return None,
     };
-    let (plus, _) = graph.sole_reader(erf).filter(|(_, node)| is(node, "Add") && graph.other_than(node, 1.0).is_some())?;
+    Some((x, vec![scaling, erf]))
+}
+
+/// Of a Tanh of `√(2/π) · (x + 0.044715 · x³)`: `x`, and the nodes that go.
+fn tanh_argument(graph: &Graph<'_>, tanh: usize) -> Option<(Edge, Vec<usize>)> {
+    // √(2/π)
+    const SCALE: f32 = 0.797_884_6;
+    const CUBIC: f32 = 0.044_715;
+    // The node behind an edge that `reader` alone reads.
+    let behind =
+        |edge: Edge, reader: usize, name: &str| graph.producer(edge).filter(|(_, node)| graph.is_private(edge, reader) && is(node, name));
+    let node = graph.node(tanh).filter(|node| is(node, "Tanh"))?;
+    let (scaling, scaled) = behind(node.inputs()[0]?, tanh, "Mul")?;
+    let (adding, sum) = behind(graph.other_than(scaled, SCALE)?, scaling, "Add")?;
+    let &[Some(a), Some(b)] = sum.inputs() else { return None };
+    [(a, b), (b, a)].into_iter().find_map(|(x, term)| {
+        let (weighing, weighed) = behind(term, adding, "Mul")?;
+        let cube = graph.other_than(weighed, CUBIC)?;
+        let mut gone = vec![scaling, adding, weighing, tanh];
+        if let Some((power, node)) = behind(cube, weighing, "Pow") {
+            gone.push(power);
+            return (node.inputs()[0] == Some(x) && graph.scalar(node.inputs()[1]?)? == 3.0).then_some((x, gone));
+        }
+        let (product, node) = behind(cube, weighing, "Mul")?;
+        let square = node.reads().find(|&edge| edge != x)?;
+        let (squaring, squared) = behind(square, product, "Mul")?;
+        gone.extend([product, squaring]);
+        let is_cube = node.reads().any(|edge| edge == x) && squared.inputs() == [Some(x), Some(x)];
+        is_cube.then_some((x, gone))
+    })
+}
+
+/// Behind the function of `x`, node `function`: the nodes that go, and the one that stays.
+fn gelu_after(graph: &Graph<'_>, function: usize, x: Edge, mut gone: Vec<usize>) -> Option<(Vec<usize>, usize)> {
+    let (plus, _) = graph.sole_reader(function).filter(|(_, node)| is(node, "Add") && graph.other_than(node, 1.0).is_some())?;
     let (product, times) = graph.sole_reader(plus).filter(|(_, node)| is(node, "Mul"))?;
     let plus_edge = graph.node(plus)?.outputs()[0];
-    let mut gone = vec![scaling, erf, plus];
-    // (1 + erf) · 1/2, then · x.
+    gone.push(plus);
+    // (1 + f) · 1/2, then · x.
     if graph.other_than(times, 0.5) == Some(plus_edge) {
         let (last, _) = graph.sole_reader(product).filter(|(_, node)| is(node, "Mul") && node.reads().any(|edge| edge == x))?;
         gone.push(product);
-        return Some((x, gone, last));
+        return Some((gone, last));
     }
     let other = times.reads().find(|&edge| edge != plus_edge)?;
-    // (1 + erf) · x, then · 1/2.
+    // (1 + f) · x, then · 1/2.
     if other == x {
         let (last, _) = graph.sole_reader(product).filter(|(_, node)| is(node, "Mul") && graph.other_than(node, 0.5).is_some())?;
         gone.push(product);
-        return Some((x, gone, last));
+        return Some((gone, last));
     }
-    // (1 + erf) · (x · 1/2).
+    // (1 + f) · (x · 1/2).
     let (halving, half) = graph.producer(other).filter(|(_, node)| is(node, "Mul") && graph.is_private(other, product))?;
     if graph.other_than(half, 0.5) == Some(x) {
         gone.push(halving);
-        return Some((x, gone, product));
+        return Some((gone, product));
     }
     None
 }
