@@ -154,7 +154,7 @@ mod tests {
             let (one, half, root) = (number("one", 1.0), number("half", 0.5), number("root", (2.0 / std::f32::consts::PI).sqrt()));
             let (exponent, weight) = (number("exponent", exponent), number("weight", weight));
             let cube = if by_power {
-                net.add("cube", Pow::new(), &[x, exponent]).unwrap()
+                net.add("cube", Pow, &[x, exponent]).unwrap()
             } else {
                 let square = net.add("square", Binary::Mul, &[x, x]).unwrap();
                 net.add("cube", Binary::Mul, &[x, square]).unwrap()
