@@ -177,8 +177,6 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                     run(first, (channels - first).min(block), out_w, step_x, channels);
                 }
             }
-            // SAFETY: the caller's promise: these lines are written, and nobody else's.
-            unsafe { self.store.after(self.simd, dst, 0, 1, count * out_w * channels) }
             line += count;
         }
     }
@@ -412,8 +410,6 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                 // SAFETY: rows, stage and `dst` by the caller's promise; weights have 64 bytes of slack behind the last.
                 unsafe { self.simd.lane_tile(mr, columns.div_ceil(S::LANES), &tile) }
             }
-            // SAFETY: the caller's promise: these pixels are written, and nobody else's.
-            unsafe { self.store.after(self.simd, self.dst.wrapping_add(m * channels), 0, 1, mr * channels) }
             m += mr;
         }
     }

@@ -89,7 +89,7 @@ pub(super) struct DequantizeStage<'a> {
 }
 
 impl DequantizeStage<'_> {
-    /// With a function after all else, of which nothing is measured.
+    /// With a function after all else, of which nothing is measured: for products alone.
     pub fn then(self, function: Option<Function>) -> Self {
         DequantizeStage { function, ..self }
     }
@@ -227,7 +227,7 @@ pub(super) struct FloatStage<'a> {
     pub accumulate: bool,
     pub activation: Activation,
     pub measure: Option<Measure>,
-    /// After all else; nothing of it is measured.
+    /// After all else, of products alone; nothing of it is measured.
     pub function: Option<Function>,
 }
 

@@ -17,7 +17,7 @@ use super::output::{Activation, Integers, OutputStage};
 use super::ranges::{Measure, Range, RangeLanes, check_cells, report};
 use super::row_codes::{self, RowParameters, ranges_of_runs};
 use super::simd::{Element, Simd};
-use super::strips::{Activations, Convolution};
+use super::strips::{Activations, Convolution, Finish};
 use super::threads;
 use super::tile::{Start, Zero};
 use super::weights::PackedWeights;
@@ -485,9 +485,10 @@ impl Visitor for ConvVisit<'_> {
                 ingest::line(simd, (quantizer, pad), input, &padded, at, dst)
             }
         };
-        let stage = epilogue.stage(Per::Row(scales)).measured(measure).then(function);
-        let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(stage));
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
+        let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales)).measured(measure)));
+        let apply = function.map(|function| move |y: &mut [f32]| function.apply(simd, y));
+        let finish: Finish<'_, f32> = apply.as_ref().map(|apply| apply as _);
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, finish, dst };
         // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
         unsafe { convolution.run(Activations::Lines { fill: &fill, memory, source: None }, segments, threads) }
     }

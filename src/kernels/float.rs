@@ -18,7 +18,7 @@ use super::pack::PanelLayout;
 use super::product::{Product, Rows};
 use super::ranges::{Measure, Range, RangeLanes, check_cells, report};
 use super::simd::Simd;
-use super::strips::{Activations, Convolution};
+use super::strips::{Activations, Convolution, Finish};
 use super::threads;
 use super::tile::{Segment, Start, Zero};
 use super::weights::PackedFloatWeights;
@@ -248,10 +248,21 @@ pub(crate) fn conv2d_f32_with(
     let threads = if epilogue.ranges.is_some() { threads::parts(threads, work, ingest::GRAIN) } else { threads };
     let Workspace { measured, .. } = &mut *workspace;
     let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), shape.n, threads));
-    let stage = FloatStage { measure: measure.filter(|_| function.is_none()), function, ..epilogue.stage() };
+    let stage = FloatStage { measure: measure.filter(|_| function.is_none()), ..epilogue.stage() };
     stage.check(weights.geometry().out_channels)?;
     let out_pointer = dst.as_mut_ptr();
-    weights.isa().visit(ConvVisit { input, shape, padded, out, weights: &weights.inner, stage, dst: out_pointer, workspace, threads });
+    weights.isa().visit(ConvVisit {
+        input,
+        shape,
+        padded,
+        out,
+        weights: &weights.inner,
+        stage,
+        function,
+        dst: out_pointer,
+        workspace,
+        threads,
+    });
     if let Some(cells) = epilogue.ranges {
         if function.is_some() {
             workspace.measured.iter_mut().for_each(RangeLanes::unknown);
@@ -269,6 +280,7 @@ struct ConvVisit<'a> {
     out: [usize; 2],
     weights: &'a ConvWeights<f32>,
     stage: FloatStage<'a>,
+    function: Option<Function>,
     dst: *mut f32,
     workspace: &'a mut Workspace,
     threads: usize,
@@ -277,11 +289,13 @@ struct ConvVisit<'a> {
 impl Visitor for ConvVisit<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
-        let ConvVisit { input, shape, padded, out, weights, stage: store, dst, workspace, threads } = self;
+        let ConvVisit { input, shape, padded, out, weights, stage: store, function, dst, workspace, threads } = self;
+        let apply = function.map(|function| move |y: &mut [f32]| function.apply(simd, y));
+        let finish: Finish<'_, f32> = apply.as_ref().map(|apply| apply as _);
         let Workspace { codes: memory, segments, .. } = workspace;
         if let (Packed::Depthwise(lanes), ImageLayout::Nhwc, 1) = (&weights.packed, shape.layout, padded.repeat) {
             let (geometry, weights) = (&weights.geometry, lanes.by_tap());
-            let product = DirectDepthwise { simd, lhs: input, padded: &padded, geometry, out, weights, store, dst };
+            let product = DirectDepthwise { simd, lhs: input, padded: &padded, geometry, out, weights, store, finish, dst };
             // SAFETY: `conv2d_f32` checked input, output and stage; packed weights end with a vector more.
             return unsafe { product.run(threads) };
         }
@@ -291,7 +305,7 @@ impl Visitor for ConvVisit<'_> {
             false => Activations::Lines { fill: &fill, memory, source: None },
         };
         let start = Start::new(Zero::Tensor(0));
-        let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, start, store, dst };
+        let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, start, store, finish, dst };
         // SAFETY: `conv2d_f32` checked input, output and stage.
         unsafe { convolution.run(lhs, segments, threads) }
     }

@@ -1,5 +1,5 @@
-//! Functions of each element that follow a product or a convolution: applied to what has just been written, while it lies in the
-//! first-level cache.
+//! Functions of each element that follow a product or a convolution: applied to a tile that has just been written, while it lies in the
+//! first-level cache, or to a strip of an image.
 
 use super::simd::Simd;
 use crate::num::math;
@@ -32,6 +32,12 @@ impl Function {
             Function::HardSwish => math::hard_swish(x),
             Function::LeakyRelu(alpha) => math::leaky_relu(x, alpha),
         }
+    }
+
+    /// Replaces all elements.
+    pub fn apply<S: Simd>(self, simd: S, y: &mut [f32]) {
+        // SAFETY: they are borrowed as one row.
+        unsafe { self.replace(simd, y.as_mut_ptr(), 0, 1, y.len()) }
     }
 
     /// Replaces `columns` elements in each of `rows` rows, `stride` apart. Not inlined: it would be compiled once for each tile.

@@ -153,9 +153,6 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
                 #[inline(always)]
                 || unsafe { self.tile(store, m, mr, &offsets, &params) },
             );
-            let channels = self.weights.channels;
-            // SAFETY: the caller's promise: these pixels are written, and nobody else's.
-            unsafe { store.after(self.simd, self.dst.wrapping_add(m * channels), 0, 1, mr * channels) }
         }
     }
 
