@@ -173,7 +173,7 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
             source => Activations::Lines { fill: &fill, memory, source },
         };
         let (start, store) = (Start { bias: self.stage.bias(), ..Start::new(zero) }, Integers(self.stage));
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, finish: None, dst };
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
         // SAFETY: `conv2d` checked input, output, zero points and stage.
         unsafe { convolution.run(lhs, segments, threads) }
     }

@@ -7,7 +7,6 @@ use super::geometry::{Conv2dGeometry, Padded};
 use super::output::{Place, Store};
 use super::product::GRAIN;
 use super::simd::Simd;
-use super::strips::Finish;
 use super::threads;
 
 /// Channels whose weights stay in the first-level cache while a line of pixels goes by.
@@ -23,7 +22,6 @@ pub(super) struct DirectDepthwise<'a, S: Simd, T: Store<S, S::F32>> {
     /// `[taps][channels]`, and a vector more.
     pub weights: &'a [f32],
     pub store: T,
-    pub finish: Finish<'a, T::Element>,
     pub dst: *mut T::Element,
 }
 
@@ -79,11 +77,6 @@ impl<S: Simd, T: Store<S, S::F32>> DirectDepthwise<'_, S, T> {
                     #[inline(always)]
                     || unsafe { self.line(store, line / self.out[0], line % self.out[0]) },
                 );
-                if let Some(finish) = self.finish {
-                    let elements = out_w * self.padded.channels;
-                    // SAFETY: the caller's promise: this line is written, and nobody else's.
-                    finish(unsafe { std::slice::from_raw_parts_mut(self.dst.wrapping_add(line * elements), elements) });
-                }
             }
         });
     }

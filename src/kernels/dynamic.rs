@@ -17,7 +17,7 @@ use super::output::{Activation, Integers, OutputStage};
 use super::ranges::{Measure, Range, RangeLanes, check_cells, report};
 use super::row_codes::{self, RowParameters, ranges_of_runs};
 use super::simd::{Element, Simd};
-use super::strips::{Activations, Convolution, Finish};
+use super::strips::{Activations, Convolution};
 use super::threads;
 use super::tile::{Start, Zero};
 use super::weights::PackedWeights;
@@ -356,19 +356,17 @@ pub fn conv2d_dynamic<'r>(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    conv2d_dynamic_with(input, shape, range, rule.into(), weights, epilogue, None, dst, workspace, threads)
+    conv2d_by_rule(input, shape, range, rule.into(), weights, epilogue, dst, workspace, threads)
 }
 
-/// [`conv2d_dynamic`], and a function of each element of the result.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn conv2d_dynamic_with(
+fn conv2d_by_rule(
     input: &[f32],
     shape: ImageShape,
     range: RangeOf,
     rule: InputRule<'_>,
     weights: &PackedConv2d,
     epilogue: &Epilogue<'_>,
-    function: Option<Function>,
     dst: &mut [f32],
     workspace: &mut Workspace,
     threads: usize,
@@ -417,16 +415,12 @@ pub(crate) fn conv2d_dynamic_with(
         finite,
         weights: weights.inner(),
         epilogue,
-        function,
-        measure: measure.filter(|_| function.is_none()),
+        measure,
         dst: out_pointer,
         workspace,
         threads,
     });
     if let Some(cells) = epilogue.ranges {
-        if function.is_some() {
-            workspace.measured.iter_mut().for_each(RangeLanes::unknown);
-        }
         let of = |cell: usize| &dst[dst.len() * cell / cells.len()..dst.len() * (cell + 1) / cells.len()];
         report(&workspace.measured, cells, |cell| weights.isa().visit(Extremes(of(cell))));
     }
@@ -463,7 +457,6 @@ struct ConvVisit<'a> {
     finite: bool,
     weights: &'a ConvWeights<i8>,
     epilogue: &'a Epilogue<'a>,
-    function: Option<Function>,
     measure: Option<Measure>,
     dst: *mut f32,
     workspace: &'a mut Workspace,
@@ -473,7 +466,7 @@ struct ConvVisit<'a> {
 impl Visitor for ConvVisit<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
-        let ConvVisit { input, padded, out, rule, finite, weights, epilogue, function, measure, dst, workspace, threads } = self;
+        let ConvVisit { input, padded, out, rule, finite, weights, epilogue, measure, dst, workspace, threads } = self;
         let Workspace { codes: memory, scales, zero_points, segments, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
         let fill = |image: usize, y: usize, dst: &mut [_]| {
@@ -486,9 +479,7 @@ impl Visitor for ConvVisit<'_> {
             }
         };
         let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales)).measured(measure)));
-        let apply = function.map(|function| move |y: &mut [f32]| function.apply(simd, y));
-        let finish: Finish<'_, f32> = apply.as_ref().map(|apply| apply as _);
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, finish, dst };
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
         // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
         unsafe { convolution.run(Activations::Lines { fill: &fill, memory, source: None }, segments, threads) }
     }

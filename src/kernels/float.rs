@@ -16,9 +16,9 @@ use super::operand::{Matrix, MatrixMut, check_product, check_threads};
 use super::output::Activation;
 use super::pack::PanelLayout;
 use super::product::{Product, Rows};
-use super::ranges::{Measure, Range, RangeLanes, check_cells, report};
+use super::ranges::{Measure, Range, check_cells, report};
 use super::simd::Simd;
-use super::strips::{Activations, Convolution, Finish};
+use super::strips::{Activations, Convolution};
 use super::threads;
 use super::tile::{Segment, Start, Zero};
 use super::weights::PackedFloatWeights;
@@ -225,21 +225,6 @@ pub fn conv2d_f32(
     workspace: &mut Workspace,
     threads: usize,
 ) -> Result<()> {
-    conv2d_f32_with(input, shape, weights, epilogue, None, dst, workspace, threads)
-}
-
-/// [`conv2d_f32`], and a function of each element of the result.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn conv2d_f32_with(
-    input: &[f32],
-    shape: ImageShape,
-    weights: &PackedFloatConv2d,
-    epilogue: &FloatEpilogue<'_>,
-    function: Option<Function>,
-    dst: &mut [f32],
-    workspace: &mut Workspace,
-    threads: usize,
-) -> Result<()> {
     check_threads(threads)?;
     let (padded, out) = check_conv(weights.geometry(), shape, input.len(), dst.len())?;
     check_cells(epilogue.ranges, shape.n)?;
@@ -248,25 +233,11 @@ pub(crate) fn conv2d_f32_with(
     let threads = if epilogue.ranges.is_some() { threads::parts(threads, work, ingest::GRAIN) } else { threads };
     let Workspace { measured, .. } = &mut *workspace;
     let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), shape.n, threads));
-    let stage = FloatStage { measure: measure.filter(|_| function.is_none()), ..epilogue.stage() };
+    let stage = FloatStage { measure, ..epilogue.stage() };
     stage.check(weights.geometry().out_channels)?;
     let out_pointer = dst.as_mut_ptr();
-    weights.isa().visit(ConvVisit {
-        input,
-        shape,
-        padded,
-        out,
-        weights: &weights.inner,
-        stage,
-        function,
-        dst: out_pointer,
-        workspace,
-        threads,
-    });
+    weights.isa().visit(ConvVisit { input, shape, padded, out, weights: &weights.inner, stage, dst: out_pointer, workspace, threads });
     if let Some(cells) = epilogue.ranges {
-        if function.is_some() {
-            workspace.measured.iter_mut().for_each(RangeLanes::unknown);
-        }
         let of = |cell: usize| &dst[dst.len() * cell / cells.len()..dst.len() * (cell + 1) / cells.len()];
         report(&workspace.measured, cells, |cell| weights.isa().visit(Extremes(of(cell))));
     }
@@ -280,7 +251,6 @@ struct ConvVisit<'a> {
     out: [usize; 2],
     weights: &'a ConvWeights<f32>,
     stage: FloatStage<'a>,
-    function: Option<Function>,
     dst: *mut f32,
     workspace: &'a mut Workspace,
     threads: usize,
@@ -289,13 +259,11 @@ struct ConvVisit<'a> {
 impl Visitor for ConvVisit<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
-        let ConvVisit { input, shape, padded, out, weights, stage: store, function, dst, workspace, threads } = self;
-        let apply = function.map(|function| move |y: &mut [f32]| function.apply(simd, y));
-        let finish: Finish<'_, f32> = apply.as_ref().map(|apply| apply as _);
+        let ConvVisit { input, shape, padded, out, weights, stage: store, dst, workspace, threads } = self;
         let Workspace { codes: memory, segments, .. } = workspace;
         if let (Packed::Depthwise(lanes), ImageLayout::Nhwc, 1) = (&weights.packed, shape.layout, padded.repeat) {
             let (geometry, weights) = (&weights.geometry, lanes.by_tap());
-            let product = DirectDepthwise { simd, lhs: input, padded: &padded, geometry, out, weights, store, finish, dst };
+            let product = DirectDepthwise { simd, lhs: input, padded: &padded, geometry, out, weights, store, dst };
             // SAFETY: `conv2d_f32` checked input, output and stage; packed weights end with a vector more.
             return unsafe { product.run(threads) };
         }
@@ -305,7 +273,7 @@ impl Visitor for ConvVisit<'_> {
             false => Activations::Lines { fill: &fill, memory, source: None },
         };
         let start = Start::new(Zero::Tensor(0));
-        let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, start, store, finish, dst };
+        let convolution = Convolution::<S, Float, _> { simd, weights, padded: &padded, out, start, store, dst };
         // SAFETY: `conv2d_f32` checked input, output and stage.
         unsafe { convolution.run(lhs, segments, threads) }
     }

@@ -95,13 +95,13 @@ pub use codes::{Pairwise, lookup, lookup_for};
 pub use conv::{PackedConv2d, conv2d};
 pub use dequantize::Dequantize;
 pub use dynamic::{ActivationRule, Epilogue, InputRule, RangeOf, conv2d_dynamic, gemm_dynamic};
-pub(crate) use dynamic::{Around, conv2d_dynamic_with, gemm_dynamic_with};
+pub(crate) use dynamic::{Around, gemm_dynamic_with};
 pub use elementwise::{
     dequantize_i8, dequantize_i8_for, dequantize_u8, dequantize_u8_for, min_max, min_max_for, quantize_i8, quantize_i8_for, quantize_u8,
     quantize_u8_for,
 };
+pub(crate) use float::sgemm_with;
 pub use float::{FloatEpilogue, PackedFloatConv2d, conv2d_f32, sgemm};
-pub(crate) use float::{conv2d_f32_with, sgemm_with};
 pub(crate) use function::Function;
 pub use gemm::gemm;
 pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padding};

@@ -43,10 +43,6 @@ pub(super) enum Activations<'a, L> {
     Lines { fill: Fill<'a, L>, memory: &'a mut Aligned, source: Option<&'a [L]> },
 }
 
-/// What is done with rows of outputs once they are written. Not in the output stage, where the possibility of a call alone made dynamic
-/// convolutions a tenth slower.
-pub(super) type Finish<'a, E> = Option<&'a (dyn Fn(&mut [E]) + Sync)>;
-
 /// A convolution of images that tiles can read, or whose lines can be made so.
 pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub simd: S,
@@ -55,8 +51,6 @@ pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub out: [usize; 2],
     pub start: Start<'a>,
     pub store: T,
-    /// Of activations that are made in lines, or read in place as padded images.
-    pub finish: Finish<'a, T::Element>,
     pub dst: *mut T::Element,
 }
 
@@ -221,23 +215,6 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
                 unsafe { product.run(threads) }
             }
         }
-        if let Some(finish) = self.finish {
-            // An element is a few dozen instructions.
-            let parts = threads::parts(threads, 16 * m * geometry.out_channels, GRAIN);
-            // SAFETY: these rows are written, and ranges of them disjoint.
-            threads::split(m, parts, |_, rows| finish(unsafe { self.rows(first_row + rows.start..first_row + rows.end) }));
-        }
-    }
-
-    /// Rows of outputs.
-    ///
-    /// # Safety
-    /// They are written, and nobody else uses them.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn rows(&self, rows: Range<usize>) -> &mut [T::Element] {
-        let channels = self.weights.geometry.out_channels;
-        // SAFETY: `dst` has all pixels of all channels; the rest is the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.dst.wrapping_add(rows.start * channels), rows.len() * channels) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Conv2dGeometry, FloatEpilogue, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32_with};
+use crate::kernels::{Conv2dGeometry, FloatEpilogue, ImageShape, PackedFloatConv2d, Workspace, conv2d_f32};
 use crate::nn::StateDict;
 use crate::nn::plan::Stage;
 use crate::tensor::{Tensor, elements};
@@ -108,6 +108,6 @@ impl Conv2d {
             .with_activation(stage.fused.activation)
             .with_accumulate(stage.fused.residual)
             .with_ranges(stage.measured);
-        conv2d_f32_with(input, shape, packed, &epilogue, stage.fused.function, output, workspace, threads)
+        conv2d_f32(input, shape, packed, &epilogue, output, workspace, threads)
     }
 }

@@ -198,18 +198,6 @@ pub(crate) fn swish(x: f32, a: f32) -> f32 {
     if x == f32::NEG_INFINITY && a > 0.0 { 0.0 } else { y }
 }
 
-/// `x · min(max(x / 6 + 1/2, 0), 1)`.
-#[inline(always)]
-pub(crate) fn hard_swish(x: f32) -> f32 {
-    x * (x * (1.0 / 6.0) + 0.5).clamp(0.0, 1.0)
-}
-
-/// `x` from 0 up, `a x` below.
-#[inline(always)]
-pub(crate) fn leaky_relu(x: f32, a: f32) -> f32 {
-    if x < 0.0 { a * x } else { x }
-}
-
 /// `x / 2 · (1 + erf(x / √2))`; the error is below `1.5e-7 |x|`, and below `1.5e-7` for negative x.
 ///
 /// It is `max(x, 0) - a · Q(a)` with `a = |x|` and `Q(a) = (1 - erf(a / √2)) / 2`, which falls from 1/2 to 0: `(5.75 - a)²` times a

@@ -123,10 +123,8 @@ impl<'m> Schedule<'m> {
                 let written = targets[0].buffer;
                 if let Some(Operand { source: Source::Buffer(v), dims, .. }) = read
                     && let Some(&from) = writers.get(v)
-                    && let Step::Run { targets, ranges, fused, .. } = &mut before[from]
+                    && let Step::Run { targets, ranges, .. } = &mut before[from]
                     && targets[0].dims == *dims
-                    // What comes after the output stage is not measured there.
-                    && fused.function.is_none()
                 {
                     let list = *ranges.measured.get_or_insert_with(|| {
                         self.ranges.push(targets[0].dims[0]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{DynamicScheme, Parameters, check_bias};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    ActivationRule, Conv2dGeometry, Epilogue, ImageShape, InputRule, Isa, PackedConv2d, Range, RangeOf, Workspace, conv2d_dynamic_with,
+    ActivationRule, Conv2dGeometry, Epilogue, ImageShape, InputRule, Isa, PackedConv2d, Range, RangeOf, Workspace, conv2d_dynamic,
 };
 use crate::nn::conv::check_images;
 use crate::nn::plan::Stage;
@@ -189,6 +189,6 @@ impl Conv2d {
         let whole = whole.map(|range| [range]);
         let ranges = if range == RangeOf::Tensor { whole.as_ref().map(<[Range; 1]>::as_slice) } else { stage.given };
         let rule = InputRule { rule: &self.parameters.rule, ranges };
-        conv2d_dynamic_with(input, shape, range, rule, &self.packed, &epilogue, stage.fused.function, output, workspace, threads)
+        conv2d_dynamic(input, shape, range, rule, &self.packed, &epilogue, output, workspace, threads)
     }
 }
