@@ -117,8 +117,15 @@ STATIC = ["--mode", "static", "--calibration", "{calibration}"]
 # Kind of case: the crate's ways, each the arguments of quantize_onnx.
 OURS = {
     "dynamic": lambda: {"dynamic": DYNAMIC, "dynamic, best effort": [*DYNAMIC, "--effort", "best", "--calibration", "{calibration}"]},
-    "static": lambda: {"static": STATIC, "static, linear alone": [*STATIC, "--kinds", "linear"]},
-    "w4a8": lambda: {"static int4": [*STATIC, "--weights", "int4"]},
+    "static": lambda: {
+        "static": STATIC,
+        "static, linear alone": [*STATIC, "--kinds", "linear"],
+        "static, best effort": [*STATIC, "--effort", "best"],
+    },
+    "w4a8": lambda: {
+        "static, 4 bits": [*STATIC, "--weight-bits", "4"],
+        "static, 4 bits, best effort": [*STATIC, "--weight-bits", "4", "--effort", "best"],
+    },
     "equalized": lambda: {
         "static": STATIC,
         "static, mse": [*STATIC, "--observer", "mse"],
@@ -201,6 +208,8 @@ def verdicts(case, rows, before):
     if case.startswith("weights") and theirs:
         # At equal bytes.
         most = max(theirs, key=lambda row: row["db"])["bits"]
+        if ours and not any(row["bits"] is None or row["bits"] <= most for row in ours):
+            yield f"none of the crate's ways has at most the {most:.2f} bits of theirs", False
         ours = [row for row in ours if row["bits"] is None or row["bits"] <= most]
     if not ours or not theirs:
         return

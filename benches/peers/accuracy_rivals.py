@@ -146,6 +146,7 @@ def dynamic(network):
             "int8, symmetric": Int8DynamicActivationInt8WeightConfig(act_mapping_type=MappingType.SYMMETRIC),
             "int8, asymmetric": Int8DynamicActivationInt8WeightConfig(act_mapping_type=MappingType.ASYMMETRIC),
             "intx 8, asymmetric": Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0)),
+            "intx 8, groups of 32": Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerGroup(32)),
         }
         for way, config in configurations.items():
 
@@ -155,6 +156,16 @@ def dynamic(network):
                 return by_torch(model, network.tests)
 
             yield "torchao", way, run, None
+        for symmetric in (False, True):
+
+            def run(symmetric=symmetric):
+                config = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=symmetric, bits=8, accuracy_level=4)
+                quantizer = MatMulNBitsQuantizer(onnx.load(network.path), algo_config=config)
+                quantizer.process()
+                return by_onnxruntime(quantizer.model.model, network.tests)
+
+            # Level 4: activations in int8, by block.
+            yield "onnxruntime", f"MatMulNBits 8 {'symmetric' if symmetric else 'asymmetric'}, level 4", run, None
 
     def eager():
         model = torch.ao.quantization.quantize_dynamic(load(network.name, network.folder), {nn.Linear, nn.LSTM}, torch.qint8)

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 pub enum Padding {
     /// So many: top, left, bottom, right.
     Fixed([usize; 4]),
-    /// As many as make `ceil(size / stride)` outputs along each axis, whatever the size; an odd one at the end. TensorFlow's "SAME",
+    /// As many as make `ceil(size / stride)` outputs along each axis of at least one pixel; an odd one at the end. TensorFlow's "SAME",
     /// ONNX's `SAME_UPPER`.
     SameUpper,
     /// The same with an odd one at the beginning, ONNX's `SAME_LOWER`.

@@ -2,7 +2,7 @@
 
 use lowprec::convert::StaticScheme;
 use lowprec::kernels::Padding;
-use lowprec::nn::operator::{AutoPad, Conv, Windows};
+use lowprec::nn::operator::{AutoPad, Conv, Unary, Windows};
 use lowprec::nn::{Dim, Layer};
 use lowprec::onnx::{self, Export};
 use lowprec::{DType, Error, LayerKind, Model, QConfig, Scheme, Value, metrics};
@@ -122,6 +122,28 @@ fn every_operator_comes_back() {
     assert!(problems.is_empty(), "{} problems: {problems:#?}", problems.len());
 }
 
+/// GELU is one operator where the version has it, else written out so that it is one when read again.
+#[test]
+fn gelu_is_written_out_for_older_versions() {
+    for gelu in [Unary::Gelu, Unary::GeluTanh] {
+        let mut net = Model::builder();
+        let x = net.input("x", DType::F32, &[Dim::Any, Dim::Any]).unwrap();
+        let y = net.add("gelu", gelu, &[x]).unwrap();
+        net.output("y", y).unwrap();
+        let model = net.build().unwrap();
+        let x = Random(72).tensor([3, 41], 3.0);
+        for (opset, nodes) in [(None, 2), (Some(20), 2), (Some(17), if gelu == Unary::Gelu { 6 } else { 10 })] {
+            let export = match opset {
+                Some(opset) => Export::new(&model).with_opset(opset).unwrap(),
+                None => Export::new(&model),
+            };
+            let again = onnx::from_bytes(&export.to_bytes().unwrap()).unwrap();
+            assert_eq!(again.nodes().len(), nodes, "{gelu:?} {opset:?}");
+            assert_eq!(again.forward(&x).unwrap(), model.forward(&x).unwrap(), "{gelu:?} {opset:?}");
+        }
+    }
+}
+
 /// Padding that depends on the image's size, as TensorFlow exports it: a layer all the same, which can be quantized.
 #[test]
 fn padding_by_a_rule_makes_a_layer() {
@@ -173,11 +195,11 @@ fn what_a_version_does_not_have_is_named() {
     use lowprec::nn::operator::Unary;
     let mut net = Model::builder();
     let x = net.input("x", lowprec::DType::F32, &[Dim::Any]).unwrap();
-    let y = net.add("gelu", Unary::Gelu, &[x]).unwrap();
+    let y = net.add("mish", Unary::Mish, &[x]).unwrap();
     net.output("y", y).unwrap();
     let model = net.build().unwrap();
     // The least version that has it, unless another one is asked for.
     assert!(Export::new(&model).to_bytes().is_ok());
     let error = Export::new(&model).with_opset(17).unwrap().to_bytes().unwrap_err().to_string();
-    assert!(error.contains("`gelu`") && error.contains("Gelu") && error.contains("20"), "{error}");
+    assert!(error.contains("`mish`") && error.contains("Mish") && error.contains("18"), "{error}");
 }

@@ -75,13 +75,17 @@ pub fn graph(model: ModelProto, what: &str, places: &mut Places) -> Result<Graph
         false => Err(Error::Duplicate { what: "value", name: name.to_owned() }),
     };
 
+    let mut constant = HashSet::new();
     for sparse in sparse_initializer {
         let name = sparse.values.and_then(|values| values.name).unwrap_or_default();
-        define(&name)?;
+        if !name.is_empty() {
+            define(&name)?;
+        }
+        constant.insert(name.clone());
         let what = format!("sparse initializer `{name}`");
         refused.get_or_insert(Error::Unsupported { what, way_out: "store it as a dense tensor".into() });
     }
-    let (mut initializers, mut constant) = (Vec::with_capacity(initializer.len()), HashSet::new());
+    let mut initializers = Vec::with_capacity(initializer.len());
     for mut tensor in initializer {
         let name = tensor.name.take().filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| format_error(what, "it has an initializer without a name"))?;
@@ -235,7 +239,7 @@ fn ordered(nodes: Vec<Node>, what: &str) -> Result<Vec<Node>> {
 mod tests {
     use super::*;
     use crate::io::onnx::schema::{
-        DimensionProto, FunctionProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
+        DimensionProto, FunctionProto, OperatorSetIdProto, SparseTensorProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
     };
 
     fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
@@ -347,8 +351,10 @@ mod tests {
         for change in formats {
             assert!(matches!(changed(change), Err(Error::Format { .. })));
         }
-        let unsupported: [fn(&mut GraphProto); 4] = [
-            |g| g.sparse_initializer.push(Default::default()),
+        let unsupported: [fn(&mut GraphProto); 5] = [
+            |g| g.sparse_initializer = vec![Default::default(); 2],
+            // The default of an input.
+            |g| g.sparse_initializer.push(SparseTensorProto { values: Some(weight("x")) }),
             |g| g.input[0].r#type = None,
             |g| g.input[0].r#type.as_mut().unwrap().tensor_type = None,
             |g| g.initializer[0].data_type = Some(8),

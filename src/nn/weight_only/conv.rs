@@ -119,6 +119,6 @@ impl Conv2d {
 
 /// Whether each output pixel is a product of one input pixel.
 fn is_pointwise(geometry: &Conv2dGeometry) -> bool {
-    let Conv2dGeometry { kernel, padding, groups, .. } = geometry;
-    (*kernel, *padding, *groups) == ([1, 1], Padding::NONE, 1)
+    // A rule adds nothing around a kernel of one tap.
+    geometry.kernel == [1, 1] && geometry.groups == 1 && matches!(geometry.padding, Padding::NONE | Padding::SameUpper | Padding::SameLower)
 }

@@ -200,13 +200,14 @@ impl<'m> Export<'m> {
         for node in self.model.nodes() {
             least = least.max(node.layer().stored_weights().map_or(0, weights::least_opset));
             let Layer::Operator(operator) = node.layer() else { continue };
-            let spoken = operators::opsets(operator, node.inputs().len());
+            let dtype = node.inputs().first().copied().flatten().map_or(DType::F32, |edge| self.model.edge_type(edge));
+            let spoken = operators::opsets(operator, node.inputs().len(), dtype);
             if *spoken.end() < *OPSETS.start() || *spoken.start() > self.opset.unwrap_or(*OPSETS.end()) {
                 let what = format!("{} in opset {}", operator.name(), self.opset.unwrap_or(*OPSETS.end()));
                 let way_out = format!("that operator is spelled so in {} to {}", spoken.start(), spoken.end());
                 return Err(Error::Unsupported { what, way_out }.in_layer(node.name()));
             }
-            least = least.max(*spoken.start());
+            least = least.max(operators::preferred(operator, &spoken));
         }
         Ok(self.opset.unwrap_or(least))
     }

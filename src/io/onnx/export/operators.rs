@@ -30,10 +30,12 @@ pub fn operator(writer: &mut Writer<'_>, node: &Node, operator: &Operator) -> Re
     }
 }
 
-/// The versions that have the operator with so many inputs.
-pub fn opsets(operator: &Operator, inputs: usize) -> RangeInclusive<i64> {
+/// The versions that have the operator with so many inputs, the first of this type.
+pub fn opsets(operator: &Operator, inputs: usize, dtype: DType) -> RangeInclusive<i64> {
     let spelled = operator.operation().opsets();
     let least = match operator {
+        // Written out before there was an operator, with constants in f32.
+        Operator::Unary(Unary::Gelu | Unary::GeluTanh) if dtype == DType::F32 => 13,
         // Written as the operators that it is made of.
         Operator::Unary(Unary::Swish { .. }) => 13,
         // Axes became an input late.
@@ -43,6 +45,14 @@ pub fn opsets(operator: &Operator, inputs: usize) -> RangeInclusive<i64> {
     };
     let most = if matches!(operator, Operator::Unary(Unary::Swish { .. })) { 28 } else { *spelled.end() };
     least..=most
+}
+
+/// The least version that is chosen for the operator: the one that has GELU as one.
+pub fn preferred(operator: &Operator, opsets: &RangeInclusive<i64>) -> i64 {
+    match operator {
+        Operator::Unary(Unary::Gelu | Unary::GeluTanh) => *operator.operation().opsets().start(),
+        _ => *opsets.start(),
+    }
 }
 
 fn dilates(attributes: &Attributes) -> bool {
@@ -80,6 +90,10 @@ pub fn plain(writer: &mut Writer<'_>, node: &Node, operator: &Operator, mut inpu
             writer.main(name, "Mul", &[inputs[0].clone(), gate], outputs, Attributes::new());
             return Ok(());
         }
+        &Operator::Unary(function @ (Unary::Gelu | Unary::GeluTanh)) if !operator.operation().opsets().contains(&writer.opset) => {
+            gelu(writer, name, function == Unary::GeluTanh, &inputs[0], outputs);
+            return Ok(());
+        }
         _ => {}
     }
     let mut kept = Attributes::new();
@@ -102,6 +116,33 @@ pub fn plain(writer: &mut Writer<'_>, node: &Node, operator: &Operator, mut inpu
     }
     writer.main(name, of, &inputs, outputs, kept);
     Ok(())
+}
+
+/// `x · (1 + f) · 1/2` with `f = erf(x / √2)`, or `f = tanh(√(2/π) (x + 0.044715 x³))`.
+fn gelu(writer: &mut Writer<'_>, name: &str, by_tanh: bool, x: &str, outputs: &[String]) {
+    fn made(writer: &mut Writer<'_>, operator: &str, inputs: &[&str], name: String) -> String {
+        let inputs: Vec<String> = inputs.iter().map(|&input| input.to_owned()).collect();
+        writer.value(operator, &inputs, &name, Attributes::new())
+    }
+    let named = |what: &str| format!("{name}/{what}");
+    let function = if by_tanh {
+        let weight = writer.scalar(&named("weight"), 0.044_715);
+        let scale = writer.scalar(&named("scale"), (2.0 / std::f32::consts::PI).sqrt());
+        let square = made(writer, "Mul", &[x, x], named("square"));
+        let cube = made(writer, "Mul", &[&square, x], named("cube"));
+        let weighed = made(writer, "Mul", &[&cube, &weight], named("weighed"));
+        let sum = made(writer, "Add", &[x, &weighed], named("sum"));
+        let scaled = made(writer, "Mul", &[&sum, &scale], named("scaled"));
+        made(writer, "Tanh", &[&scaled], named("tanh"))
+    } else {
+        let root = writer.scalar(&named("root"), std::f32::consts::SQRT_2);
+        let scaled = made(writer, "Div", &[x, &root], named("scaled"));
+        made(writer, "Erf", &[&scaled], named("erf"))
+    };
+    let (one, half) = (writer.scalar(&named("one"), 1.0), writer.scalar(&named("half"), 0.5));
+    let plus = made(writer, "Add", &[&function, &one], named("plus"));
+    let product = made(writer, "Mul", &[x, &plus], named("product"));
+    writer.main(name, "Mul", &[product, half], outputs, Attributes::new());
 }
 
 /// Where the operator has a parameter among its inputs.

@@ -140,7 +140,7 @@ pub(super) fn constant(attributes: &mut Attributes) -> Result<Value> {
 
 /// The element type that an attribute names by its number.
 fn element_type(attributes: &Attributes, name: &str, code: i64) -> Result<DType> {
-    tensor::element_type(code, &format!("element type {code}")).map_err(|e| match e {
+    tensor::element_type(code, &format!("its value {code}")).map_err(|e| match e {
         Error::Unsupported { what, way_out } => attributes.unsupported(name, what, &way_out),
         e => attributes.error(name, e),
     })
