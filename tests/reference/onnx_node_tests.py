@@ -39,6 +39,8 @@ OPERATORS = set(
     QuantizeLinear DequantizeLinear DynamicQuantizeLinear ConvInteger MatMulInteger QLinearConv QLinearMatMul
     """.split()
 )
+# What the standard uses besides where it writes some of them out.
+OPERATORS |= {"CastLike", "Size"}
 # Their expected values are what numpy's random numbers give.
 RANDOM = {
     "test_training_dropout",
