@@ -194,7 +194,7 @@ pub struct Geometry {
 
 /// Rows and columns around an image, or the rule that makes them.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "padding is four numbers, `same_upper` or `same_lower`")]
 pub enum Pads {
     Fixed([usize; 4]),
     Same(Same),

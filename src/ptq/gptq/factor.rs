@@ -11,7 +11,7 @@ pub(super) struct Factor {
     pub values: Vec<f32>,
 }
 
-/// Times that damping is made ten times larger before the factor is given up.
+/// Times that damping is made ten times larger, and at least a millionth of the mean diagonal, before the factor is given up.
 const RETRIES: usize = 8;
 
 /// Columns of a block, whose products are subtracted together.
@@ -53,7 +53,7 @@ impl Factor {
                 }
                 return Some(Factor { order, values });
             }
-            damped = if damped > 0.0 { damped * 10.0 } else { 1e-6 * mean };
+            damped = (damped * 10.0).max(1e-6 * mean);
         }
         None
     }
@@ -149,6 +149,22 @@ fn subtract<'x>(entries: &mut [f64], factors: &[f64], column: &dyn Fn(usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_singular_matrix_gets_more_damping() {
+        // One sample alone, and some inputs that are always zero.
+        for sample in [vec![1f32; 5], vec![2.0, 0.0, 4.0, 0.0, 8.0, 0.5]] {
+            let mut hessian = Hessian::new(sample.len()).unwrap();
+            hessian.add(&sample, 1).unwrap();
+            for damping in [0.0, 1e-30] {
+                let factor = Factor::new(&hessian, damping, true).unwrap();
+                assert!(factor.values.iter().all(|x| x.is_finite()), "{damping}: {:?}", factor.values);
+            }
+        }
+        let mut nothing = Hessian::new(3).unwrap();
+        nothing.add(&[0.0; 6], 1).unwrap();
+        assert!(Factor::new(&nothing, 0.01, true).is_none());
+    }
 
     #[test]
     fn the_factor_gives_the_matrix_back() {

@@ -46,14 +46,12 @@ const FOLDED_PER_BYTE: usize = 16;
 /// The model of a graph.
 ///
 /// # Errors
-/// [`Error::Unsupported`] naming every operator that the crate does not know, [`Error::Layer`] naming the node around what
-/// is wrong with it.
+/// [`Error::Unsupported`] naming every operator that the crate does not know, or else an input or initializer of a kind that is not
+/// spoken; [`Error::Layer`] naming the node around what is wrong with it.
 pub(super) fn import(graph: Graph) -> Result<Model> {
     check_operators(&graph)?;
     let Graph { opset, inputs, initializers, nodes, outputs, refused, .. } = graph;
-    if let Some(error) = refused {
-        return Err(error);
-    }
+    refused.map_or(Ok(()), Err)?;
     let (mut shells, mut attributes) = (Vec::with_capacity(nodes.len()), Vec::with_capacity(nodes.len()));
     for node in nodes {
         attributes.push(node.attributes);
