@@ -1,6 +1,7 @@
 //! ONNX files that were written: read again, they give the same bits. (`tests/reference/exported.py` runs them in ONNX Runtime.)
 
 use lowprec::convert::StaticScheme;
+use lowprec::io::saved;
 use lowprec::kernels::Padding;
 use lowprec::nn::operator::{AutoPad, Conv, Unary, Windows};
 use lowprec::nn::{Dim, Layer};
@@ -170,6 +171,32 @@ fn padding_by_a_rule_makes_a_layer() {
                 assert!(metrics::relative_error(expected.as_slice(), y.as_slice()).unwrap() < 1e-6, "{auto_pad:?} {stride:?} {size:?}");
                 assert!(metrics::sqnr_db(expected.as_slice(), rounded.as_slice()).unwrap() > 30.0, "{auto_pad:?} {stride:?} {size:?}");
             }
+        }
+    }
+}
+
+/// The same along one axis, where a layer of images of one row stands for the convolution.
+#[test]
+fn padding_by_a_rule_along_one_axis() {
+    let mut random = Random(73);
+    let weight = random.tensor([5, 3, 4], 1.0);
+    for auto_pad in [AutoPad::SameUpper, AutoPad::SameLower] {
+        let mut net = Model::builder();
+        let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(3), Dim::Any]).unwrap();
+        let constant = net.constant("weight", Value::from(weight.clone())).unwrap();
+        let conv = Conv::new(1).with_windows(Windows::new().with_strides([2]).with_auto_pad(auto_pad));
+        let y = net.add("conv", conv, &[x, constant]).unwrap();
+        net.output("y", y).unwrap();
+        let model = net.build().unwrap();
+        let again = onnx::from_bytes(&Export::new(&model).to_bytes().unwrap()).unwrap();
+        assert!(matches!(again.node("conv").unwrap().layer(), Layer::Conv2d(_)), "{:?}", again.kinds());
+        let saved = saved::read(&saved::write(&again).unwrap()).unwrap();
+        for length in [1, 6, 9] {
+            let x = random.tensor([2, 3, length], 1.0);
+            let (expected, y) = (model.forward(&x).unwrap(), again.forward(&x).unwrap());
+            assert_eq!((y.dims(), y.dims()[2]), (expected.dims(), length.div_ceil(2)), "{auto_pad:?} {length}");
+            assert!(metrics::relative_error(expected.as_slice(), y.as_slice()).unwrap() < 1e-6, "{auto_pad:?} {length}");
+            assert_eq!(saved.forward(&x).unwrap(), y, "{auto_pad:?} {length}");
         }
     }
 }
