@@ -93,6 +93,11 @@ impl DequantizeStage<'_> {
     pub fn then(self, function: Option<Function>) -> Self {
         DequantizeStage { function, ..self }
     }
+
+    /// With other scales of the activations.
+    pub fn with_lhs_scale<'s>(&'s self, lhs_scale: Per<'s, f32>) -> DequantizeStage<'s> {
+        DequantizeStage { plain: Dequantize { lhs_scale, ..self.plain }, ..*self }
+    }
 }
 
 /// Scale of a vector of columns, its bias, and the activation's bounds.

@@ -5,17 +5,16 @@ use std::cell::Cell;
 use super::conv::{PackedConv2d, check_conv, check_stage};
 use super::conv_weights::ConvWeights;
 use super::dequantize::Dequantize;
-use super::dot::Dot;
+use super::dynamic_product::DynamicProduct;
 use super::elementwise::Extremes;
 use super::function::Function;
-use super::gemm::{Destination, Lhs, multiply, stage_shape, workspace_row};
+use super::gemm::{Destination, stage_shape};
 use super::geometry::{ImageShape, Padded};
 use super::ingest::{self, Numbers, Quantizer};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
-use super::ranges::{Measure, Range, RangeLanes, check_cells, report};
-use super::row_codes::{self, RowParameters, ranges_of_runs};
+use super::ranges::{Measure, Range, check_cells, report};
 use super::simd::{Element, Simd};
 use super::strips::{Activations, Convolution};
 use super::threads;
@@ -151,7 +150,7 @@ impl<'a> Epilogue<'a> {
         Epilogue { ranges, ..self }
     }
 
-    fn stage(&self, lhs_scale: Per<'a, f32>) -> Dequantize<'a> {
+    pub(super) fn stage(&self, lhs_scale: Per<'a, f32>) -> Dequantize<'a> {
         let Epilogue { weight_scale, bias, accumulate, activation, .. } = *self;
         Dequantize { lhs_scale, weight_scale, bias, accumulate, activation }
     }
@@ -238,103 +237,7 @@ pub(crate) fn gemm_dynamic_with(
     let work = shape.m.saturating_mul(shape.n.max(1)).saturating_mul(shape.k + 8);
     let threads = if epilogue.ranges.is_some() { threads::parts(threads, work, ingest::GRAIN) } else { threads };
     let dst = Destination { data: dst.as_mut_ptr(), stride: dst.stride(), sums_fit: stage.sums_fit(shape), threads };
-    weights.isa().visit(GemmVisit { lhs, range, rule, weights, epilogue, around, dst, workspace })
-}
-
-struct GemmVisit<'a> {
-    lhs: Matrix<'a, f32>,
-    range: RangeOf,
-    rule: InputRule<'a>,
-    weights: &'a PackedWeights,
-    epilogue: &'a Epilogue<'a>,
-    around: Around,
-    dst: Destination<f32>,
-    workspace: &'a mut Workspace,
-}
-
-impl Visitor for GemmVisit<'_> {
-    type Out = Result<()>;
-    fn visit<S: Simd>(self, simd: S) -> Result<()> {
-        let GemmVisit { lhs, range, rule, weights, epilogue, around, dst, workspace } = self;
-        let threads = dst.threads;
-        let there =
-            around.kept && workspace.scales.len() == range.count(lhs.rows()) && workspace.zero_points.len() == workspace.scales.len();
-        if !there {
-            encode(simd, lhs, range, rule, workspace, threads)?;
-        }
-        let Workspace { codes: memory, scales, zero_points, row_terms, sums, totals, measured, .. } = workspace;
-        let m = lhs.rows();
-        let (zero, lhs_scale) = match range {
-            RangeOf::Tensor => (Zero::Tensor(zero_points[0]), Per::Tensor(scales[0])),
-            RangeOf::Row => (Zero::Row(zero_points), Per::Row(&scales[..])),
-        };
-        let row = workspace_row::<S>(lhs.cols());
-        let codes = memory.grow(m * row);
-        let lhs = Lhs::<S> { data: codes.as_ptr(), m, row, zero };
-        let (n, in_registers) = (weights.n(), dst.sums_fit && weights.chunks().len() == 1 && around.function.is_none());
-        let measure = epilogue.ranges.map(|cells| Measure::new(measured, cells.len(), m, threads));
-        let stage = epilogue.stage(lhs_scale).measured(measure.filter(|_| in_registers)).then(around.function);
-        // SAFETY: matrices and stage were checked against the weights; the workspace has whole words in each row, and there
-        // is one scale and zero point, or one for each row.
-        unsafe { multiply(simd, lhs, weights, stage, dst, row_terms, (sums, totals)) }
-        if let Some(cells) = epilogue.ranges {
-            if !in_registers {
-                measured.iter_mut().for_each(RangeLanes::unknown);
-            }
-            // SAFETY: `dst` has n elements in each of its m rows, and nobody else uses it.
-            let row = |i: usize| unsafe { std::slice::from_raw_parts(dst.data.add(i * dst.stride), n) };
-            let of = |cell: usize| if cells.len() == m { cell..cell + 1 } else { 0..m };
-            report(measured, cells, |cell| of(cell).fold(Range::EMPTY, |whole, i| whole.union(Extremes(row(i)).visit(simd))));
-        }
-        Ok(())
-    }
-}
-
-/// The codes of `lhs` in the workspace, in rows of whole words, with their scales and zero points: one for each row, or one.
-fn encode<S: Simd>(
-    simd: S,
-    lhs: Matrix<'_, f32>,
-    range: RangeOf,
-    InputRule { rule, ranges: given }: InputRule<'_>,
-    workspace: &mut Workspace,
-    threads: usize,
-) -> Result<()> {
-    let Workspace { codes: memory, scales, zero_points, ranges, .. } = workspace;
-    let (m, k) = (lhs.rows(), lhs.cols());
-    let row = workspace_row::<S>(k);
-    let memory: &mut [<S::Int8 as Dot<S>>::Lhs] = memory.grow(m * row);
-    scales.clear();
-    zero_points.clear();
-    let each_by_itself = given.is_none() && range == RangeOf::Row;
-    if each_by_itself {
-        ranges.clear();
-        row_codes::rows_by_range(simd, lhs, rule, (&mut *memory, row), RowParameters { scales, zero_points, ranges }, threads);
-    } else if given.is_none() {
-        ranges_of_runs(simd, lhs, (k, 1), ranges, threads);
-    }
-    let ranges = given.unwrap_or(ranges);
-    for (i, &found) in ranges.iter().enumerate().filter(|(_, found)| !found.finite) {
-        // The range of the tensor does not say in which row.
-        let rows = if given.is_some() && range == RangeOf::Tensor { 0..m } else { i..i + 1 };
-        rule.allow(found, "lhs", rows.map(|row| (row * k, lhs.row(row))))?;
-    }
-    if each_by_itself {
-        return Ok(());
-    }
-    let whole = [ranges.iter().fold(Range::EMPTY, |whole, &found| whole.union(found))];
-    for &found in if range == RangeOf::Row { ranges } else { &whole } {
-        let (scale, zero_point) = rule.qparams(found);
-        scales.push(scale);
-        zero_points.push(zero_point);
-    }
-    let of = |m: usize| if range == RangeOf::Row { m } else { 0 };
-    let quantizer = |m: usize| rule.quantizer(scales[of(m)], zero_points[of(m)]);
-    if ranges.iter().all(|range| range.finite) {
-        ingest::rows(simd, lhs.data(), (m, k, lhs.stride()), memory, row, threads, |m| Numbers(quantizer(m)));
-    } else {
-        ingest::rows(simd, lhs.data(), (m, k, lhs.stride()), memory, row, threads, quantizer);
-    }
-    Ok(())
+    weights.isa().visit(DynamicProduct { lhs, range, rule, weights, epilogue, around, dst, workspace })
 }
 
 /// [`conv2d`](super::conv2d) of float images, quantized inside the call by `rule` over `range`: each image's own

@@ -64,6 +64,9 @@ pub(super) struct Destination<E> {
     pub threads: usize,
 }
 
+// SAFETY: a place. What is written there, the functions that take one promise to write apart.
+unsafe impl<E: Send> Sync for Destination<E> {}
+
 /// The checked arguments of [`gemm`]. Public only as an argument of a hidden method.
 pub struct GemmCall<'a, E> {
     codes: Codes<'a>,
@@ -230,11 +233,25 @@ unsafe fn chunk<S: Simd, T: IntegerStage>(
             }
         });
     }
-    let start = Start { zero: lhs.zero, bias: stage.bias(), weight_zero, row_terms };
     let segments = &[Segment { offset: 0, words: k.div_ceil(S::Int8::KU) }];
-    let product = Product::<S, S::Int8, _> {
+    let start = Start { zero: lhs.zero, bias: stage.bias(), weight_zero, row_terms };
+    let product = product(simd, Lhs { data, ..lhs }, start, (panels, segments), stage, dst);
+    // SAFETY: the caller's promise.
+    unsafe { product.run(dst.threads) }
+}
+
+/// The product of rows with panels, whose words are those of `segments`.
+pub(super) fn product<'a, S: Simd, T: IntegerStage>(
+    simd: S,
+    lhs: Lhs<'_, S>,
+    start: Start<'a>,
+    (panels, segments): (&'a Panels<i8>, &'a [Segment]),
+    stage: T,
+    dst: Destination<T::Element>,
+) -> Product<'a, S, S::Int8, Integers<T>> {
+    Product {
         simd,
-        lhs: data,
+        lhs: lhs.data,
         rows: Rows::Strided { stride: lhs.row, first: 0 },
         m: lhs.m,
         segments,
@@ -244,7 +261,5 @@ unsafe fn chunk<S: Simd, T: IntegerStage>(
         store: Integers(stage),
         dst: dst.data,
         dst_stride: dst.stride,
-    };
-    // SAFETY: the caller's promise.
-    unsafe { product.run(dst.threads) }
+    }
 }

@@ -40,7 +40,7 @@
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
 //! (activations), `product`, `matrix_unit` with `squares`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` and
 //! `depthwise_lines` (those of a convolution around them), `gemm`,
-//! `conv`, `dynamic`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
+//! `conv`, `dynamic` with `dynamic_product`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
@@ -56,6 +56,7 @@ mod depthwise_lines;
 mod dequantize;
 mod dot;
 mod dynamic;
+mod dynamic_product;
 mod elementwise;
 mod float;
 mod function;

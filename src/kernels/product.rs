@@ -6,7 +6,7 @@ use super::dot::Dot;
 use super::output::Store;
 use super::pack::Panels;
 use super::simd::Simd;
-use super::threads;
+use super::threads::{self, Phase};
 use super::tile::{ROWS, Segment, Start, Tile};
 
 /// Half of a common second-level cache: weights of a column block stay there while the rows stream by. Twice as many where the rows
@@ -87,6 +87,16 @@ impl Rows {
     }
 }
 
+/// How a product is cut for threads: its tiles of rows, or its panels of columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    pub parts: usize,
+    pub phase: Phase,
+    by_rows: bool,
+    /// The panels that each tile meets, or the tiles that each panel meets.
+    across: usize,
+}
+
 /// A product of rows in memory with packed weights.
 pub struct Product<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub simd: S,
@@ -115,11 +125,18 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// - `start` and the stage have an element for each parameter that `rows` names, and one for each column;
     /// - nobody else reads or writes `dst`, where the first row goes: `m` rows of `groups * n` elements, `dst_stride` apart.
     pub unsafe fn run(&self, threads: usize) {
+        let cut = self.cut(threads);
+        // SAFETY: the caller's promise; ranges are disjoint.
+        threads::share(cut.phase.items, cut.parts, cut.phase.runs, |part, range| unsafe { self.piece(&cut, part, range) });
+    }
+
+    /// How the product is cut for at most `threads` threads. Zero points, stage and pointers do not matter.
+    pub fn cut(&self, threads: usize) -> Cut {
         let panels = self.panels.groups() * self.panels.panels();
         let unit = self.matrix_unit();
         let tiles = if unit.is_some() { self.m.div_ceil(self.square_rows()) } else { self.tiles() };
         if panels == 0 || tiles == 0 {
-            return;
+            return Cut { parts: 1, phase: Phase { items: 0, runs: 1 }, by_rows: true, across: 0 };
         }
         let steps: usize = self.segments.iter().map(|s| s.words * D::KU).sum();
         let work = self.m * self.panels.n() * self.panels.groups() * steps.max(1);
@@ -136,18 +153,24 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             Some(_) if weights > WEIGHTS_BYTES => 9 * waste(tiles) < 8 * waste(panels),
             _ => waste(tiles) <= waste(panels),
         };
-        let block = |part, tiles, panels| {
-            match unit {
-                // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`, ranges of panels disjoint columns.
-                Some(unit) if D::MATRIX => unsafe { self.squares(unit, part, tiles, panels) },
-                // SAFETY: as above.
-                _ => unsafe { self.block(part, tiles, panels) },
-            }
-        };
-        if by_rows {
-            threads::share(tiles, parts, runs, |part, tiles| block(part, tiles, 0..panels));
-        } else {
-            threads::share(panels, parts, runs, |part, panels| block(part, 0..tiles, panels));
+        let (items, across) = if by_rows { (tiles, panels) } else { (panels, tiles) };
+        Cut { parts: parts.min(items), phase: Phase { items, runs }, by_rows, across }
+    }
+
+    /// Some items of a cut of this product, by one part of those who share it.
+    ///
+    /// # Safety
+    /// As for [`Product::run`], for these items; nobody else is the same part at the same time.
+    pub unsafe fn piece(&self, cut: &Cut, part: usize, items: Range<usize>) {
+        if items.is_empty() {
+            return;
+        }
+        let (tiles, panels) = if cut.by_rows { (items, 0..cut.across) } else { (0..cut.across, items) };
+        match self.matrix_unit() {
+            // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`, ranges of panels disjoint columns.
+            Some(unit) if D::MATRIX => unsafe { self.squares(unit, part, tiles, panels) },
+            // SAFETY: as above.
+            _ => unsafe { self.block(part, tiles, panels) },
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Into how many parts `work` is cut: at most `threads`, and none smaller than `grain`.
 pub fn parts(threads: usize, work: usize, grain: usize) -> usize {
@@ -19,19 +19,24 @@ pub fn parts_of_pool(work: usize, grain: usize) -> usize {
     1
 }
 
-/// A slice that threads write disjoint parts of.
+/// A slice that threads write disjoint parts of, and read others.
 pub struct Disjoint<'a, T> {
     data: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: `part` hands out parts that the threads' ranges keep disjoint.
-unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+// SAFETY: `part` hands out parts that the threads' ranges keep disjoint, `read` those that nobody writes.
+unsafe impl<T: Send + Sync> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
     pub fn new(slice: &'a mut [T]) -> Self {
         Disjoint { data: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// Where the first element lies.
+    pub fn as_ptr(&self) -> *const T {
+        self.data
     }
 
     /// Where element `index` lies, for writes that stay in the slice and in the caller's part of it.
@@ -47,7 +52,18 @@ impl<'a, T> Disjoint<'a, T> {
     /// When the range is not inside the slice.
     ///
     /// # Safety
-    /// No two parts that live at the same time overlap.
+    /// No part that lives at the same time overlaps.
+    pub unsafe fn read(&self, range: Range<usize>) -> &[T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the slice this was made of, which is borrowed for as long; nobody writes it, by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.data.add(range.start), range.end - range.start) }
+    }
+
+    /// # Panics
+    /// When the range is not inside the slice.
+    ///
+    /// # Safety
+    /// No two parts that live at the same time overlap, nor does what is read.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
@@ -79,22 +95,53 @@ pub fn split(items: usize, parts: usize, f: impl Fn(usize, Range<usize>) + Sync)
 /// nobody takes over stays with the same part from call to call, which for the caller's part is the same cache. `f` gets the part that
 /// runs a range, not the one it came from: no two calls with one part at a time.
 pub fn share(items: usize, parts: usize, runs: usize, f: impl Fn(usize, Range<usize>) + Sync) {
-    let parts = parts.min(items).max(1);
-    if parts == 1 {
-        return f(0, 0..items);
+    phases([Phase { items, runs }], parts.min(items), |_, part, range| f(part, range));
+}
+
+/// Work that is shared between parts.
+#[derive(Debug, Clone, Copy)]
+pub struct Phase {
+    pub items: usize,
+    /// Into how many runs each part of it is cut, at most.
+    pub runs: usize,
+}
+
+/// [`share`] of some phases in one visit to the pool, which costs a short call as much as its work. No run of a phase starts before all
+/// of the phases before it are done, and it sees what those wrote. `f` gets the phase, too, and must not wait for other threads.
+pub fn phases<const N: usize>(phases: [Phase; N], parts: usize, f: impl Fn(usize, usize, Range<usize>) + Sync) {
+    if parts <= 1 {
+        return (0..N).for_each(|phase| f(phase, 0, 0..phases[phase].items));
     }
-    let all = (parts * runs).min(items);
-    debug_assert!(runs > 0 && u32::try_from(all).is_ok());
-    let own = |part: usize| all * part / parts..all * (part + 1) / parts;
-    let left: Vec<Left> = (0..parts).map(|part| Left::new(own(part))).collect();
+    let runs = phases.map(|Phase { items, runs }| (parts * runs).min(items));
+    debug_assert!(phases.iter().all(|phase| phase.runs > 0) && runs.iter().all(|&runs| u32::try_from(runs).is_ok()));
+    let own = |all: usize, part: usize| all * part / parts..all * (part + 1) / parts;
+    let left: Vec<Left> = runs.iter().flat_map(|&all| (0..parts).map(move |part| Left::new(own(all, part)))).collect();
+    let done = [const { AtomicUsize::new(0) }; N];
     split(parts, parts, |_, mine| {
         for part in mine {
-            let stolen = || (1..parts).find_map(|i| left[(part + i) % parts].last());
-            while let Some(run) = left[part].first().or_else(stolen) {
-                f(part, items * run / all..items * (run + 1) / all);
+            for phase in 0..N {
+                let (left, all, items) = (&left[phase * parts..][..parts], runs[phase], phases[phase].items);
+                let stolen = || (1..parts).find_map(|i| left[(part + i) % parts].last());
+                while let Some(run) = left[part].first().or_else(stolen) {
+                    f(phase, part, items * run / all..items * (run + 1) / all);
+                    done[phase].fetch_add(1, Ordering::Release);
+                }
+                if phase + 1 < N {
+                    // What is missing has been taken by threads that are at it: nobody waits for one that has not woken.
+                    wait_until(|| done[phase].load(Ordering::Acquire) == all);
+                }
             }
         }
     });
+}
+
+/// Waits for what takes other threads microseconds, unless the system has taken the processor away from them.
+fn wait_until(ready: impl Fn() -> bool) {
+    let mut tries = 0;
+    while !ready() {
+        tries += 1;
+        if tries < 2000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+    }
 }
 
 /// Runs that nobody has taken yet: the first in the low half, the end in the high one.
@@ -154,7 +201,32 @@ pub fn split_rows<T: Send>(items: &mut [T], row: usize, parts: usize, f: &(dyn F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+
+    /// No run of a phase before all of the one before, whose writes it sees; a phase may be empty.
+    #[test]
+    fn phases_follow_each_other() {
+        for (items, parts) in [([0, 0, 3], 2), ([5, 0, 7], 2), ([1, 40, 3], 4), ([100, 100, 100], 3), ([7, 7, 7], 1)] {
+            let seen: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+            let total = AtomicUsize::new(0);
+            phases(items.map(|items| Phase { items, runs: 4 }), parts, |phase, part, range| {
+                assert!(part < parts);
+                let before: usize = items[..phase].iter().sum();
+                assert!(total.load(Ordering::Relaxed) >= before);
+                if phase > 0 && part == 0 {
+                    let done = |i: usize| (0..phase).filter(|&p| i < items[p]).count();
+                    assert!(seen.iter().enumerate().all(|(i, times)| times.load(Ordering::Relaxed) >= done(i)));
+                }
+                if part == 1 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                for i in range {
+                    seen[i].fetch_add(1, Ordering::Relaxed);
+                    total.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            assert_eq!(total.into_inner(), items.iter().sum::<usize>());
+        }
+    }
 
     /// Every item once, whoever is held up; and no part is in two places at a time.
     #[test]

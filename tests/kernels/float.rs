@@ -179,6 +179,50 @@ fn floats_do_not_depend_on_threads() {
     }
 }
 
+/// Ranges, codes and the product are shared by threads in one go: of codes in whole words and not, of weights with zero points and sums
+/// beyond i32, whose product comes by itself, and of rows that are refused.
+#[test]
+fn dynamic_products_do_not_depend_on_threads() {
+    let weight_zero = [3; 260];
+    for (m, n, k, zero_points) in [(130, 260, 301, false), (130, 260, 300, true), (33, 3, 66_000, false)] {
+        let mut lhs = floats(5, m * k);
+        lhs[7 * k..8 * k].iter_mut().for_each(|x| *x *= 30.0);
+        let codes: Vec<i8> = floats(6, n * k).iter().map(|x| (x * 127.0) as i8).collect();
+        let epilogue = Epilogue::new(&[0.01]);
+        for isa in Isa::available() {
+            let weight_zero = &weight_zero[..if zero_points { n } else { 0 }];
+            let packed = PackedWeights::pack_asymmetric_for(isa, &codes, weight_zero, n, k, WeightLayout::Nk).unwrap();
+            for range in [RangeOf::Tensor, RangeOf::Row] {
+                let run = |lhs: &[f32], rule: &ActivationRule, threads| {
+                    let mut dst = vec![9.0; m * n];
+                    let (a, c) = (Matrix::new(lhs, m, k).unwrap(), MatrixMut::new(&mut dst, m, n).unwrap());
+                    let done = gemm_dynamic(a, range, rule, &packed, &epilogue, c, &mut Workspace::new(), threads);
+                    (done, bits(&dst))
+                };
+                let rule = ActivationRule::default();
+                let (done, alone) = run(&lhs, &rule, 1);
+                done.unwrap();
+                for threads in [2, 3] {
+                    assert!(run(&lhs, &rule, threads).1 == alone, "{m}x{n}x{k} {range:?} on {} with {threads} threads", isa.name());
+                }
+                // The first of several is named, and nothing is written.
+                let mut refused = lhs.clone();
+                for at in [m * k - 1, 20 * k + 5, 9 * k + 3, 9 * k + 4] {
+                    refused[at] = f32::INFINITY;
+                }
+                let saturate = ActivationRule { non_finite: NonFinite::Saturate, ..rule };
+                let alone = run(&refused, &saturate, 1).1;
+                for threads in 1..4 {
+                    let (error, dst) = run(&refused, &rule, threads);
+                    assert!(matches!(error, Err(Error::NonFinite { index, .. }) if index == 9 * k + 3), "{error:?} on {}", isa.name());
+                    assert!(dst.iter().all(|&x| x == 9f32.to_bits()));
+                    assert!(run(&refused, &saturate, threads).1 == alone);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn conv2d_dynamic_is_its_parts() {
     for (i, (geometry, layout)) in [
