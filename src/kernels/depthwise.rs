@@ -226,8 +226,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                 start[v] = D::start::<1, 1>(simd, &self.start, (0, &params), sums(c), (c, lanes(v)))[0][0];
             }
             let start = T::interleaved_start(simd, start);
+            // Of columns that are not there, whatever comes out is not stored.
             let all = [columns[0], columns[1 % NV], columns[2 % NV], columns[3 % NV]];
-            let interleaved = if NV == 4 { self.store.interleaved(simd, &all) } else { None };
+            let interleaved = self.store.interleaved(simd, &all);
             let first_block = if w.copies > 1 { 0 } else { line.first / block };
             let weights = w.data.as_slice::<D::Weight>().as_ptr().add(first_block * w.taps.div_ceil(4) * 4 * block);
             let stage = Finish { columns: &columns, interleaved: &interleaved, start, params };
@@ -368,7 +369,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                 None => {
                     let acc = T::natural(self.simd, acc);
                     let mut row = [acc[0]; NV];
-                    row[1..].copy_from_slice(&acc[1..NV]);
+                    // Not `copy_from_slice`, which was a call, with all registers saved around it.
+                    for v in 1..NV {
+                        row[v] = acc[v];
+                    }
                     self.store.store(self.simd, stage.columns, stage.params, [row], place, at, 0);
                 }
             }

@@ -11,7 +11,7 @@ use super::pack::PanelLayout;
 use super::product::{GRAIN, Rows};
 use super::simd::{Element, Simd};
 use super::threads;
-use super::tile::{ROWS, Segment, Start, unroll};
+use super::tile::{ROWS, Segment, Start, first, unroll};
 
 /// Pixels of a tile.
 const MR: usize = 8;
@@ -163,8 +163,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedProduct<'_, S, D, T> {
     #[inline(always)]
     unsafe fn tile(&self, store: T, m: usize, mr: usize, offsets: &[usize; ROWS], params: &[usize; ROWS]) {
         let (simd, w) = (self.simd, self.weights);
-        let mut rows = [0; MR];
-        rows.copy_from_slice(&params[..MR]);
+        let rows = first(params);
         for (v, &first) in w.first.iter().enumerate() {
             let n = v * S::LANES;
             let columns = (w.channels - n).min(S::LANES);

@@ -108,6 +108,12 @@ pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub next_dst: *const T::Element,
 }
 
+/// The first of a tile's parameters. By `copy_from_slice` they would take a call in each tile.
+#[inline(always)]
+pub fn first<const N: usize>(params: &[usize; ROWS]) -> [usize; N] {
+    *params.first_chunk().expect("no tile has more rows")
+}
+
 /// `dst[m][n] = stage(sum over k of (lhs[m][k] - zero_point) * weight[n][k])` for `MR` rows and `NV` vectors of columns.
 ///
 /// # Safety
@@ -118,8 +124,7 @@ pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
 /// - `dst` is writable for `columns` elements in each of `MR` rows that lie `dst_stride` apart.
 #[inline(always)]
 pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize>(simd: S, tile: &Tile<'_, S, D, T>) {
-    let mut params = [0; MR];
-    params.copy_from_slice(&tile.params[..MR]);
+    let params = first(tile.params);
     // SAFETY: the caller's promise on `start`, `params` and `col_sums`.
     let mut acc: [[D::Acc; NV]; MR] = unsafe { D::start(simd, &tile.start, (tile.m, &params), tile.col_sums, (tile.n, tile.columns)) };
     let mut weights = tile.weights;
@@ -188,8 +193,7 @@ pub struct LaneTile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
 /// As for [`product_tile`], where each row must be readable for `NV * LANES` elements at every tap, and so must the weights.
 #[inline(always)]
 pub unsafe fn lane_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize>(simd: S, tile: &LaneTile<'_, S, D, T>) {
-    let mut params = [0; MR];
-    params.copy_from_slice(&tile.params[..MR]);
+    let params = first(tile.params);
     // SAFETY: the caller's promise on `start`, `params` and `col_sums`.
     let mut acc: [[D::Acc; NV]; MR] = unsafe { D::start(simd, &tile.start, (tile.m, &params), tile.col_sums, (tile.n, tile.columns)) };
     for (t, tap) in tile.taps.iter().enumerate() {

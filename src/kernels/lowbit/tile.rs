@@ -358,7 +358,9 @@ unsafe fn write<S: Simd, const NV: usize>(simd: S, sink: &Sink<'_>, acc: &[S::F3
         for (m, acc) in acc.chunks_exact(VECTORS).enumerate() {
             let (row, dst) = (place.row + m, dst.add(m * dst_stride));
             let mut x = [acc[0]; NV];
-            x[1..].copy_from_slice(&acc[1..NV]);
+            for v in 1..NV {
+                x[v] = acc[v];
+            }
             store.store(simd, &columns, [row], [x], Place { row, ..place }, dst, dst_stride);
         }
     }
