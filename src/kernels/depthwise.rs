@@ -370,6 +370,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                     let acc = T::natural(self.simd, acc);
                     let mut row = [acc[0]; NV];
                     // Not `copy_from_slice`, which was a call, with all registers saved around it.
+                    #[allow(clippy::manual_memcpy)]
                     for v in 1..NV {
                         row[v] = acc[v];
                     }

@@ -358,6 +358,8 @@ unsafe fn write<S: Simd, const NV: usize>(simd: S, sink: &Sink<'_>, acc: &[S::F3
         for (m, acc) in acc.chunks_exact(VECTORS).enumerate() {
             let (row, dst) = (place.row + m, dst.add(m * dst_stride));
             let mut x = [acc[0]; NV];
+            // Not `copy_from_slice`, which would be a call.
+            #[allow(clippy::manual_memcpy)]
             for v in 1..NV {
                 x[v] = acc[v];
             }
