@@ -3,7 +3,7 @@
 use super::conv_weights::{ConvWeights, Packed};
 use super::dot::Dot;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
-use super::ingest;
+use super::ingest::{self, Fill};
 use super::isa::{Isa, Visitor};
 use super::operand::{ActivationCode, Codes, Per, check_threads, check_zero_points};
 use super::output::{IntegerStage, Integers, OutputStage, StageShape};
@@ -166,14 +166,17 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
         let ConvCall { codes, shape, padded, out, zero_point, weights, dst, workspace, threads } = self.call;
         let Workspace { codes: memory, zero_points, segments, .. } = workspace;
         let zero = codes.zero(zero_point, zero_points);
-        let fill = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_codes(simd, codes, zero.get(image), &padded, (image, y), dst);
+        let line = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_codes(simd, codes, zero.get(image), &padded, (image, y), dst);
+        let blocks = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_blocks(&padded, y, dst, |y, dst| line(image, y, dst));
+        let fill: Fill<'_, _> = if weights.in_blocks() { &blocks } else { &line };
         let source = Element::in_place(codes).filter(|_| shape.layout == ImageLayout::Nhwc);
         let lhs = match source {
             Some(lhs) if weights.reads_in_place(shape, S::Int8::KU) => Activations::InPlace(lhs),
-            source => Activations::Lines { fill: &fill, memory, source },
+            source => Activations::Lines { fill, memory, source },
         };
         let (start, store) = (Start { bias: self.stage.bias(), ..Start::new(zero) }, Integers(self.stage));
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
+        let (geometry, running) = weights.running(padded);
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst };
         // SAFETY: `conv2d` checked input, output, zero points and stage.
         unsafe { convolution.run(lhs, segments, threads) }
     }

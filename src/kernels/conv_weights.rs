@@ -1,7 +1,7 @@
 //! The weights of a convolution in the form that its kernel reads.
 
 use super::depthwise::Lanes;
-use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape};
+use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
 use super::grouped::GroupedLanes;
 use super::isa::Isa;
 use super::pack::{Columns, PanelLayout, Panels, elements};
@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub(super) struct ConvWeights<W> {
     pub geometry: Conv2dGeometry,
+    /// What runs instead, over blocks of pixels: the same sums.
+    blocks: Option<Conv2dGeometry>,
     pub isa: Isa,
     pub(super) packed: Packed<W>,
 }
@@ -32,7 +34,13 @@ impl<W: Element> ConvWeights<W> {
         if weights.len() != expected {
             return Err(Error::length("weights", expected, weights.len()));
         }
-        let packed = if geometry.is_depthwise() {
+        let blocks = geometry.of_blocks().filter(|_| isa == Isa::Amx && W::SUMMED);
+        let packed = if let Some(blocks) = &blocks {
+            let mut moved = vec![W::default(); elements(&blocks.weight_shape())?];
+            weights.iter().enumerate().for_each(|(i, &weight)| moved[geometry.index_in_blocks(blocks, i)] = weight);
+            let columns = Channels { weights: &moved, geometry: blocks };
+            Packed::Panels(Panels::pack(isa, layout(isa), 1, blocks.out_channels, &blocks.runs(), columns))
+        } else if geometry.is_depthwise() {
             Packed::Depthwise(Lanes::pack(layout(isa), geometry, weights))
         } else if GroupedLanes::<W>::suits(layout(isa), geometry) {
             let k = geometry.k();
@@ -43,7 +51,20 @@ impl<W: Element> ConvWeights<W> {
             let columns = Channels { weights, geometry };
             Packed::Panels(Panels::pack(isa, layout(isa), geometry.groups, n, &geometry.runs(), columns))
         };
-        Ok(ConvWeights { geometry: geometry.clone(), isa, packed })
+        Ok(ConvWeights { geometry: geometry.clone(), blocks, isa, packed })
+    }
+
+    /// The convolution that runs, and the workspace that it reads.
+    pub fn running(&self, padded: Padded) -> (&Conv2dGeometry, Padded) {
+        match &self.blocks {
+            Some(blocks) => (blocks, padded.of_blocks()),
+            None => (&self.geometry, padded),
+        }
+    }
+
+    /// Whether lines are made of blocks of pixels.
+    pub fn in_blocks(&self) -> bool {
+        self.blocks.is_some()
     }
 
     pub fn bytes(&self) -> usize {
@@ -56,7 +77,7 @@ impl<W: Element> ConvWeights<W> {
 
     /// The weights, OIHW.
     pub fn unpack(&self) -> Vec<W> {
-        let geometry = &self.geometry;
+        let geometry = self.blocks.as_ref().unwrap_or(&self.geometry);
         let (n, k) = (geometry.out_channels / geometry.groups, geometry.k());
         let mut weights = vec![W::default(); geometry.out_channels * k];
         match &self.packed {
@@ -68,14 +89,20 @@ impl<W: Element> ConvWeights<W> {
             }
             Packed::Depthwise(lanes) => weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = lanes.at(i / k, i % k)),
         }
-        weights
+        match &self.blocks {
+            Some(blocks) => {
+                let len = self.geometry.out_channels * self.geometry.k();
+                (0..len).map(|i| weights[self.geometry.index_in_blocks(blocks, i)]).collect()
+            }
+            None => weights,
+        }
     }
 
     /// Whether rows of whole words can be read where the caller has them.
     pub fn reads_in_place(&self, shape: ImageShape, ku: usize) -> bool {
         let whole_words = self.geometry.runs_are_multiples_of(ku);
         let is_bare = matches!(self.geometry.pads(shape.h, shape.w), Ok([0, 0, 0, 0]));
-        matches!(self.packed, Packed::Panels(_)) && shape.layout == ImageLayout::Nhwc && is_bare && whole_words
+        matches!(self.packed, Packed::Panels(_)) && self.blocks.is_none() && shape.layout == ImageLayout::Nhwc && is_bare && whole_words
     }
 }
 

@@ -68,7 +68,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         (fill, source): (Fill<'_, D::Lhs>, Option<&[D::Lhs]>),
         segments: &[Segment],
     ) {
-        let (row, geometry) = (self.padded.row(), &self.weights.geometry);
+        let (row, geometry) = (self.padded.row(), self.geometry);
         let (height, step) = (geometry.height(), geometry.stride[0]);
         let store = self.store.part(part);
         let in_place = source.and_then(|source| self.in_place(source, segments));
@@ -102,7 +102,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
 
     /// How inner pixels are read where they are, if that is worth it.
     fn in_place<'a>(&self, source: &'a [D::Lhs], segments: &[Segment]) -> Option<InPlace<'a, D::Lhs>> {
-        let (padded, geometry) = (self.padded, &self.weights.geometry);
+        let (padded, geometry) = (self.padded, self.geometry);
         let ([_, w], out_w, step) = (padded.input, self.out[1], geometry.stride[1]);
         let (row, columns) = (w * padded.channels, geometry.dilation[1].checked_mul(geometry.kernel[1] - 1)? + 1);
         let first = padded.left.div_ceil(step);
@@ -135,7 +135,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     /// # Safety
     /// As for [`Convolution::run`]; nobody else writes this line. The input lines under it are there, and another one after them.
     unsafe fn line_in_place(&self, store: T, in_place: &InPlace<'_, D::Lhs>, (image, y): (usize, usize), mut memory: &mut [D::Lhs]) {
-        let (padded, geometry) = (self.padded, &self.weights.geometry);
+        let (padded, geometry) = (self.padded, self.geometry);
         let ([h, w], channels, step) = (padded.input, padded.channels, geometry.stride[1]);
         let first = (image * h + y * geometry.stride[0] - padded.top) * in_place.row;
         let lhs = in_place.source[first + (in_place.inner.start * step - padded.left) * channels..].as_ptr();
@@ -166,7 +166,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     /// # Safety
     /// As for [`Convolution::run`], for these pixels; nobody else writes them.
     unsafe fn pixels(&self, store: T, lhs: *const D::Lhs, (image, y): (usize, usize), pixels: Range<usize>, taps: &[Segment]) {
-        let (padded, geometry) = (self.padded, &self.weights.geometry);
+        let (padded, geometry) = (self.padded, self.geometry);
         let Packed::Depthwise(weights) = &self.weights.packed else { unreachable!("only depthwise convolutions go line by line") };
         let first_row = (image * self.out[0] + y) * self.out[1] + pixels.start;
         let step_x = geometry.stride[1].wrapping_mul(padded.channels);

@@ -10,7 +10,7 @@ use super::elementwise::Extremes;
 use super::function::Function;
 use super::gemm::{Destination, stage_shape};
 use super::geometry::{ImageShape, Padded};
-use super::ingest::{self, Numbers, Quantizer};
+use super::ingest::{self, Fill, Numbers, Quantizer};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
@@ -372,7 +372,7 @@ impl Visitor for ConvVisit<'_> {
         let ConvVisit { input, padded, out, rule, finite, weights, epilogue, measure, dst, workspace, threads } = self;
         let Workspace { codes: memory, scales, zero_points, segments, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
-        let fill = |image: usize, y: usize, dst: &mut [_]| {
+        let line = |image: usize, y: usize, dst: &mut [_]| {
             let quantizer = rule.quantizer(scales[image], zero_points[image]);
             let (pad, at) = (Element::from_unsigned(zero_points[image]), (image, y));
             if finite {
@@ -381,9 +381,12 @@ impl Visitor for ConvVisit<'_> {
                 ingest::line(simd, (quantizer, pad), input, &padded, at, dst)
             }
         };
+        let blocks = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_blocks(&padded, y, dst, |y, dst| line(image, y, dst));
+        let fill: Fill<'_, _> = if weights.in_blocks() { &blocks } else { &line };
+        let (geometry, running) = weights.running(padded);
         let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales)).measured(measure)));
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, padded: &padded, out, start, store, dst };
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst };
         // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
-        unsafe { convolution.run(Activations::Lines { fill: &fill, memory, source: None }, segments, threads) }
+        unsafe { convolution.run(Activations::Lines { fill, memory, source: None }, segments, threads) }
     }
 }

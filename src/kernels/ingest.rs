@@ -1,7 +1,10 @@
 //! Activations on their way into the workspace: converted to what the tile reads, transposed to NHWC, and padded.
 
+use std::cell::RefCell;
+
 use super::elementwise::AHEAD;
 use super::geometry::{ImageLayout, Padded};
+use super::memory::Aligned;
 use super::operand::Codes;
 use super::simd::{CodeGrid, Element, Simd};
 use super::threads::{self, Disjoint};
@@ -251,6 +254,41 @@ pub fn line<S: Simd, L: Element, C: Convert<L>>(
         #[inline(always)]
         || image_row(simd, (with, pad), src, padded, at, dst),
     )
+}
+
+thread_local! {
+    /// A line on its way into blocks. Kept, so that calls allocate nothing once they have run.
+    static PIXELS: RefCell<Aligned> = RefCell::default();
+}
+
+/// Line `y` of a workspace in blocks of 2 x 2 pixels ([`Padded::of_blocks`]), of the lines that `line` makes. What is beyond the last one, and
+/// the last pixel, stays as it was, and meets zero weights.
+pub fn line_of_blocks<L: Element>(padded: &Padded, y: usize, dst: &mut [L], line: impl Fn(usize, &mut [L])) {
+    let mut memory = PIXELS.take();
+    let pixels = &mut memory.grow::<L>(padded.row())[..padded.row()];
+    for i in 0..2.min(padded.height - 2 * y) {
+        line(2 * y + i, pixels);
+        match padded.channels {
+            1 => pairs::<L, 2>(pixels, dst, i),
+            2 => pairs::<L, 4>(pixels, dst, i),
+            3 => pairs::<L, 6>(pixels, dst, i),
+            4 => pairs::<L, 8>(pixels, dst, i),
+            more => unreachable!("blocks of {more} channels"),
+        }
+    }
+    PIXELS.set(memory);
+}
+
+/// Two pixels of `N` elements together, into half `i` of each block.
+fn pairs<L: Element, const N: usize>(pixels: &[L], dst: &mut [L], i: usize) {
+    let (pairs, last) = pixels.as_chunks::<N>();
+    let blocks = dst.as_chunks_mut::<N>().0;
+    for (block, pair) in blocks[i..].iter_mut().step_by(2).zip(pairs) {
+        *block = *pair;
+    }
+    if !last.is_empty() {
+        blocks[2 * pairs.len() + i][..last.len()].copy_from_slice(last);
+    }
 }
 
 /// [`line`] of codes; padding is the zero point `pad`.

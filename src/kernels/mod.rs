@@ -28,7 +28,8 @@
 //!
 //! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to [`mod@reference`].
 //! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated;
-//! on AMX, each thread keeps a copy of windows whose pixels lie unevenly, and allocates it the first time.
+//! on AMX, each thread keeps a copy of windows whose pixels lie unevenly, and a line on its way into blocks of pixels, and allocates them the
+//! first time.
 //!
 //! Weights of 2, 3, 4 and 8 bits ([`PackedLowBit`]) are multiplied on their packed codes, with scales for groups along k (`lowbit`): by bytes of
 //! activations quantized inside the call ([`gemm_low_bit`]) or by floats ([`gemm_low_bit_f32`]).

@@ -47,6 +47,8 @@ pub(super) enum Activations<'a, L> {
 pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub simd: S,
     pub weights: &'a ConvWeights<D::Weight>,
+    /// What runs, over `padded`: see [`ConvWeights::running`].
+    pub geometry: &'a Conv2dGeometry,
     pub padded: &'a Padded,
     pub out: [usize; 2],
     pub start: Start<'a>,
@@ -73,7 +75,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     /// else uses it.
     pub unsafe fn run(&self, lhs: Activations<'_, D::Lhs>, segments: &mut Vec<Segment>, threads: usize) {
         let padded = self.padded;
-        self.weights.geometry.segments(padded, D::KU, segments);
+        self.geometry.segments(padded, D::KU, segments);
         let (fill, memory, source) = match lhs {
             Activations::InPlace(lhs) => {
                 assert!(lhs.len() >= padded.len(), "the padded images are there");
@@ -86,8 +88,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         let by_line = depthwise && segments.len() <= TAPS && self.out[1] >= LONG_LINE;
         let bytes = if depthwise || matches!(self.weights.packed, Packed::Grouped(_)) { GROUPED_BYTES } else { STRIP_BYTES };
         let strips = match by_line && padded.len() * size_of::<D::Lhs>() > SMALL_BYTES {
-            true => Strips::lines(&self.weights.geometry, padded, self.out, threads::parts(threads, self.work(), GRAIN)),
-            false => Strips::new(&self.weights.geometry, padded, self.out, bytes / size_of::<D::Lhs>(), threads, self.work()),
+            true => Strips::lines(self.geometry, padded, self.out, threads::parts(threads, self.work(), GRAIN)),
+            false => Strips::new(self.geometry, padded, self.out, bytes / size_of::<D::Lhs>(), threads, self.work()),
         };
         if strips.count <= 1 {
             let lhs = ingest::images(padded, memory.grow(padded.len()), threads, fill);
@@ -115,7 +117,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
 
     /// About how many products of a dense convolution would take as long.
     fn work(&self) -> usize {
-        let geometry = &self.weights.geometry;
+        let geometry = self.geometry;
         let [_, channels, kh, kw] = geometry.weight_shape();
         let products = (self.padded.images * self.out[0] * self.out[1] * geometry.out_channels).saturating_mul(channels * kh * kw);
         match self.weights.packed {
@@ -137,7 +139,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         fill: Fill<'_, D::Lhs>,
         segments: &[Segment],
     ) {
-        let (row, geometry) = (self.padded.row(), &self.weights.geometry);
+        let (row, geometry) = (self.padded.row(), self.geometry);
         let (height, step) = (geometry.height(), geometry.stride[0]);
         // The lines that are there, of which image.
         let mut there = (usize::MAX, 0..0);
@@ -180,7 +182,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         if images.is_empty() || lines.is_empty() {
             return;
         }
-        let (simd, geometry) = (self.simd, &self.weights.geometry);
+        let (simd, geometry) = (self.simd, self.geometry);
         let [out_h, out_w] = self.out;
         let first_row = (images.start * out_h + lines.start) * out_w;
         let pixels = self.padded.pixels(geometry, [lines.len(), out_w], first_row, images.start);

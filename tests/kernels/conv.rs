@@ -126,6 +126,28 @@ fn conv_in_strips() {
     }
 }
 
+/// First layers, whose pixels a matrix unit reads in blocks of 2 x 2: odd and even kernels, images and padding; in strips, the last one.
+#[test]
+fn strides_of_two_over_few_channels() {
+    let stem = |channels, kernel, padding: [usize; 4]| Conv2dGeometry::new(channels, 21, kernel).with_stride([2, 2]).with_padding(padding);
+    let cases = [
+        (stem(3, [7, 7], [3; 4]), 22, 33),
+        (stem(3, [7, 7], [3, 2, 2, 3]), 23, 34),
+        (stem(1, [5, 6], [0; 4]), 17, 29),
+        (stem(2, [6, 5], [1, 0, 0, 1]), 12, 41),
+        (stem(4, [8, 7], [2, 3, 4, 1]), 19, 38),
+        (stem(3, [5, 5], [0; 4]), 5, 5),
+        (stem(4, [6, 8], [0, 1, 1, 0]), 121, 633),
+    ];
+    for (i, (geometry, h, w)) in cases.into_iter().enumerate() {
+        for (threads, layout) in [(1, ImageLayout::Nhwc), (2, ImageLayout::Nchw), (3, ImageLayout::Nhwc)] {
+            let n = if h > 100 { 1 } else { 1 + (i + threads) % 3 };
+            let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n, h, w, layout } };
+            if (i + threads) % 2 == 0 { check_conv::<i8>(&case, i as u64, threads) } else { check_conv::<u8>(&case, i as u64, threads) }
+        }
+    }
+}
+
 /// Lines that are cut into squares of a matrix unit, or put together in them: runs of k above and below 64 steps, one and several groups.
 #[test]
 #[cfg(target_arch = "x86_64")]

@@ -229,6 +229,7 @@ fn conv2d_dynamic_is_its_parts() {
         (Conv2dGeometry::new(5, 7, [3, 3]).with_padding([1, 0, 2, 1]), ImageLayout::Nchw),
         (Conv2dGeometry::new(8, 33, [1, 1]), ImageLayout::Nhwc),
         (Conv2dGeometry::new(3, 16, [7, 7]).with_stride([2, 2]).with_padding([3; 4]), ImageLayout::Nchw),
+        (Conv2dGeometry::new(3, 20, [5, 6]).with_stride([2, 2]).with_padding([2; 4]), ImageLayout::Nhwc),
         (Conv2dGeometry::new(6, 12, [3, 3]).with_groups(6).with_padding([1; 4]), ImageLayout::Nhwc),
         (Conv2dGeometry::new(6, 8, [2, 3]).with_groups(2).with_dilation([2, 1]), ImageLayout::Nchw),
     ]
