@@ -123,8 +123,9 @@ pub fn phases<const N: usize>(phases: [Phase; N], parts: usize, f: impl Fn(usize
                 let (left, all, items) = (&left[phase * parts..][..parts], runs[phase], phases[phase].items);
                 let stolen = || (1..parts).find_map(|i| left[(part + i) % parts].last());
                 while let Some(run) = left[part].first().or_else(stolen) {
+                    // Even if it panics: others must not wait for ever, and the pool passes the panic on.
+                    let _done = Counted(&done[phase]);
                     f(phase, part, items * run / all..items * (run + 1) / all);
-                    done[phase].fetch_add(1, Ordering::Release);
                 }
                 if phase + 1 < N {
                     // What is missing has been taken by threads that are at it: nobody waits for one that has not woken.
@@ -133,6 +134,15 @@ pub fn phases<const N: usize>(phases: [Phase; N], parts: usize, f: impl Fn(usize
             }
         }
     });
+}
+
+/// Counts one more when it goes.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// Waits for what takes other threads microseconds, unless the system has taken the processor away from them.
@@ -226,6 +236,18 @@ mod tests {
             });
             assert_eq!(total.into_inner(), items.iter().sum::<usize>());
         }
+    }
+
+    /// A run that panics holds nobody up.
+    #[test]
+    fn panics_are_passed_on() {
+        let caught = std::panic::catch_unwind(|| {
+            phases([Phase { items: 8, runs: 4 }; 2], 2, |phase, _, range| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                assert!(phase > 0 || !range.contains(&0), "expected");
+            });
+        });
+        assert!(caught.is_err());
     }
 
     /// Every item once, whoever is held up; and no part is in two places at a time.
