@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 
 /// 8-bit weights of a convolution, packed for one instruction set, with the sum of each output channel.
 ///
-/// About one byte per weight. The packed form is a cache: it differs between processors and is never saved.
+/// About one byte per weight; a few more where a matrix unit reads a first layer in blocks of pixels. The packed form is a cache: it differs between processors and is never saved.
 #[derive(Debug, Clone)]
 pub struct PackedConv2d {
     inner: ConvWeights<i8>,

@@ -127,7 +127,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     pub unsafe fn run(&self, threads: usize) {
         let cut = self.cut(threads);
         // SAFETY: the caller's promise; ranges are disjoint.
-        threads::share(cut.phase.items, cut.parts, cut.phase.runs, |part, range| unsafe { self.piece(&cut, part, range) });
+        threads::phases([cut.phase], cut.parts, |_, part, range| unsafe { self.piece(&cut, part, range) });
     }
 
     /// How the product is cut for at most `threads` threads. Zero points, stage and pointers do not matter.

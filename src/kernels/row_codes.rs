@@ -27,7 +27,7 @@ pub struct RowParameters<'a> {
 
 /// Where ranges come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum Origin {
     /// One or one for each row, given: scales are there.
     Caller,
     /// Each row, measured just before it becomes codes.
@@ -41,7 +41,7 @@ pub struct RowCodes<'a, S: Simd, L> {
     simd: S,
     lhs: Matrix<'a, f32>,
     rule: &'a ActivationRule,
-    from: From,
+    from: Origin,
     /// Elements from a row's codes to the next one's.
     row: usize,
     /// Scales, and zero points.
@@ -68,9 +68,9 @@ impl<'a, S: Simd, L: Element> RowCodes<'a, S, L> {
     ) -> Result<Self> {
         let (m, k) = (lhs.rows(), lhs.cols());
         let from = match (given, of) {
-            (Some(_), _) => From::Caller,
-            (None, RangeOf::Row) => From::Row,
-            (None, RangeOf::Tensor) => From::Tensor,
+            (Some(_), _) => Origin::Caller,
+            (None, RangeOf::Row) => Origin::Row,
+            (None, RangeOf::Tensor) => Origin::Tensor,
         };
         let params = if of == RangeOf::Row { m } else { 1 };
         scales.resize(params, 0.0);
@@ -104,7 +104,7 @@ impl<'a, S: Simd, L: Element> RowCodes<'a, S, L> {
         let parts = threads::parts(threads, work, GRAIN);
         let runs = (work / (RUN * parts)).clamp(1, 4);
         let items = self.lhs.rows();
-        ([Phase { items: if self.from == From::Tensor { items } else { 0 }, runs }, Phase { items, runs }], parts)
+        ([Phase { items: if self.from == Origin::Tensor { items } else { 0 }, runs }, Phase { items, runs }], parts)
     }
 
     /// The ranges of some rows.
@@ -136,7 +136,7 @@ impl<'a, S: Simd, L: Element> RowCodes<'a, S, L> {
         let (m, k) = (lhs.rows(), lhs.cols());
         let tensor = match from {
             // SAFETY: of the tensor nobody writes ranges now.
-            From::Tensor => unsafe { rule.qparams(self.ranges.read(0..m).iter().fold(Range::EMPTY, |whole, &range| whole.union(range))) },
+            Origin::Tensor => unsafe { rule.qparams(self.ranges.read(0..m).iter().fold(Range::EMPTY, |whole, &range| whole.union(range))) },
             _ => (1.0, 0),
         };
         simd.vectorize(
@@ -148,17 +148,17 @@ impl<'a, S: Simd, L: Element> RowCodes<'a, S, L> {
                     // for the tensor is written with the first row.
                     unsafe {
                         let (range, (scale, zero_point)) = match from {
-                            From::Caller => {
+                            Origin::Caller => {
                                 (self.ranges.read(r..r + 1)[0], (self.scales.read(of..of + 1)[0], self.zero_points.read(of..of + 1)[0]))
                             }
-                            From::Tensor => (self.ranges.read(r..r + 1)[0], tensor),
-                            From::Row => {
+                            Origin::Tensor => (self.ranges.read(r..r + 1)[0], tensor),
+                            Origin::Row => {
                                 let range = self.range(r);
                                 self.ranges.part(r..r + 1)[0] = range;
                                 (range, rule.qparams(range))
                             }
                         };
-                        if from == From::Row || (from == From::Tensor && r == 0) {
+                        if from == Origin::Row || (from == Origin::Tensor && r == 0) {
                             self.scales.part(of..of + 1)[0] = scale;
                             self.zero_points.part(of..of + 1)[0] = zero_point;
                         }

@@ -226,9 +226,9 @@ mod tests {
                     let done = |i: usize| (0..phase).filter(|&p| i < items[p]).count();
                     assert!(seen.iter().enumerate().all(|(i, times)| times.load(Ordering::Relaxed) >= done(i)));
                 }
-                if part == 1 {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
-                }
+                // Long enough for other parts to wake, and longest in the run that the next phase has to wait for.
+                let last = range.end == items[phase];
+                std::thread::sleep(std::time::Duration::from_millis(if last { 10 } else { 1 }));
                 for i in range {
                     seen[i].fetch_add(1, Ordering::Relaxed);
                     total.fetch_add(1, Ordering::Relaxed);
