@@ -42,10 +42,19 @@ pub struct Steps {
     pub rest: bool,
 }
 
+impl Steps {
+    /// Goes on after some tiles of words, whose weights are `weight_step` bytes each.
+    pub fn pass(&mut self, tiles: usize, weight_step: usize) {
+        let bytes = tiles * TILE_BYTES;
+        self.halves = [self.halves[0].wrapping_add(bytes), self.halves[1].wrapping_add(bytes)];
+        self.weights = self.weights.wrapping_add(tiles * weight_step);
+    }
+}
+
 /// A matrix unit: tiles of 8-bit activations and weights, and of their sums.
 ///
 /// # Safety
-/// [`MatrixUnit::sums`] writes all it names: it is read from memory that nothing else was written to.
+/// [`MatrixUnit::store`] writes all it names: it is read from memory that nothing else was written to.
 pub unsafe trait MatrixUnit: Copy + Send + Sync + 'static {
     /// Makes this thread's unit ready for squares of a shape.
     fn begin(self, shape: SquareShape);
@@ -59,11 +68,17 @@ pub unsafe trait MatrixUnit: Copy + Send + Sync + 'static {
     /// # Safety
     /// After [`MatrixUnit::begin`], on the same thread: `shape.rows` rows of each half are readable for as many words as `steps` has, and so are the weights.
     unsafe fn add(self, steps: &Steps);
-    /// The sums of the first or both halves: `[2][TILE][SIDE]`.
+    /// Writes the sums of a half, 0 or 1, and of the first or second tile of columns, to their place in `[2][TILE][SIDE]`.
     ///
     /// # Safety
-    /// After [`MatrixUnit::begin`], on the same thread. `sums` is writable for as many, and starts a cache line.
-    unsafe fn sums(self, both: bool, vectors: usize, sums: *mut i32);
+    /// After [`MatrixUnit::begin`], on the same thread. `sums` is writable for a square, and starts a cache line.
+    unsafe fn store(self, half: usize, vector: usize, sums: *mut i32);
+    /// [`MatrixUnit::store`] of a whole square, and [`MatrixUnit::add`] of one tile of words to another that starts from 0: each tile of
+    /// sums is stored just before the next square takes its register, so that neither the one nor the other waits for all four.
+    ///
+    /// # Safety
+    /// As for both, with `both`, two `vectors`, and no `rest`.
+    unsafe fn exchange(self, steps: &Steps, sums: *mut i32);
     /// Asks for the line at `p`, which need not be valid, to come from memory to the second-level cache.
     fn prefetch(self, p: *const i8);
     /// Gives the unit back: the system need not keep what is in it any longer.
@@ -88,7 +103,11 @@ unsafe impl MatrixUnit for NoMatrixUnit {
         match self {}
     }
 
-    unsafe fn sums(self, _: bool, _: usize, _: *mut i32) {
+    unsafe fn store(self, _: usize, _: usize, _: *mut i32) {
+        match self {}
+    }
+
+    unsafe fn exchange(self, _: &Steps, _: *mut i32) {
         match self {}
     }
 

@@ -39,7 +39,7 @@
 //!
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
-//! (activations), `product`, `matrix_unit` with `squares`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` and
+//! (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` and
 //! `depthwise_lines` (those of a convolution around them), `gemm`,
 //! `conv`, `dynamic` with `dynamic_product`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
 #![allow(unsafe_code)]
@@ -84,6 +84,7 @@ mod row_codes;
 pub(crate) mod rows;
 mod scatter;
 mod simd;
+mod square_sums;
 mod squares;
 mod strips;
 mod threads;

@@ -13,7 +13,8 @@ use super::memory::Aligned;
 use super::output::{Place, Store};
 use super::product::{Product, Rows};
 use super::simd::Simd;
-use super::tile::{Segment, Start, Zero};
+use super::square_sums::Sums;
+use super::tile::Segment;
 
 /// Rows of a product from which on a matrix unit is faster than vectors, which read weights as fast as memory gives them.
 const ROWS_MIN: usize = 8;
@@ -98,6 +99,12 @@ impl Plan {
         let together = tiles.div_ceil((PARTS / count).max(1)).max(1);
         Plan { tiles, rest, together, parts: count * tiles.div_ceil(together).max(1) }
     }
+
+    /// Whether sums of whole squares stay in the unit until the next one's first tiles of words. Where there is one tile of words alone,
+    /// the next square's stores would find nothing beside which to leave.
+    fn stays(&self) -> bool {
+        self.rest == 0 && self.parts > 1
+    }
 }
 
 /// A square to be made.
@@ -109,20 +116,6 @@ struct Making {
     plan: Plan,
     /// Weights that are wanted later, and lines of them that are asked for with each part.
     ahead: (*const i8, usize),
-}
-
-/// A square whose sums are in memory.
-struct Sums<'a, E> {
-    sums: *const i32,
-    /// Its rows, those of the first half, and which zero point and scale each has.
-    rows: usize,
-    first_half: usize,
-    params: *const usize,
-    start: Start<'a>,
-    col_sums: *const i32,
-    place: Place,
-    dst: *mut E,
-    dst_stride: usize,
 }
 
 impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
@@ -172,6 +165,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let mut params = [[[0; SIDE]; BAND]; 2];
         let mut memory = Memory([MaybeUninit::uninit(); 2]);
         let mut waiting: Option<Sums<'_, T::Element>> = None;
+        // Where sums go that are still in the unit.
+        let mut leaving: Option<*mut i32> = None;
         let (mut shape, mut turn, mut odd) = (None, 0, false);
         for first in panels.clone().step_by(block) {
             let last = (first + block).min(panels.end) - 1;
@@ -197,6 +192,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                         let plan = plans[usize::from(square.gathered)];
                         let next = SquareShape { rows: square.first_half, rest: plan.rest };
                         if shape != Some(next) {
+                            if let Some(sums) = leaving.take() {
+                                // SAFETY: room for a square.
+                                unsafe { leave(unit, sums) }
+                            }
                             unit.begin(next);
                             shape = Some(next);
                         }
@@ -216,7 +215,17 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                         // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel, and sums
                         // have memory of their own.
                         unsafe {
-                            self.make(unit, store, Some(Making { steps, gathered: square.gathered, sums, plan, ahead }), waiting.as_ref());
+                            let stays = plan.stays() && steps.both && steps.vectors == 2;
+                            let making = Some(Making { steps, gathered: square.gathered, sums, plan, ahead });
+                            if stays {
+                                self.make::<true>(unit, store, making, leaving, waiting.as_ref());
+                                leaving = Some(sums);
+                            } else {
+                                if let Some(sums) = leaving.take() {
+                                    leave(unit, sums);
+                                }
+                                self.make::<false>(unit, store, making, None, waiting.as_ref());
+                            }
                             waiting = Some(Sums {
                                 sums,
                                 rows: square.rows,
@@ -243,7 +252,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             }
         }
         // SAFETY: as above.
-        unsafe { self.make(unit, store, None, waiting.as_ref()) }
+        unsafe {
+            if let Some(sums) = leaving {
+                leave(unit, sums);
+            }
+            self.make::<false>(unit, store, None, None, waiting.as_ref());
+        }
         unit.end();
         GATHERED.set(gathered);
     }
@@ -289,18 +303,25 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::run`], for the rows and columns of both; `sums` is writable for a square.
     #[inline]
-    unsafe fn make(&self, unit: S::Matrix, store: T, next: Option<Making>, waiting: Option<&Sums<'_, T::Element>>) {
+    unsafe fn make<const STAYS: bool>(
+        &self,
+        unit: S::Matrix,
+        store: T,
+        next: Option<Making>,
+        leaving: Option<*mut i32>,
+        waiting: Option<&Sums<'_, T::Element>>,
+    ) {
         let simd = self.simd;
         // SAFETY: the caller's promise.
         simd.vectorize(
             #[inline(always)]
             || unsafe {
                 match waiting {
-                    Some(waiting) if waiting.place.columns > S::LANES => self.make_beside::<2>(unit, store, next, waiting),
-                    Some(waiting) => self.make_beside::<1>(unit, store, next, waiting),
+                    Some(waiting) if waiting.place.columns > S::LANES => self.make_beside::<2, STAYS>(unit, store, next, leaving, waiting),
+                    Some(waiting) => self.make_beside::<1, STAYS>(unit, store, next, leaving, waiting),
                     None => {
                         if let Some(next) = next {
-                            self.sum(unit, next, || ());
+                            self.sum::<STAYS>(unit, next, None, || ());
                         }
                     }
                 }
@@ -315,63 +336,74 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::make`], with `NV` vectors of columns that wait.
     #[inline(always)]
-    unsafe fn make_beside<const NV: usize>(&self, unit: S::Matrix, store: T, next: Option<Making>, waiting: &Sums<'_, T::Element>) {
-        let (simd, place) = (self.simd, waiting.place);
-        // SAFETY: the caller's promise: the columns are inside the stage, and there are sums of them.
-        let (columns, shared) = unsafe {
-            let mut columns = [store.columns(simd, place.column, place.lanes::<S>(0)); NV];
-            for v in 1..NV {
-                columns[v] = store.columns(simd, place.column + v * S::LANES, place.lanes::<S>(v));
-            }
-            let alike = matches!(waiting.start.zero, Zero::Tensor(_)) && waiting.start.weight_zero.is_empty();
-            (columns, alike.then(|| waiting.starts::<S, D, 1, NV>(simd, 0)[0]))
-        };
-        let mut rest = Unfinished { row: 0, end: waiting.first_half, sums: waiting.sums, dst: waiting.dst, columns, shared };
+    unsafe fn make_beside<const NV: usize, const STAYS: bool>(
+        &self,
+        unit: S::Matrix,
+        store: T,
+        next: Option<Making>,
+        leaving: Option<*mut i32>,
+        waiting: &Sums<'_, T::Element>,
+    ) {
+        let simd = self.simd;
+        // SAFETY: the caller's promise.
+        let mut rest = unsafe { waiting.unfinished::<S, D, T, NV>(simd, store) };
         let Some(next) = next else {
             // SAFETY: the caller's promise.
             return unsafe { rest.finish::<S, D, T>(simd, store, waiting, waiting.rows) };
         };
-        // Of rows after each part, in fixed point.
-        let share = if next.plan.parts > 1 { ((waiting.rows as u32) << 16).div_ceil(next.plan.parts as u32) } else { u32::MAX };
+        // Of rows in each pause, in fixed point.
+        let share = ((waiting.rows as u32) << 16).div_ceil(next.pauses::<STAYS>() as u32);
         let mut due = 0u32;
         // SAFETY: as above.
         unsafe {
-            self.sum(
+            self.sum::<STAYS>(
                 unit,
                 next,
+                leaving,
                 #[inline(always)]
                 || {
-                    due = due.saturating_add(share);
+                    due += share;
                     rest.finish::<S, D, T>(simd, store, waiting, ((due >> 16) as usize).min(waiting.rows));
                 },
             )
         }
-        debug_assert_eq!(rest.row, waiting.rows);
+        debug_assert!(rest.is_empty(waiting));
     }
 
-    /// Makes the sums of a square in some parts, and calls `between` after each.
+    /// Makes the sums of a square, in some parts, and has them leave tile by tile, or stay where that is the next one's: before its first
+    /// products take their registers, they are `leaving`. Calls `between` in each pause. Four tiles that leave at once take 66 cycles of a
+    /// port that packing needs too, and the next square's first products wait for them: beside rows of the output stage, or the next
+    /// products, they cost little.
     ///
     /// # Safety
     /// As for [`Product::make`].
     #[inline(always)]
-    unsafe fn sum(&self, unit: S::Matrix, Making { mut steps, gathered, sums, plan, mut ahead }: Making, mut between: impl FnMut()) {
+    unsafe fn sum<const STAYS: bool>(&self, unit: S::Matrix, next: Making, mut leaving: Option<*mut i32>, mut between: impl FnMut()) {
+        let Making { mut steps, gathered, sums, plan, mut ahead } = next;
         let halves = steps.halves;
         let weight_step = TILE_BYTES * steps.vectors * S::LANES;
-        // SAFETY: `squares` has made the unit ready.
-        unsafe { unit.clear() }
+        if !STAYS || leaving.is_none() {
+            // SAFETY: `squares` has made the unit ready.
+            unsafe { unit.clear() }
+        }
         let segments = if gathered { &[Segment { offset: 0, words: 0 }] } else { self.segments };
         for &Segment { offset, .. } in segments {
             steps.halves = [halves[0].wrapping_add(offset), halves[1].wrapping_add(offset)];
             let mut left = plan.tiles;
             loop {
-                steps.tiles = left.min(plan.together);
-                if steps.tiles > 0 {
+                let mut tiles = left.min(plan.together);
+                left -= tiles;
+                if let Some(sums) = leaving.take().filter(|_| STAYS) {
+                    // SAFETY: the caller's promise.
+                    unsafe { unit.exchange(&steps, sums) }
+                    steps.pass(1, weight_step);
+                    tiles -= 1;
+                }
+                steps.tiles = tiles;
+                if tiles > 0 {
                     // SAFETY: the caller's promise.
                     unsafe { unit.add(&steps) }
-                    let ahead = steps.tiles * TILE_BYTES;
-                    steps.halves = [steps.halves[0].wrapping_add(ahead), steps.halves[1].wrapping_add(ahead)];
-                    steps.weights = steps.weights.wrapping_add(steps.tiles * weight_step);
-                    left -= steps.tiles;
+                    steps.pass(tiles, weight_step);
                 }
                 if left == 0 && plan.rest > 0 {
                     steps.tiles = 0;
@@ -389,102 +421,36 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                 }
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { unit.sums(steps.both, steps.vectors, sums) }
-    }
-}
-
-impl<E: Copy + Send + Sync> Sums<'_, E> {
-    /// What the sums of rows from `row` on start from.
-    ///
-    /// # Safety
-    /// There are `R` more rows, and sums of the columns.
-    #[inline(always)]
-    unsafe fn starts<S: Simd, D: Dot<S>, const R: usize, const NV: usize>(&self, simd: S, row: usize) -> [[D::Acc; NV]; R] {
-        let mut params = [0; R];
-        // SAFETY: the caller's promise.
-        unsafe {
-            for r in 0..R {
-                params[r] = *self.params.add(row + r);
-            }
-            D::start(simd, &self.start, (self.place.row + row, &params), self.col_sums, (self.place.column, self.place.columns))
+        if STAYS {
+            return;
         }
-    }
-}
-
-/// Rows of a square that waits, from one on.
-struct Unfinished<E, C, A, const NV: usize> {
-    /// The first of them.
-    row: usize,
-    /// The end of its half.
-    end: usize,
-    /// Its sums, and where it goes.
-    sums: *const i32,
-    dst: *mut E,
-    columns: [C; NV],
-    /// What all rows start from, where that is the same.
-    shared: Option<[A; NV]>,
-}
-
-impl<E: Copy + Send + Sync, C: Copy, A: Copy, const NV: usize> Unfinished<E, C, A, NV> {
-    /// The output stage of rows before `until`, or one more: two at a time.
-    ///
-    /// # Safety
-    /// The rows and columns are inside the stage, and `dst` is writable for them.
-    #[inline(always)]
-    unsafe fn finish<S: Simd, D: Dot<S, Acc = A>, T: Store<S, A, Element = E, Columns = C>>(
-        &mut self,
-        simd: S,
-        store: T,
-        waiting: &Sums<'_, E>,
-        until: usize,
-    ) {
-        while self.row < until {
-            // SAFETY: the caller's promise.
-            unsafe {
-                if self.row + 1 < self.end {
-                    self.rows::<S, D, T, 2>(simd, store, waiting);
-                } else {
-                    self.rows::<S, D, T, 1>(simd, store, waiting);
+        for half in 0..1 + usize::from(steps.both) {
+            for vector in 0..steps.vectors {
+                if (half, vector) != (0, 0) {
+                    between();
                 }
-            }
-            if self.row == self.end {
-                // The second half ends with the last row: of an odd number it repeats one.
-                self.sums = waiting.sums.wrapping_add((TILE + 2 * waiting.first_half - waiting.rows) * SIDE);
-                self.end = waiting.rows;
+                // SAFETY: the caller's promise.
+                unsafe { unit.store(half, vector, sums) }
             }
         }
     }
+}
 
-    /// The output stage of `R` rows.
-    ///
-    /// # Safety
-    /// There are as many, and `dst` is writable for them.
-    #[inline(always)]
-    unsafe fn rows<S: Simd, D: Dot<S, Acc = A>, T: Store<S, A, Element = E, Columns = C>, const R: usize>(
-        &mut self,
-        simd: S,
-        store: T,
-        waiting: &Sums<'_, E>,
-    ) {
+impl Making {
+    /// Parts, and stores but for the last, after which the next square follows.
+    fn pauses<const STAYS: bool>(&self) -> usize {
+        let stores = if STAYS { 1 } else { self.steps.vectors * (1 + usize::from(self.steps.both)) };
+        self.plan.parts + stores - 1
+    }
+}
+
+/// Has the sums of a whole square leave the unit.
+///
+/// # Safety
+/// It is ready for squares of that shape, and `sums` is writable for one.
+unsafe fn leave<U: MatrixUnit>(unit: U, sums: *mut i32) {
+    for (half, vector) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         // SAFETY: the caller's promise.
-        unsafe {
-            let mut acc = match self.shared {
-                Some(shared) => [shared; R],
-                None => waiting.starts::<S, D, R, NV>(simd, self.row),
-            };
-            let mut params = [0; R];
-            for r in 0..R {
-                params[r] = *waiting.params.add(self.row + r);
-                for v in 0..NV {
-                    acc[r][v] = D::add(simd, acc[r][v], D::matrix_sums(simd, self.sums.add(r * SIDE + v * S::LANES)));
-                }
-            }
-            let place = Place { row: waiting.place.row + self.row, ..waiting.place };
-            store.store(simd, &self.columns, params, acc, place, self.dst, waiting.dst_stride);
-        }
-        self.row += R;
-        self.sums = self.sums.wrapping_add(R * SIDE);
-        self.dst = self.dst.wrapping_add(R * waiting.dst_stride);
+        unsafe { unit.store(half, vector, sums) }
     }
 }

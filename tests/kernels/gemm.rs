@@ -83,6 +83,10 @@ fn gemm_at_the_edges_of_squares() {
         for (n, k) in [(16, 64), (17, 63), (33, 65), (32, 200), (65, 1091), (1, 129), (70, 52), (40, 128)] {
             check_gemm::<u8>(m, n, k, (2, 2), (m + n * k) as u64, 1 + m % 2);
         }
+        // Of whole steps alone: sums of whole squares stay in the unit until the next one's first products.
+        for (n, k) in [(96, 128), (80, 192), (65, 256), (48, 1088), (32, 1024)] {
+            check_gemm::<i8>(m, n, k, (2, 2), (m + n * k) as u64, 1 + m % 2);
+        }
     }
 }
 

@@ -126,7 +126,7 @@ macro_rules! add_through {
     };
 }
 
-// SAFETY: `sums` stores every row and column of the tiles that the caller names.
+// SAFETY: `store` writes every row and column of the tile that the caller names.
 unsafe impl MatrixUnit for AmxUnit {
     fn begin(self, SquareShape { rows, rest }: SquareShape) {
         /// Rows and bytes of a row of each tile register, as `ldtilecfg` reads them.
@@ -182,12 +182,12 @@ unsafe impl MatrixUnit for AmxUnit {
     }
 
     #[inline(always)]
-    unsafe fn sums(self, both: bool, vectors: usize, sums: *mut i32) {
+    unsafe fn store(self, half: usize, vector: usize, sums: *mut i32) {
         macro_rules! store {
-            ($tile:literal, $half:literal, $vector:literal) => {
+            ($tile:literal) => {
                 asm!(
                     concat!("tilestored [{} + {}], ", $tile),
-                    in(reg) sums.wrapping_add($half * TILE * SIDE + $vector * TILE),
+                    in(reg) sums.wrapping_add(half * TILE * SIDE + vector * TILE),
                     in(reg) SUM_STRIDE,
                     options(nostack)
                 )
@@ -195,16 +195,46 @@ unsafe impl MatrixUnit for AmxUnit {
         }
         // SAFETY: the caller's promise.
         unsafe {
-            store!("tmm0", 0, 0);
-            if vectors > 1 {
-                store!("tmm1", 0, 1);
+            match (half, vector) {
+                (0, 0) => store!("tmm0"),
+                (0, _) => store!("tmm1"),
+                (_, 0) => store!("tmm2"),
+                (_, _) => store!("tmm3"),
             }
-            if both {
-                store!("tmm2", 1, 0);
-                if vectors > 1 {
-                    store!("tmm3", 1, 1);
-                }
-            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn exchange(self, steps: &Steps, sums: *mut i32) {
+        debug_assert!(steps.both && steps.vectors == 2 && !steps.rest);
+        // SAFETY: the caller's promise: whole tiles of 64 bytes, and room for a square of sums.
+        unsafe {
+            asm!(
+                "tilestored [{sums} + {stride}], tmm0",
+                "tilezero tmm0",
+                "tileloadd tmm4, [{a0} + {lda}]",
+                "tileloadd tmm6, [{b} + {ldb}]",
+                "tdpbusd tmm0, tmm4, tmm6",
+                "tilestored [{sums} + {stride} + 2048], tmm2",
+                "tilezero tmm2",
+                "tileloadd tmm5, [{a1} + {lda}]",
+                "tdpbusd tmm2, tmm5, tmm6",
+                "tilestored [{sums} + {stride} + 64], tmm1",
+                "tilezero tmm1",
+                "tileloadd tmm6, [{b} + {ldb} + 64]",
+                "tdpbusd tmm1, tmm4, tmm6",
+                "tilestored [{sums} + {stride} + 2112], tmm3",
+                "tilezero tmm3",
+                "tdpbusd tmm3, tmm5, tmm6",
+                sums = in(reg) sums,
+                stride = in(reg) SUM_STRIDE,
+                a0 = in(reg) steps.halves[0],
+                a1 = in(reg) steps.halves[1],
+                lda = in(reg) steps.stride,
+                b = in(reg) steps.weights,
+                ldb = in(reg) 4 * SIDE,
+                options(nostack)
+            )
         }
     }
 

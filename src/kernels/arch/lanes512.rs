@@ -58,6 +58,10 @@ impl Grid {
         // SAFETY: registers alone.
         unsafe {
             let bytes = _mm512_packus_epi16(_mm512_adds_epi16(low, self.zero_point), _mm512_adds_epi16(high, self.zero_point));
+            // Saturation is all that most stages need.
+            if self.plain.lo == 0 && self.plain.hi == u8::MAX && self.plain.flip == 0 {
+                return bytes;
+            }
             _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, self.lo), self.hi), self.flip)
         }
     }
@@ -75,14 +79,15 @@ pub(super) unsafe fn store_code_pair(q: [[__m512i; 2]; 2], grid: Grid, dst: *mut
         let bytes = grid.bytes(_mm512_packs_epi32(q[0][0], q[0][1]), _mm512_packs_epi32(q[1][0], q[1][1]));
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         let bytes = _mm512_permutexvar_epi32(order, bytes);
-        let rows = [_mm512_castsi512_si256(bytes), _mm512_extracti64x4_epi64::<1>(bytes)];
-        for (r, row) in rows.into_iter().enumerate() {
-            let at = dst.add(r * stride);
-            if columns == 2 * LANES {
-                _mm256_storeu_si256(at.cast(), row);
-            } else {
-                _mm256_mask_storeu_epi8(at.cast(), ((1u64 << columns) - 1) as __mmask32, row);
-            }
+        if columns == 2 * LANES {
+            _mm256_storeu_si256(dst.cast(), _mm512_castsi512_si256(bytes));
+            _mm256_storeu_si256(dst.add(stride).cast(), _mm512_extracti64x4_epi64::<1>(bytes));
+        } else {
+            // The upper half with a mask, 32 bytes early: taken out by itself, as above, the compiler would do so before the branch, and
+            // a store that takes it out needs no port of shuffles.
+            let mask = (1u64 << columns) - 1;
+            _mm512_mask_storeu_epi8(dst.cast(), mask, bytes);
+            _mm512_mask_storeu_epi8(dst.add(stride).wrapping_sub(2 * LANES).cast(), mask << (2 * LANES), bytes);
         }
     }
 }
@@ -342,8 +347,11 @@ pub(super) unsafe fn store_codes<S, const R: usize, const NV: usize>(
 {
     // SAFETY: the caller's promise.
     unsafe {
-        if R == 2 && NV == 2 {
-            store_code_pair([[q[0][0], q[0][NV - 1]], [q[R - 1][0], q[R - 1][NV - 1]]], grid, dst, stride, columns)
+        if R.is_multiple_of(2) && NV == 2 {
+            for r in (0..R).step_by(2) {
+                let pair = [[q[r][0], q[r][NV - 1]], [q[r + 1][0], q[r + 1][NV - 1]]];
+                store_code_pair(pair, grid, dst.add(r * stride), stride, columns)
+            }
         } else {
             store_codes_by_lane(simd, q, grid.plain, dst, stride, columns)
         }
