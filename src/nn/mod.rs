@@ -39,6 +39,7 @@ mod embedding;
 mod executor;
 mod layer;
 mod layer_cost;
+mod layer_run;
 mod linear;
 mod model;
 mod norm;
