@@ -4,24 +4,18 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Aligned, Range, Workspace};
-use crate::nn::layer_run;
+use crate::kernels::{Aligned, ImageLayout, ImageShape, Range, Workspace};
+use crate::nn::activation::{add, relu, relu6, softmax};
 use crate::nn::plan::{Operand, Place, Plan, Source, Stage, Step};
 use crate::nn::recurrent::Scratch;
 use crate::nn::reorder;
 use crate::nn::rewrite;
-use crate::nn::view::{Inputs, Outputs, View};
+use crate::nn::view::{Inputs, Outputs, View, ViewMut};
 use crate::nn::{Layer, Model, Node};
 use crate::tensor::{DType, Shape, Tensor, Value};
 
 /// Plans that an executor keeps, one for each set of input shapes.
 const PLANS: usize = 8;
-
-/// A run that took longer is the pool's from then on, where it comes from outside: its caller waits. Else each product would wake one of the
-/// pool's threads beside the caller's own, and an idle one looks for work all the while: three threads on two processors took a
-/// twentieth longer.
-#[cfg(feature = "parallel")]
-const LONG: Duration = Duration::from_micros(500);
 
 /// A value as it passes by: what [`Executor::forward_with`] and [`Executor::run_with`] show to their callback.
 #[derive(Debug)]
@@ -41,8 +35,7 @@ pub struct Tap<'a> {
 /// thread allocates nothing for layers and the common operators (a product of two values and attention do, and so do some that
 /// are rare). It keeps the plans of the last eight sets of input shapes. Results do not depend on the number of threads, nor on
 /// the batch that an image came in, unless a layer quantizes its input by the range of the whole tensor
-/// ([`RangeOf::Tensor`](crate::kernels::RangeOf)). Called from outside of a rayon pool, it has runs that take long go through the global
-/// one from the second on, while its caller waits.
+/// ([`RangeOf::Tensor`](crate::kernels::RangeOf)).
 ///
 /// What follows a layer with weights (batch norm, the sum with another value, a clamp; GELU or Swish after a fully connected
 /// one in float or dynamic int8) runs inside it; functions that an exporter spelled out run as one, and so do attention's products and softmax. Where
@@ -82,8 +75,6 @@ pub struct Executor {
     ranges: Vec<Vec<Range>>,
     // Position of each of the model's inputs in the list that the caller gave.
     positions: Vec<usize>,
-    // How long the last run took.
-    took: Duration,
     // There while it profiles.
     clock: Option<Clock>,
 }
@@ -121,7 +112,6 @@ impl Executor {
             recurrent: Scratch::default(),
             ranges: Vec::new(),
             positions: Vec::new(),
-            took: Duration::ZERO,
             clock: None,
         }
     }
@@ -241,22 +231,9 @@ impl Executor {
         Ok(runs[0].iter().enumerate().map(median).collect())
     }
 
-    fn execute(&mut self, inputs: &[(&str, &Value)], tap: Option<&mut Callback<'_>>) -> Result<()> {
-        let started = Instant::now();
-        #[cfg(feature = "parallel")]
-        if tap.is_none() && self.threads > 1 && self.took > LONG && rayon::current_thread_index().is_none() {
-            let done = rayon::scope(|_| self.execute_here(inputs, None));
-            self.took = started.elapsed();
-            return done;
-        }
-        let done = self.execute_here(inputs, tap);
-        self.took = started.elapsed();
-        done
-    }
-
-    fn execute_here(&mut self, inputs: &[(&str, &Value)], mut tap: Option<&mut Callback<'_>>) -> Result<()> {
+    fn execute(&mut self, inputs: &[(&str, &Value)], mut tap: Option<&mut Callback<'_>>) -> Result<()> {
         self.accept(inputs, tap.is_none())?;
-        let Executor { model, rewritten, threads, plans, buffers, taken, workspace, recurrent, ranges, positions, clock, took: _ } = self;
+        let Executor { model, rewritten, threads, plans, buffers, taken, workspace, recurrent, ranges, positions, clock } = self;
         let plan = plans.last().expect("accept made one");
         let given = Given { inputs, positions, values: &plan.values };
         let model = if tap.is_none() { rewritten.as_ref().unwrap_or(model) } else { model };
@@ -301,7 +278,7 @@ impl Executor {
                         Layer::Operator(operator) => operator.operation().run(&read, &mut written, workspace, *threads),
                         Layer::Lstm(layer) => layer.run(&read, &mut written, recurrent, workspace, *threads),
                         Layer::Gru(layer) => layer.run(&read, &mut written, recurrent, workspace, *threads),
-                        layer => layer_run::run(layer, read, written.get(0), stage, workspace, *threads),
+                        layer => run(layer, read, written.get(0), stage, workspace, *threads),
                     };
                     if let (Some(list), Some(measured)) = (links.measured, measured) {
                         ranges[list] = measured;
@@ -447,32 +424,75 @@ impl Given<'_> {
     }
 }
 
-#[cfg(test)]
-#[cfg(feature = "parallel")]
-mod tests {
-    use super::*;
-    use crate::nn::Dim;
-
-    /// From outside of a pool and inside, whichever thread the run is on: the same values, errors and, after an error, values again.
-    #[test]
-    fn long_runs_go_to_the_pool() {
-        let mut net = Model::builder();
-        let x = net.input("x", DType::F32, &[Dim::Any, Dim::Any]).unwrap();
-        let y = net.add("softmax", Layer::Softmax { axis: 1 }, &[x]).unwrap();
-        net.output("y", y).unwrap();
-        let model = net.build().unwrap();
-        let x = Tensor::new([3, 40], (0..120).map(|i| (i * 7 % 13) as f32 - 6.0).collect()).unwrap();
-        let expected = Executor::new(&model).with_threads(1).unwrap().forward(&x).unwrap();
-        let mut executor = Executor::new(&model).with_threads(2).unwrap();
-        for _ in 0..3 {
-            executor.took = Duration::MAX;
-            assert_eq!(executor.forward(&x).unwrap(), expected);
-            assert!(executor.took < Duration::MAX);
-            executor.took = Duration::MAX;
-            assert!(executor.forward(&Tensor::new([3], vec![0f32; 3]).unwrap()).is_err());
+/// Runs one layer of floats on values whose types and shapes the planner worked out.
+fn run(
+    layer: &Layer,
+    inputs: Inputs<'_>,
+    mut output: ViewMut<'_>,
+    stage: Stage<'_>,
+    workspace: &mut Workspace,
+    threads: usize,
+) -> Result<()> {
+    let (view, fused) = (inputs.need(0)?, stage.fused);
+    let image = || match *view.dims {
+        [n, h, w, _] if inputs.channels_last() => Ok(ImageShape { n, h, w, layout: ImageLayout::Nhwc }),
+        [n, _, h, w] => Ok(ImageShape { n, h, w, layout: ImageLayout::Nchw }),
+        _ => Err(Error::shape("input", "[n, c, h, w]", view.dims)),
+    };
+    let rows = || view.dims.iter().rev().skip(1).product();
+    let residual = || inputs.get(1).map(|residual| residual.bytes);
+    match layer {
+        Layer::Embedding(table) => return table.run(&view, &mut output),
+        Layer::QuantizedEmbedding(table) => return table.run(&view, &mut output),
+        Layer::WeightOnlyEmbedding(table) => return table.run(&view, &mut output),
+        Layer::StaticConv2d(conv) => {
+            return conv.forward(view.bytes, image()?, residual(), output.codes_or_floats(), workspace, threads);
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        executor.took = Duration::MAX;
-        assert_eq!(pool.install(|| executor.forward(&x)).unwrap(), expected);
+        Layer::StaticLinear(linear) => {
+            return linear.forward(view.bytes, rows(), residual(), output.codes_or_floats(), workspace, threads);
+        }
+        _ => {}
     }
+    let (x, y) = (view.f32(), output.f32());
+    if fused.residual
+        && let Some(residual) = inputs.get(inputs.count() - 1)
+    {
+        y.copy_from_slice(residual.f32());
+    }
+    let nhwc = || <[usize; 4]>::try_from(view.dims).map_err(|_| Error::shape("input", "[n, c, h, w]", view.dims));
+    let pixels = || nhwc().map(|[n, h, w, _]| [n, h, w]);
+    match layer {
+        Layer::Conv2d(conv) => conv.run(x, image()?, stage, y, workspace, threads),
+        Layer::QuantizedConv2d(conv) => conv.run(x, image()?, stage, y, workspace, threads),
+        Layer::ConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
+        Layer::QuantizedConvTranspose2d(conv) => conv.run(x, pixels()?, fused.activation, y, workspace, threads),
+        Layer::Linear(linear) => linear.run(x, rows(), fused, y, threads),
+        Layer::QuantizedLinear(linear) => linear.run(x, rows(), stage, y, workspace, threads),
+        Layer::WeightOnlyLinear(linear) => linear.run(x, rows(), fused, y, workspace, threads),
+        Layer::WeightOnlyConv2d(conv) => conv.run(x, image()?, fused, y, workspace, threads),
+        Layer::BatchNorm2d(norm) => norm.forward(x, y),
+        Layer::Relu => relu(x, y),
+        Layer::Relu6 => relu6(x, y),
+        Layer::MaxPool2d(pool) => pool.forward(x, nhwc()?, y),
+        Layer::AvgPool2d(pool) => pool.forward(x, nhwc()?, y),
+        Layer::GlobalAvgPool2d(pool) => pool.forward(x, nhwc()?, y),
+        Layer::Add => add(x, inputs.need(1)?.f32(), y),
+        Layer::Softmax { axis } => softmax(x, around(view.dims, *axis), y),
+        Layer::Flatten { .. }
+        | Layer::Embedding(_)
+        | Layer::QuantizedEmbedding(_)
+        | Layer::WeightOnlyEmbedding(_)
+        | Layer::StaticConv2d(_)
+        | Layer::StaticLinear(_) => {
+            unreachable!("the planner renames the value, and tables and codes ran above")
+        }
+        Layer::Lstm(_) | Layer::Gru(_) | Layer::Operator(_) => {
+            unreachable!("these have several outputs")
+        }
+    }
+}
+
+/// Elements before `axis`, along it, and after it.
+fn around(dims: &[usize], axis: usize) -> (usize, usize, usize) {
+    (dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product())
 }

@@ -39,7 +39,6 @@ mod embedding;
 mod executor;
 mod layer;
 mod layer_cost;
-mod layer_run;
 mod linear;
 mod model;
 mod norm;
