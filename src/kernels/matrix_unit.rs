@@ -54,7 +54,7 @@ impl Steps {
 /// A matrix unit: tiles of 8-bit activations and weights, and of their sums.
 ///
 /// # Safety
-/// [`MatrixUnit::store`] writes all it names: it is read from memory that nothing else was written to.
+/// [`MatrixUnit::store`] and [`MatrixUnit::exchange`] write all they name: it is read from memory that nothing else was written to.
 pub unsafe trait MatrixUnit: Copy + Send + Sync + 'static {
     /// Makes this thread's unit ready for squares of a shape.
     fn begin(self, shape: SquareShape);
@@ -77,7 +77,7 @@ pub unsafe trait MatrixUnit: Copy + Send + Sync + 'static {
     /// sums is stored just before the next square takes its register, so that neither the one nor the other waits for all four.
     ///
     /// # Safety
-    /// As for both, with `both`, two `vectors`, and no `rest`.
+    /// As for both, whatever `steps.tiles` says; with `both` and two `vectors`, in a shape without a `rest`.
     unsafe fn exchange(self, steps: &Steps, sums: *mut i32);
     /// Asks for the line at `p`, which need not be valid, to come from memory to the second-level cache.
     fn prefetch(self, p: *const i8);

@@ -21,10 +21,10 @@ pub(super) struct Sums<'a, E> {
 }
 
 impl<E: Copy + Send + Sync> Sums<'_, E> {
-    /// All rows, with `NV` vectors of columns.
+    /// All rows, with `NV` vectors of columns. Reads no sums yet.
     ///
     /// # Safety
-    /// The columns are inside the stage, and there are sums of them.
+    /// The columns are inside the stage, fill `NV` vectors but for lanes of the last, and have column sums; there is a row.
     #[inline(always)]
     pub unsafe fn unfinished<S: Simd, D: Dot<S>, T: Store<S, D::Acc, Element = E>, const NV: usize>(
         &self,
@@ -76,7 +76,7 @@ pub(super) struct Unfinished<E, C, A, const NV: usize> {
 }
 
 impl<E: Copy + Send + Sync, C: Copy, A: Copy, const NV: usize> Unfinished<E, C, A, NV> {
-    /// Whether any row is left.
+    /// Whether no row is left.
     #[inline(always)]
     pub fn is_empty(&self, square: &Sums<'_, E>) -> bool {
         self.row == square.rows
@@ -86,7 +86,8 @@ impl<E: Copy + Send + Sync, C: Copy, A: Copy, const NV: usize> Unfinished<E, C, 
     /// vectors.
     ///
     /// # Safety
-    /// The rows and columns are inside the stage, and `dst` is writable for them.
+    /// `square` is what this was made of, and its sums are all in memory by now. Its rows and columns are inside the stage, `params` has one for each
+    /// row, and `dst` is writable for them.
     #[inline(always)]
     pub unsafe fn finish<S: Simd, D: Dot<S, Acc = A>, T: Store<S, A, Element = E, Columns = C>>(
         &mut self,
@@ -117,7 +118,7 @@ impl<E: Copy + Send + Sync, C: Copy, A: Copy, const NV: usize> Unfinished<E, C, 
     /// The output stage of `R` rows.
     ///
     /// # Safety
-    /// There are as many, and `dst` is writable for them.
+    /// As for [`Unfinished::finish`], and there are as many in this half.
     #[inline(always)]
     unsafe fn rows<S: Simd, D: Dot<S, Acc = A>, T: Store<S, A, Element = E, Columns = C>, const R: usize>(
         &mut self,

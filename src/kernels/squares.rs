@@ -193,7 +193,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                         let next = SquareShape { rows: square.first_half, rest: plan.rest };
                         if shape != Some(next) {
                             if let Some(sums) = leaving.take() {
-                                // SAFETY: room for a square.
+                                // SAFETY: room for a square, for whose shape the unit is still ready.
                                 unsafe { leave(unit, sums) }
                             }
                             unit.begin(next);
@@ -301,7 +301,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// Makes the sums of a square and meanwhile finishes those that wait.
     ///
     /// # Safety
-    /// As for [`Product::run`], for the rows and columns of both; `sums` is writable for a square.
+    /// As for [`Product::run`], for the rows and columns of both; `sums` is writable for a square, and the unit ready for its shape. If it `STAYS`,
+    /// it has both halves, two vectors of columns, no rest and a tile of words, and what is still in the unit belongs to the square that
+    /// waits, of the same shape, whose sums are to be at `leaving`. Else nothing is.
     #[inline]
     unsafe fn make<const STAYS: bool>(
         &self,
@@ -312,6 +314,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         waiting: Option<&Sums<'_, T::Element>>,
     ) {
         let simd = self.simd;
+        debug_assert!(leaving.is_none_or(|sums| STAYS && waiting.is_some_and(|waiting| waiting.sums == sums.cast_const())));
         // SAFETY: the caller's promise.
         simd.vectorize(
             #[inline(always)]
@@ -370,8 +373,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         debug_assert!(rest.is_empty(waiting));
     }
 
-    /// Makes the sums of a square, in some parts, and has them leave tile by tile, or stay where that is the next one's: before its first
-    /// products take their registers, they are `leaving`. Calls `between` in each pause. Four tiles that leave at once take 66 cycles of a
+    /// Makes the sums of a square, in some parts, and has them leave tile by tile, or, if it `STAYS`, lets them in the unit. Those of the square
+    /// before, if they are there too, leave for `leaving` as its own first products take their registers. Calls `between` in each pause. Four tiles that leave at once take 66 cycles of a
     /// port that packing needs too, and the next square's first products wait for them: beside rows of the output stage, or the next
     /// products, they cost little.
     ///
@@ -437,10 +440,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
 }
 
 impl Making {
-    /// Parts, and stores but for the last, after which the next square follows.
+    /// After each part, and before each store but the first.
     fn pauses<const STAYS: bool>(&self) -> usize {
-        let stores = if STAYS { 1 } else { self.steps.vectors * (1 + usize::from(self.steps.both)) };
-        self.plan.parts + stores - 1
+        let stores = self.steps.vectors * (1 + usize::from(self.steps.both));
+        self.plan.parts + if STAYS { 0 } else { stores - 1 }
     }
 }
 

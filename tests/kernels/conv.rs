@@ -160,6 +160,7 @@ fn conv_in_squares() {
         conv(80, 80, [3, 1]).with_groups(2).with_padding([0, 1, 2, 0]),
         conv(40, 48, [1, 1]).with_stride([2, 2]),
         conv(64, 96, [3, 2]).with_padding([1; 4]),
+        conv(128, 128, [1, 2]).with_groups(2),
     ];
     for (i, geometry) in kernels.into_iter().enumerate() {
         for (j, w) in [3, 7, 13, 14, 16, 17, 27, 28, 33, 41, 56, 57, 66].into_iter().enumerate() {

@@ -126,7 +126,7 @@ macro_rules! add_through {
     };
 }
 
-// SAFETY: `store` writes every row and column of the tile that the caller names.
+// SAFETY: `store` writes every row and column of the tile that the caller names, `exchange` of all four.
 unsafe impl MatrixUnit for AmxUnit {
     fn begin(self, SquareShape { rows, rest }: SquareShape) {
         /// Rows and bytes of a row of each tile register, as `ldtilecfg` reads them.
