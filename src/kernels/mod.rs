@@ -39,9 +39,10 @@
 //!
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
-//! (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`, `depthwise_float` and `grouped` (loops), `strips` and
-//! `depthwise_lines` (those of a convolution around them), `gemm`,
-//! `conv`, `dynamic` with `dynamic_product`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
+//! (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`, `depthwise_float` and `grouped` (loops),
+//! `strips` and `depthwise_lines` (those of a convolution around them), `gemm`, `conv`, `dynamic` with
+//! `dynamic_product`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of
+//! floats codes.
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]

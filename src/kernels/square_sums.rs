@@ -86,8 +86,8 @@ impl<E: Copy + Send + Sync, C: Copy, A: Copy, const NV: usize> Unfinished<E, C, 
     /// vectors.
     ///
     /// # Safety
-    /// `square` is what this was made of, and its sums are all in memory by now. Its rows and columns are inside the stage, `params` has one for each
-    /// row, and `dst` is writable for them.
+    /// `square` is what this was made of, and its sums are all in memory by now. Its rows and columns are inside the stage, `params` has one
+    /// for each row, and `dst` is writable for them.
     #[inline(always)]
     pub unsafe fn finish<S: Simd, D: Dot<S, Acc = A>, T: Store<S, A, Element = E, Columns = C>>(
         &mut self,

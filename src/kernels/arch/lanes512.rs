@@ -74,7 +74,7 @@ impl Grid {
 /// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes in each of two rows, `16 < columns <= 32`.
 #[inline(always)]
 pub(super) unsafe fn store_code_pair(q: [[__m512i; 2]; 2], grid: Grid, dst: *mut u8, stride: usize, columns: usize) {
-    // SAFETY: registers up to the stores, which write `columns` bytes in each row.
+    // SAFETY: registers up to the stores, which write `columns` bytes in each row: what a mask leaves out is not touched.
     unsafe {
         let bytes = grid.bytes(_mm512_packs_epi32(q[0][0], q[0][1]), _mm512_packs_epi32(q[1][0], q[1][1]));
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
