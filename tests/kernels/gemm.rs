@@ -131,6 +131,8 @@ fn squares_on_threads() {
     check_gemm::<u8>(993, 17, 52, (2, 2), 10, 1);
     // More squares of rows than go through a panel together, and more panels than stay in a cache.
     check_gemm::<u8>(300, 600, 1088, (2, 2), 11, 1);
+    // A last square of one row, for which sums that stay must leave.
+    check_gemm::<u8>(993, 64, 128, (2, 2), 12, 1);
 }
 
 /// Rows a power of two apart, which are copied before they are read.
