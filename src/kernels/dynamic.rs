@@ -10,7 +10,7 @@ use super::elementwise::Extremes;
 use super::function::Function;
 use super::gemm::{Destination, stage_shape};
 use super::geometry::{ImageShape, Padded};
-use super::ingest::{self, Fill, Numbers, Quantizer};
+use super::ingest::{self, Fill, Numbers, Quantizer, Within};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
@@ -316,6 +316,7 @@ fn conv2d_by_rule(
         out,
         rule,
         finite,
+        measured: ranges.is_none(),
         weights: weights.inner(),
         epilogue,
         measure,
@@ -362,6 +363,8 @@ struct ConvVisit<'a> {
     rule: &'a ActivationRule,
     /// Whether every input is.
     finite: bool,
+    /// Whether scales are of the range that was found in this call, not of one given.
+    measured: bool,
     weights: &'a ConvWeights<i8>,
     epilogue: &'a Epilogue<'a>,
     measure: Option<Measure>,
@@ -373,16 +376,16 @@ struct ConvVisit<'a> {
 impl Visitor for ConvVisit<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
-        let ConvVisit { input, padded, out, rule, finite, weights, epilogue, measure, dst, workspace, threads } = self;
+        let ConvVisit { input, padded, out, rule, finite, measured, weights, epilogue, measure, dst, workspace, threads } = self;
         let Workspace { codes: memory, scales, zero_points, segments, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
         let line = |image: usize, y: usize, dst: &mut [_]| {
             let quantizer = rule.quantizer(scales[image], zero_points[image]);
             let (pad, at) = (Element::from_unsigned(zero_points[image]), (image, y));
-            if finite {
-                ingest::line(simd, (Numbers(quantizer), pad), input, &padded, at, dst)
-            } else {
-                ingest::line(simd, (quantizer, pad), input, &padded, at, dst)
+            match (finite, measured) {
+                (false, _) => ingest::line(simd, (quantizer, pad), input, &padded, at, dst),
+                (true, false) => ingest::line(simd, (Numbers(quantizer), pad), input, &padded, at, dst),
+                (true, true) => ingest::line(simd, (Within(quantizer), pad), input, &padded, at, dst),
             }
         };
         let blocks = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_blocks(&padded, y, dst, |y, dst| line(image, y, dst));

@@ -144,7 +144,7 @@ impl<T: ActivationCode> Visitor for Quantize<'_, T> {
             || {
                 for (x, codes) in self.x.chunks(BLOCK).zip(self.dst.chunks_mut(BLOCK)) {
                     if extremes(simd, x).finite {
-                        self.quantizer.codes(simd, x, codes);
+                        self.quantizer.codes::<S, T, false>(simd, x, codes);
                     } else {
                         self.quantizer.divide(x, codes);
                     }

@@ -94,23 +94,23 @@ impl Quantizer {
         unsafe { x.round_ties_even().to_int_unchecked::<i32>() + self.zero_point }
     }
 
-    /// [`Quantizer::code`] of each value, for values that are not NaN.
+    /// [`Quantizer::code`] of each value, for values that are not NaN; where `WITHIN`, of less than 2^15 steps either.
     ///
     /// Where multiplication and addition fuse, there is no division: adding 1.5 * 2^23 rounds a product to an integer, ties to even,
     /// and the products with two reciprocals, one a little below 1 / scale and one a little above, enclose the rounded quotient. Where
     /// both round to the same integer, so does what lies between. One group in some hundreds of values has one closer to a tie than
-    /// that, and is divided.
+    /// that, and is divided: so that the zero point may be added before rounding, odd or not.
     #[inline(always)]
-    pub fn codes<S: Simd, L: Element>(self, simd: S, src: &[f32], dst: &mut [L]) {
+    pub fn codes<S: Simd, L: Element, const WITHIN: bool>(self, simd: S, src: &[f32], dst: &mut [L]) {
         let len = src.len().min(dst.len());
         let mut done = 0;
         if let (Some(flip), true) = (L::BYTE_FLIP, (1e-18..1e18).contains(&self.scale) && S::FUSED) {
-            let grid = simd.grid(CodeGrid { zero_point: self.zero_point as u8, lo: self.qmin as u8, hi: self.qmax as u8, flip });
+            let grid = simd.grid(CodeGrid { zero_point: 0, lo: self.qmin as u8, hi: self.qmax as u8, flip });
             let inverse = 1.0 / self.scale;
             // The reciprocal is right to 2^-24 of itself, and so is the quotient: 2^-22 is beyond both.
             let below = simd.splat_f32(inverse * (1.0 - 1.0 / 4194304.0));
             let above = simd.splat_f32(inverse * (1.0 + 1.0 / 4194304.0));
-            let (shift, none) = (simd.splat_f32(ROUNDING), simd.splat_i32(0));
+            let (shift, none) = (simd.splat_f32(ROUNDING + self.zero_point as f32), simd.splat_i32(0));
             let unshift = simd.splat_i32(-(ROUNDING.to_bits() as i32));
             while done + 4 * S::LANES <= len {
                 for at in (0..4 * S::LANES).step_by(16) {
@@ -125,7 +125,7 @@ impl Quantizer {
                         let q = simd.bits_of_f32(simd.mul_add_f32(x, below, shift));
                         differ = simd.or_i32(differ, simd.xor_i32(q, simd.bits_of_f32(simd.mul_add_f32(x, above, shift))));
                         // Far below the grid the sum is negative, and its bits are no longer in order.
-                        codes[r][v] = simd.add_i32(simd.max_i32(q, none), unshift);
+                        codes[r][v] = simd.add_i32(if WITHIN { q } else { simd.max_i32(q, none) }, unshift);
                     }
                 }
                 if simd.is_zero(differ) {
@@ -173,7 +173,24 @@ impl<L: Element> Convert<L> for Numbers {
 
     #[inline(always)]
     fn slice<S: Simd>(self, simd: S, src: &[f32], dst: &mut [L]) {
-        self.0.codes(simd, src, dst);
+        self.0.codes::<S, L, false>(simd, src, dst);
+    }
+}
+
+/// A [`Quantizer`] for values of the range that it was made for: no code is far from the grid.
+#[derive(Debug, Clone, Copy)]
+pub struct Within(pub Quantizer);
+
+impl<L: Element> Convert<L> for Within {
+    type In = f32;
+    #[inline(always)]
+    fn convert(self, x: f32) -> L {
+        self.0.convert(x)
+    }
+
+    #[inline(always)]
+    fn slice<S: Simd>(self, simd: S, src: &[f32], dst: &mut [L]) {
+        self.0.codes::<S, L, true>(simd, src, dst);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::dynamic::{ActivationRule, InputRule, RangeOf};
 use super::elementwise::Extremes;
-use super::ingest::{Convert, GRAIN, Numbers};
+use super::ingest::{Convert, GRAIN, Numbers, Within};
 use super::isa::Visitor;
 use super::operand::Matrix;
 use super::ranges::Range;
@@ -167,7 +167,11 @@ impl<'a, S: Simd, L: Element> RowCodes<'a, S, L> {
                         }
                         let (values, codes) = (&lhs.row(r)[..k], self.codes.part(r * row..r * row + k));
                         let quantizer = rule.quantizer(scale, zero_point);
-                        if range.finite { Numbers(quantizer).slice(simd, values, codes) } else { quantizer.slice(simd, values, codes) }
+                        match (range.finite, from) {
+                            (false, _) => quantizer.slice(simd, values, codes),
+                            (true, Origin::Caller) => Numbers(quantizer).slice(simd, values, codes),
+                            (true, _) => Within(quantizer).slice(simd, values, codes),
+                        }
                     }
                 }
             },

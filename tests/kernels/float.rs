@@ -133,6 +133,27 @@ proptest! {
     }
 }
 
+/// Halves of steps go to the even quotient, whatever the parity of the zero point that is added to it.
+#[test]
+fn ties_of_dynamic_products() {
+    let k = 64;
+    let mut identity = vec![0i8; k * k];
+    identity.iter_mut().step_by(k + 1).for_each(|x| *x = 1);
+    for zero_point in [100, 101] {
+        // A range of 255 steps of 1.
+        let lhs: Vec<f32> = (0..512).map(|i| (i as f32 / 2.0).min(255.0) - zero_point as f32).collect();
+        let expected: Vec<f32> = lhs.iter().map(|x| x.round_ties_even()).collect();
+        for isa in Isa::available() {
+            let packed = PackedWeights::pack_for(isa, &identity, k, k, WeightLayout::Nk).unwrap();
+            let mut dst = vec![9.0; lhs.len()];
+            let (a, c) = (Matrix::new(&lhs, lhs.len() / k, k).unwrap(), MatrixMut::new(&mut dst, lhs.len() / k, k).unwrap());
+            let rule = ActivationRule::default();
+            gemm_dynamic(a, RangeOf::Tensor, &rule, &packed, &Epilogue::new(&[1.0]), c, &mut Workspace::new(), 1).unwrap();
+            assert_eq!(dst, expected, "{} with zero point {zero_point}", isa.name());
+        }
+    }
+}
+
 #[test]
 fn floats_do_not_depend_on_threads() {
     let (m, n, k) = (190, 150, 120);
