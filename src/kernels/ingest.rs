@@ -1,6 +1,7 @@
 //! Activations on their way into the workspace: converted to what the tile reads, transposed to NHWC, and padded.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::elementwise::AHEAD;
 use super::geometry::{ImageLayout, Padded};
@@ -241,20 +242,44 @@ pub fn rows_of_codes<'d, S: Simd, L: Element>(
 /// Makes a line of a padded image: which image, which line, and where.
 pub type Fill<'a, L> = &'a (dyn Fn(usize, usize, &mut [L]) + Sync);
 
+/// The workspace of padded images, line by line.
+pub struct Lines<'a, L> {
+    padded: &'a Padded,
+    to: Disjoint<'a, L>,
+}
+
+impl<'a, L: Element> Lines<'a, L> {
+    pub fn new(padded: &'a Padded, memory: &'a mut [L]) -> Self {
+        Lines { padded, to: Disjoint::new(memory) }
+    }
+
+    pub fn count(&self) -> usize {
+        if self.padded.row() == 0 { 0 } else { self.padded.images * self.padded.height }
+    }
+
+    /// Threads that filling them keeps busy.
+    pub fn parts(&self, threads: usize) -> usize {
+        threads::parts(threads, self.count() * self.padded.row(), GRAIN)
+    }
+
+    /// # Safety
+    /// No two calls at a time have the same line.
+    pub unsafe fn fill(&self, lines: Range<usize>, fill: Fill<'_, L>) {
+        let Padded { height, .. } = *self.padded;
+        let row = self.padded.row();
+        // SAFETY: the caller's promise.
+        let part = unsafe { self.to.part(lines.start * row..lines.end * row) };
+        for (line, dst) in lines.zip(part.chunks_exact_mut(row.max(1))) {
+            fill(line / height, line % height, dst);
+        }
+    }
+}
+
 /// Every line of padded images.
 pub fn images<'d, L: Element>(padded: &Padded, dst: &'d mut [L], threads: usize, fill: Fill<'_, L>) -> &'d [L] {
-    let to = Disjoint::new(dst);
-    let row = padded.row();
-    if row > 0 {
-        let lines = padded.images * padded.height;
-        threads::split(lines, threads::parts(threads, lines * row, GRAIN), |_, lines| {
-            // SAFETY: ranges of lines are disjoint.
-            let part = unsafe { to.part(lines.start * row..lines.end * row) };
-            for (line, dst) in lines.zip(part.chunks_exact_mut(row)) {
-                fill(line / padded.height, line % padded.height, dst);
-            }
-        });
-    }
+    let lines = Lines::new(padded, dst);
+    // SAFETY: ranges of lines are disjoint.
+    threads::split(lines.count(), lines.parts(threads), |_, range| unsafe { lines.fill(range, fill) });
     dst
 }
 

@@ -88,6 +88,8 @@ mod simd;
 mod square_sums;
 mod squares;
 mod strips;
+#[cfg(feature = "parallel")]
+mod team;
 mod threads;
 mod tile;
 mod weights;

@@ -22,6 +22,15 @@ pub const GRAIN: usize = 2 << 20;
 /// Products from which on each thread takes its share at once: about a millisecond of work.
 const LONG: usize = 256 << 20;
 
+/// Into how many runs a thread's share is cut, for others to take over if that thread is slow.
+pub const RUNS: usize = 4;
+
+/// How many products take as long as the memory takes for a weight that no cache of one core has.
+const PRODUCTS_OF_WEIGHT: usize = 8;
+
+/// Tiles that a panel meets in one run, or panels that a tile meets, at least: a run ends with a stage beside which nothing is multiplied.
+const ACROSS_MIN: usize = 4;
+
 /// How many times as fast as vectors a matrix unit is, about.
 const MATRIX_UNIT: usize = 4;
 
@@ -87,7 +96,7 @@ impl Rows {
     }
 }
 
-/// How a product is cut for threads: its tiles of rows, or its panels of columns.
+/// How a product is cut for threads: its tiles of rows, or its panels of columns, and where these are few, each in some pieces.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
     pub parts: usize,
@@ -95,6 +104,8 @@ pub struct Cut {
     by_rows: bool,
     /// The panels that each tile meets, or the tiles that each panel meets.
     across: usize,
+    /// Into how many items each tile or panel is cut.
+    pieces: usize,
 }
 
 /// A product of rows in memory with packed weights.
@@ -136,25 +147,27 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let unit = self.matrix_unit();
         let tiles = if unit.is_some() { self.m.div_ceil(self.square_rows()) } else { self.tiles() };
         if panels == 0 || tiles == 0 {
-            return Cut { parts: 1, phase: Phase { items: 0, runs: 1 }, by_rows: true, across: 0 };
+            return Cut { parts: 1, phase: Phase { items: 0, runs: 1 }, by_rows: true, across: 0, pieces: 1 };
         }
         let steps: usize = self.segments.iter().map(|s| s.words * D::KU).sum();
         let work = self.m * self.panels.n() * self.panels.groups() * steps.max(1);
-        let work = if unit.is_some() { work / MATRIX_UNIT } else { work };
+        let weights = self.panels.groups() * self.panels.group_len() * size_of::<D::Weight>();
+        let work = if unit.is_some() { work / MATRIX_UNIT } else { work }.max(PRODUCTS_OF_WEIGHT * weights);
         let parts = threads::parts(threads, work, GRAIN);
         // Waking a thread takes some ten microseconds, which weigh in a short product; in a long one, weights that are read again do.
-        let runs = if work < LONG { 4 } else { 1 };
+        let runs = if work < LONG { RUNS } else { 1 };
         // Whichever of rows and columns cuts more evenly; at a tie rows, as then each thread reads its own activations and writes its own
         // lines. But a unit waits for weights that come from beyond a second-level cache: there each thread reads its own of those, even if
         // that cuts a little less evenly.
         let waste = |items: usize| items.div_ceil(parts) * parts * (panels * tiles / items);
-        let weights = self.panels.groups() * self.panels.group_len() * size_of::<D::Weight>();
         let by_rows = match unit {
             Some(_) if weights > WEIGHTS_BYTES => 9 * waste(tiles) < 8 * waste(panels),
             _ => waste(tiles) <= waste(panels),
         };
         let (items, across) = if by_rows { (tiles, panels) } else { (panels, tiles) };
-        Cut { parts: parts.min(items), phase: Phase { items, runs }, by_rows, across }
+        let pieces = if parts > 1 && runs > 1 { (parts * runs).div_ceil(items).min(across / ACROSS_MIN).max(1) } else { 1 };
+        let items = items * pieces;
+        Cut { parts: parts.min(items), phase: Phase { items, runs }, by_rows, across, pieces }
     }
 
     /// Some items of a cut of this product, by one part of those who share it.
@@ -162,15 +175,26 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// # Safety
     /// As for [`Product::run`], for these items; nobody else is the same part at the same time.
     pub unsafe fn piece(&self, cut: &Cut, part: usize, items: Range<usize>) {
-        if items.is_empty() {
-            return;
-        }
-        let (tiles, panels) = if cut.by_rows { (items, 0..cut.across) } else { (0..cut.across, items) };
-        match self.matrix_unit() {
-            // SAFETY: the caller's promise; ranges of tiles are disjoint rows of `dst`, ranges of panels disjoint columns.
-            Some(unit) if D::MATRIX => unsafe { self.squares(unit, part, tiles, panels) },
-            // SAFETY: as above.
-            _ => unsafe { self.block(part, tiles, panels) },
+        let &Cut { by_rows, across, pieces, .. } = cut;
+        let mut at = items.start;
+        while at < items.end {
+            // Some whole ones, or what there is of one.
+            let (first, piece, left) = (at / pieces, at % pieces, items.end - at);
+            let (along, across) = if piece == 0 && left >= pieces {
+                at += left / pieces * pieces;
+                (first..first + left / pieces, 0..across)
+            } else {
+                let end = (piece + left).min(pieces);
+                at += end - piece;
+                (first..first + 1, across * piece / pieces..across * end / pieces)
+            };
+            let (tiles, panels) = if by_rows { (along, across) } else { (across, along) };
+            match self.matrix_unit() {
+                // SAFETY: the caller's promise; no two items have the same tile and panel.
+                Some(unit) if D::MATRIX => unsafe { self.squares(unit, part, tiles, panels) },
+                // SAFETY: as above.
+                _ => unsafe { self.block(part, tiles, panels) },
+            }
         }
     }
 

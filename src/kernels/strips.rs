@@ -10,17 +10,24 @@ use super::grouped::GroupedProduct;
 use super::ingest::{self, Fill};
 use super::memory::Aligned;
 use super::output::Store;
-use super::product::{GRAIN, Product, Rows};
+use super::pack::Panels;
+use super::product::{GRAIN, Pixels, Product, RUNS, Rows};
 use super::simd::Simd;
-use super::threads::{self, Disjoint};
+use super::threads::{self, Disjoint, Phase};
 use super::tile::{Segment, Start};
 
 /// Bytes of input lines under a strip: a quarter of a common second-level cache, since a dense convolution reads its weights as often as
 /// there are strips.
 const STRIP_BYTES: usize = 256 * 1024;
 
+/// Bytes of weights that leave no room in that cache for strips, or for weights that are read again: more lines stay there instead.
+const LARGE_WEIGHTS: usize = 1 << 20;
+
 /// The same for a convolution in narrow groups or of each channel by itself, whose weights are few: a first-level cache.
 const GROUPED_BYTES: usize = 32 * 1024;
+
+/// Output pixels of a run of a thread, at least.
+const RUN_PIXELS: usize = 192;
 
 /// Bytes of images that are made whole for a depthwise convolution; larger ones of long lines go line by line, which keeps what is under a
 /// window in the first-level cache.
@@ -86,33 +93,72 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         };
         let depthwise = matches!(self.weights.packed, Packed::Depthwise(_));
         let by_line = depthwise && segments.len() <= TAPS && self.out[1] >= LONG_LINE;
-        let bytes = if depthwise || matches!(self.weights.packed, Packed::Grouped(_)) { GROUPED_BYTES } else { STRIP_BYTES };
+        let (bytes, runs) = match &self.weights.packed {
+            Packed::Depthwise(_) | Packed::Grouped(_) => (GROUPED_BYTES, RUNS),
+            Packed::Panels(panels) => {
+                let weights = panels.groups() * panels.group_len() * size_of::<D::Weight>();
+                (if weights > LARGE_WEIGHTS { 4 * STRIP_BYTES } else { STRIP_BYTES }, if weights > STRIP_BYTES { 1 } else { RUNS })
+            }
+        };
         let strips = match by_line && padded.len() * size_of::<D::Lhs>() > SMALL_BYTES {
             true => Strips::lines(self.geometry, padded, self.out, threads::parts(threads, self.work(), GRAIN)),
-            false => Strips::new(self.geometry, padded, self.out, bytes / size_of::<D::Lhs>(), threads, self.work()),
+            false => Strips::new(self.geometry, padded, self.out, bytes / size_of::<D::Lhs>(), (threads, runs), self.work()),
         };
         if strips.count <= 1 {
-            let lhs = ingest::images(padded, memory.grow(padded.len()), threads, fill);
             // SAFETY: the caller's promise; the memory has slack behind its last element.
-            return unsafe { self.whole(lhs.as_ptr(), segments, threads) };
+            return unsafe { self.filled(memory.grow(padded.len()), fill, segments, threads) };
         }
         let (parts, size) = (strips.parts, (strips.elements + SLACK).next_multiple_of(64));
         let memory = Disjoint::new(memory.grow(parts * size));
-        threads::split(parts, parts, |_, range| {
-            for part in range {
-                // SAFETY: each part of the work has its own part of the memory.
-                let lines = unsafe { memory.part(part * size..(part + 1) * size) };
-                let range = strips.count * part / parts..strips.count * (part + 1) / parts;
-                // SAFETY: the caller's promise; ranges of strips are disjoint lines of `dst`.
-                unsafe {
-                    if strips.ring {
-                        self.lines((part, range), lines, (fill, source), segments)
-                    } else {
-                        self.part(&strips, (part, range), lines, fill, segments)
-                    }
+        threads::share(strips.count, parts, RUNS, |part, range| {
+            // SAFETY: no two runs at a time are of the same part of the work, which has its own part of the memory.
+            let lines = unsafe { memory.part(part * size..(part + 1) * size) };
+            // SAFETY: the caller's promise; ranges of strips are disjoint lines of `dst`.
+            unsafe {
+                if strips.ring {
+                    self.lines((part, range), lines, (fill, source), segments)
+                } else {
+                    self.part(&strips, (part, range), lines, fill, segments)
                 }
             }
         });
+    }
+
+    /// All images, in a workspace of all their lines.
+    ///
+    /// # Safety
+    /// As for [`Convolution::run`], with slack behind the workspace.
+    unsafe fn filled(&self, memory: &mut [D::Lhs], fill: Fill<'_, D::Lhs>, segments: &[Segment], threads: usize) {
+        let padded = self.padded;
+        let whole = Strip { lhs: memory.as_ptr(), images: 0..padded.images, lines: 0..self.out[0] };
+        let Packed::Panels(panels) = &self.weights.packed else {
+            let lhs = ingest::images(padded, memory, threads, fill);
+            // SAFETY: the caller's promise.
+            return unsafe { self.strip(self.store, Strip { lhs: lhs.as_ptr(), ..whole }, segments, threads) };
+        };
+        let product = self.product(panels, self.laid(self.store, whole), segments);
+        let (cut, lines) = (product.cut(threads), ingest::Lines::new(padded, memory));
+        let filling = Phase { items: lines.count(), runs: RUNS };
+        threads::phases([filling, cut.phase], cut.parts.max(lines.parts(threads)), |phase, part, range| match phase {
+            // SAFETY: runs of a phase are disjoint.
+            0 => unsafe { lines.fill(range, fill) },
+            // SAFETY: all lines were filled, as the images that `output_size` keeps every window inside of; runs are disjoint; the rest is
+            // the caller's promise.
+            _ => unsafe { product.piece(&cut, part, range) },
+        });
+    }
+
+    /// The dense convolution of a strip, whose lines need not be there yet.
+    fn product<'s>(
+        &'s self,
+        panels: &'s Panels<D::Weight>,
+        laid: Laid<'s, D::Lhs, T, T::Element>,
+        segments: &'s [Segment],
+    ) -> Product<'s, S, D, T> {
+        let (geometry, Laid { lhs, rows, m, start, store, dst, .. }) = (self.geometry, laid);
+        let group_step = geometry.in_channels / geometry.groups;
+        let dst_stride = geometry.out_channels;
+        Product { simd: self.simd, lhs, rows, m, segments, group_step, panels, start, store, dst, dst_stride }
     }
 
     /// About how many products of a dense convolution would take as long.
@@ -178,16 +224,33 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     /// # Safety
     /// As for [`Convolution::run`], for the images and lines of the strip: whole images where there are several.
     pub(super) unsafe fn strip(&self, store: T, strip: Strip<D::Lhs>, segments: &[Segment], threads: usize) {
-        let Strip { lhs, images, lines } = strip;
-        if images.is_empty() || lines.is_empty() {
+        if strip.images.is_empty() || strip.lines.is_empty() {
             return;
         }
-        let (simd, geometry) = (self.simd, self.geometry);
+        let (simd, laid) = (self.simd, self.laid(store, strip));
+        match &self.weights.packed {
+            // SAFETY: `output_size` keeps every window inside the padded image; the rest is the caller's promise.
+            Packed::Panels(panels) => unsafe { self.product(panels, laid, segments).run(threads) },
+            Packed::Grouped(lanes) => {
+                let Laid { lhs, rows, m, start, store, dst, .. } = laid;
+                let product = GroupedProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
+                // SAFETY: as above; weights of groups are packed only where `GROUPS`.
+                unsafe { product.run(threads) }
+            }
+            Packed::Depthwise(lanes) => {
+                let Laid { lhs, pixels, images, start, store, dst, .. } = laid;
+                let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps: segments, weights: lanes, start, store, dst };
+                // SAFETY: as above.
+                unsafe { product.run(threads) }
+            }
+        }
+    }
+
+    fn laid(&self, store: T, strip: Strip<D::Lhs>) -> Laid<'_, D::Lhs, T, T::Element> {
+        let (geometry, Strip { lhs, images, lines }) = (self.geometry, strip);
         let [out_h, out_w] = self.out;
         let first_row = (images.start * out_h + lines.start) * out_w;
         let pixels = self.padded.pixels(geometry, [lines.len(), out_w], first_row, images.start);
-        let m = images.len() * lines.len() * out_w;
-        let dst = self.dst.wrapping_add(first_row * geometry.out_channels);
         // One image has one zero point and one scale, which then need not be asked for in each row.
         let (start, store) = match images.len() {
             1 => (Start { zero: self.start.zero.only(images.start), ..self.start }, store.only(images.start)),
@@ -197,27 +260,21 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             true => Rows::Strided { stride: pixels.step_x, first: first_row },
             false => Rows::Pixels(pixels),
         };
-        match &self.weights.packed {
-            Packed::Panels(panels) => {
-                let group_step = geometry.in_channels / geometry.groups;
-                let dst_stride = geometry.out_channels;
-                let product = Product::<S, D, T> { simd, lhs, rows, m, segments, group_step, panels, start, store, dst, dst_stride };
-                // SAFETY: `output_size` keeps every window inside the padded image; the rest is the caller's promise.
-                unsafe { product.run(threads) }
-            }
-            Packed::Grouped(lanes) => {
-                let product = GroupedProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
-                // SAFETY: as above; weights of groups are packed only where `GROUPS`.
-                unsafe { product.run(threads) }
-            }
-            Packed::Depthwise(lanes) => {
-                let images = images.len();
-                let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps: segments, weights: lanes, start, store, dst };
-                // SAFETY: as above.
-                unsafe { product.run(threads) }
-            }
-        }
+        let dst = self.dst.wrapping_add(first_row * geometry.out_channels);
+        Laid { lhs, pixels, images: images.len(), rows, m: images.len() * lines.len() * out_w, start, store, dst }
     }
+}
+
+/// A strip as kernels see it: pixels are their rows.
+struct Laid<'a, L, T, E> {
+    lhs: *const L,
+    pixels: Pixels,
+    images: usize,
+    rows: Rows,
+    m: usize,
+    start: Start<'a>,
+    store: T,
+    dst: *mut E,
 }
 
 /// How images are cut into strips.
@@ -242,7 +299,14 @@ struct Strips {
 
 impl Strips {
     /// Strips whose input lines are at most `budget` elements where a window allows it.
-    fn new(geometry: &Conv2dGeometry, padded: &Padded, [out_h, out_w]: [usize; 2], budget: usize, threads: usize, work: usize) -> Strips {
+    fn new(
+        geometry: &Conv2dGeometry,
+        padded: &Padded,
+        [out_h, out_w]: [usize; 2],
+        budget: usize,
+        (threads, runs): (usize, usize),
+        work: usize,
+    ) -> Strips {
         let row = padded.row();
         let image = padded.height * row;
         let whole = Strips {
@@ -268,9 +332,14 @@ impl Strips {
         // Not fewer pixels than fill some tiles.
         let lines = ((budget / row).saturating_sub(height) / step + 1).max(48usize.div_ceil(out_w)).min(out_h);
         let mut cuts = out_h.div_ceil(lines);
-        if !padded.images.is_multiple_of(parts) {
-            cuts = cuts.next_multiple_of(parts).min(out_h);
+        if parts > 1 {
+            // As many as threads take turns at, of some squares of pixels each.
+            cuts = cuts.max((parts * runs).div_ceil(padded.images).min(out_h * out_w / RUN_PIXELS));
         }
+        if !padded.images.is_multiple_of(parts) {
+            cuts = cuts.next_multiple_of(parts);
+        }
+        let cuts = cuts.min(out_h);
         let lines = out_h.div_ceil(cuts);
         let count = cuts * padded.images;
         Strips { images: 1, cuts, count, elements: ((lines - 1) * step + height) * row, parts: parts.min(count), ..whole }

@@ -4,6 +4,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+#[cfg(feature = "parallel")]
+use super::team;
+
 /// Into how many parts `work` is cut: at most `threads`, and none smaller than `grain`.
 pub fn parts(threads: usize, work: usize, grain: usize) -> usize {
     if cfg!(feature = "parallel") { threads.min(work / grain).max(1) } else { 1 }
@@ -26,8 +29,8 @@ pub struct Disjoint<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: `part` hands out parts that the threads' ranges keep disjoint, `read` those that nobody writes.
-unsafe impl<T: Send + Sync> Sync for Disjoint<'_, T> {}
+// SAFETY: `part` hands out parts that the threads' ranges keep disjoint; `read`, those that nobody writes, where `T` may be shared.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
     pub fn new(slice: &'a mut [T]) -> Self {
@@ -53,7 +56,10 @@ impl<'a, T> Disjoint<'a, T> {
     ///
     /// # Safety
     /// No part that lives at the same time overlaps.
-    pub unsafe fn read(&self, range: Range<usize>) -> &[T] {
+    pub unsafe fn read(&self, range: Range<usize>) -> &[T]
+    where
+        T: Sync,
+    {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: inside the slice this was made of, which is borrowed for as long; nobody writes it, by the caller's promise.
         unsafe { std::slice::from_raw_parts(self.data.add(range.start), range.end - range.start) }
@@ -78,15 +84,7 @@ pub fn split(items: usize, parts: usize, f: impl Fn(usize, Range<usize>) + Sync)
     let range = |i: usize| items * i / parts..items * (i + 1) / parts;
     #[cfg(feature = "parallel")]
     if parts > 1 {
-        let (f, range) = (&f, &range);
-        // On this thread, where `rayon::scope` would have a caller from outside the pool sleep while two workers are woken.
-        rayon::in_place_scope(|scope| {
-            for i in 1..parts {
-                scope.spawn(move |_| f(i, range(i)));
-            }
-            f(0, range(0));
-        });
-        return;
+        return team::together(parts, &|i| f(i, range(i)));
     }
     (0..parts).for_each(|i| f(i, range(i)));
 }
@@ -129,7 +127,10 @@ pub fn phases<const N: usize>(phases: [Phase; N], parts: usize, f: impl Fn(usize
                 }
                 if phase + 1 < N {
                     // What is missing has been taken by threads that are at it: nobody waits for one that has not woken.
-                    wait_until(|| done[phase].load(Ordering::Acquire) == all);
+                    // They may have no other processor than this one.
+                    while !wait_until(|| done[phase].load(Ordering::Acquire) == all, SPINS) {
+                        std::thread::yield_now();
+                    }
                 }
             }
         }
@@ -145,13 +146,15 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Waits for what takes other threads microseconds, unless the system has taken the processor away from them.
-fn wait_until(ready: impl Fn() -> bool) {
-    let mut tries = 0;
-    while !ready() {
-        tries += 1;
-        if tries < 2000 { std::hint::spin_loop() } else { std::thread::yield_now() }
-    }
+/// Tries of [`wait_until`] between which a thread offers its processor to others: some microseconds.
+pub(super) const SPINS: usize = 100;
+
+/// Whether `ready` comes true in so many tries, for what takes other threads microseconds.
+pub(super) fn wait_until(ready: impl Fn() -> bool, tries: usize) -> bool {
+    (0..tries).any(|_| {
+        std::hint::spin_loop();
+        ready()
+    })
 }
 
 /// Runs that nobody has taken yet: the first in the low half, the end in the high one.
@@ -184,28 +187,22 @@ impl Left {
     }
 }
 
-/// Calls `f` on `parts` pieces of `items`, each with the index of its first item.
+/// Calls `f` on pieces of `items` in `parts` parts, each piece with the index of its first item.
 pub fn split_mut<T: Send>(items: &mut [T], parts: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     split_rows(items, 1, parts, &f);
 }
 
 /// [`split_mut`] between rows of `row` items. Not generic over `f`, so that a pool's machinery is compiled once for each `T`.
 pub fn split_rows<T: Send>(items: &mut [T], row: usize, parts: usize, f: &(dyn Fn(usize, &mut [T]) + Sync)) {
-    let row = row.max(1);
-    let size = (items.len() / row).div_ceil(parts.max(1)).max(1) * row;
-    #[cfg(feature = "parallel")]
-    if parts > 1 {
-        let mut pieces = items.chunks_mut(size).enumerate();
-        let Some((_, first)) = pieces.next() else { return };
-        rayon::in_place_scope(|scope| {
-            for (i, piece) in pieces {
-                scope.spawn(move |_| f(i * size, piece));
-            }
-            f(0, first);
-        });
+    let (row, to) = (row.max(1), Disjoint::new(items));
+    if to.len == 0 {
         return;
     }
-    items.chunks_mut(size).enumerate().for_each(|(i, piece)| f(i * size, piece));
+    share(to.len.div_ceil(row), parts, 4, |_, rows| {
+        let (start, end) = (rows.start * row, (rows.end * row).min(to.len));
+        // SAFETY: runs are disjoint.
+        f(start, unsafe { to.part(start..end) });
+    });
 }
 
 #[cfg(test)]
