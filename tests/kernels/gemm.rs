@@ -127,6 +127,8 @@ fn squares_on_threads() {
         check_gemm::<u8>(40, 1500, 1100, (2, 2), 9, threads);
         // Columns are split here, although rows would be as even.
         check_gemm::<u8>(64, 2048, 1024, (2, 2), 9, threads);
+        // Rows are, each square in pieces.
+        check_gemm::<u8>(100, 523, 700, (2, 2), 10, threads);
     }
     check_gemm::<u8>(993, 17, 52, (2, 2), 10, 1);
     // More squares of rows than go through a panel together, and more panels than stay in a cache.
