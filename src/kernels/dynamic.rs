@@ -348,9 +348,11 @@ impl Visitor for RangeOnThreads<'_> {
         let len = self.values.len();
         let parts = threads::parts(self.threads, len, ingest::GRAIN).min(ranges.len());
         let count = parts.max(1);
-        threads::split_mut(&mut ranges[..count], parts, |i, range| {
-            let blocks = self.values[len * i / count..len * (i + 1) / count].chunks(BLOCK).rev();
-            range[0] = blocks.fold(Range::EMPTY, |whole, block| whole.union(Extremes(block).visit(simd)));
+        threads::split_mut(&mut ranges[..count], parts, |first, ranges| {
+            for (i, range) in (first..).zip(ranges) {
+                let blocks = self.values[len * i / count..len * (i + 1) / count].chunks(BLOCK).rev();
+                *range = blocks.fold(Range::EMPTY, |whole, block| whole.union(Extremes(block).visit(simd)));
+            }
         });
         ranges[..count].iter().fold(Range::EMPTY, |whole, &range| whole.union(range))
     }

@@ -59,8 +59,9 @@ impl Visitor for DynamicProduct<'_> {
                     if phase < 2 {
                         codes_in(phase, range);
                     } else if !rows.refused() {
-                        // SAFETY: all rows were encoded; matrices and stage were checked against the weights, each row has whole words,
-                        // and runs of the product are disjoint.
+                        // SAFETY: nobody writes codes any more; matrices and stage were checked against the weights, each row has whole
+                        // words; runs of the product are disjoint, and no two at a time are of the same part, of which there are no more
+                        // than threads.
                         unsafe {
                             let (scales, zero_points) = rows.parameters();
                             multiplication.product((rows.codes(), scales, zero_points), panels, &segments).piece(&cut, part, range);

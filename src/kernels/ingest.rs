@@ -253,6 +253,11 @@ impl<'a, L: Element> Lines<'a, L> {
         Lines { padded, to: Disjoint::new(memory) }
     }
 
+    /// Where the first one lies.
+    pub fn as_ptr(&self) -> *const L {
+        self.to.as_ptr()
+    }
+
     pub fn count(&self) -> usize {
         if self.padded.row() == 0 { 0 } else { self.padded.images * self.padded.height }
     }

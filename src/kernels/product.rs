@@ -137,7 +137,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// - nobody else reads or writes `dst`, where the first row goes: `m` rows of `groups * n` elements, `dst_stride` apart.
     pub unsafe fn run(&self, threads: usize) {
         let cut = self.cut(threads);
-        // SAFETY: the caller's promise; ranges are disjoint.
+        // SAFETY: the caller's promise; ranges are disjoint, and no two at a time are of the same part, of which there are no more than
+        // threads.
         threads::phases([cut.phase], cut.parts, |_, part, range| unsafe { self.piece(&cut, part, range) });
     }
 
@@ -173,7 +174,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     /// Some items of a cut of this product, by one part of those who share it.
     ///
     /// # Safety
-    /// As for [`Product::run`], for these items; nobody else is the same part at the same time.
+    /// As for [`Product::run`], for these items; nobody else is the same part, below the number of threads, at the same time.
     pub unsafe fn piece(&self, cut: &Cut, part: usize, items: Range<usize>) {
         let &Cut { by_rows, across, pieces, .. } = cut;
         let mut at = items.start;

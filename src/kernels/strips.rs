@@ -130,20 +130,21 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     /// As for [`Convolution::run`], with slack behind the workspace.
     unsafe fn filled(&self, memory: &mut [D::Lhs], fill: Fill<'_, D::Lhs>, segments: &[Segment], threads: usize) {
         let padded = self.padded;
-        let whole = Strip { lhs: memory.as_ptr(), images: 0..padded.images, lines: 0..self.out[0] };
+        let whole = |lhs| Strip { lhs, images: 0..padded.images, lines: 0..self.out[0] };
         let Packed::Panels(panels) = &self.weights.packed else {
             let lhs = ingest::images(padded, memory, threads, fill);
             // SAFETY: the caller's promise.
-            return unsafe { self.strip(self.store, Strip { lhs: lhs.as_ptr(), ..whole }, segments, threads) };
+            return unsafe { self.strip(self.store, whole(lhs.as_ptr()), segments, threads) };
         };
-        let product = self.product(panels, self.laid(self.store, whole), segments);
-        let (cut, lines) = (product.cut(threads), ingest::Lines::new(padded, memory));
+        let lines = ingest::Lines::new(padded, memory);
+        let product = self.product(panels, self.laid(self.store, whole(lines.as_ptr())), segments);
+        let cut = product.cut(threads);
         let filling = Phase { items: lines.count(), runs: RUNS };
         threads::phases([filling, cut.phase], cut.parts.max(lines.parts(threads)), |phase, part, range| match phase {
             // SAFETY: runs of a phase are disjoint.
             0 => unsafe { lines.fill(range, fill) },
-            // SAFETY: all lines were filled, as the images that `output_size` keeps every window inside of; runs are disjoint; the rest is
-            // the caller's promise.
+            // SAFETY: nobody writes lines any more, `output_size` keeps every window inside of them, and runs are disjoint; no two at a time
+            // are of the same part, of which there are no more than threads; the rest is the caller's promise.
             _ => unsafe { product.piece(&cut, part, range) },
         });
     }

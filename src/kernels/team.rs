@@ -4,8 +4,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::Thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::threads::{SPINS, wait_until};
@@ -14,12 +14,17 @@ use super::threads::{SPINS, wait_until};
 /// gets its thread back.
 const STAY: Duration = Duration::from_micros(100);
 
+/// How long a helper stays at most, but for the part it is at. Then it looks what else the pool has to do, and is asked again if that is
+/// nothing.
+const TERM: Duration = Duration::from_millis(2);
+
 thread_local! {
     static TEAM: Arc<Team> = Arc::new(Team {
-        owner: std::thread::current(),
+        owner: std::thread::current().id(),
         state: Mutex::new(State { jobs: Vec::new(), helpers: 0 }),
         published: AtomicUsize::new(0),
         asleep: AtomicBool::new(false),
+        ended: Condvar::new(),
     });
 }
 
@@ -38,12 +43,13 @@ pub fn together(parts: usize, f: &(dyn Fn(usize) + Sync)) {
 
 /// A thread and its helpers.
 struct Team {
-    owner: Thread,
+    owner: ThreadId,
     state: Mutex<State>,
     /// Goes up with each job, which is what helpers look at while they have none.
     published: AtomicUsize,
-    /// Whether the owner sleeps until a part ends.
+    /// Whether the owner sleeps until a part has ended. It is set while the state is locked.
     asleep: AtomicBool,
+    ended: Condvar,
 }
 
 struct State {
@@ -132,10 +138,12 @@ impl Team {
         })
     }
 
-    /// Of a helper: until there has been nothing to do for a while.
+    /// Of a helper: until there has been no part for it for a while, or its term ends.
     fn help(&self) {
         // Its owner may find in the queue of the pool what nobody came for.
-        let stay = if std::thread::current().id() == self.owner.id() { Duration::ZERO } else { STAY };
+        let stay = if std::thread::current().id() == self.owner { Duration::ZERO } else { STAY };
+        let come = Instant::now();
+        let mut busy = come;
         loop {
             let published = self.published.load(Ordering::Acquire);
             while let Some((job, part)) = self.begin() {
@@ -147,13 +155,17 @@ impl Team {
                 // From here on the owner may go: the team alone is left.
                 shared.running.fetch_sub(1, Ordering::SeqCst);
                 if self.asleep.load(Ordering::SeqCst) {
-                    self.owner.unpark();
+                    // It sleeps once this is unlocked.
+                    drop(self.state());
+                    self.ended.notify_all();
                 }
+                busy = Instant::now();
             }
-            if !self.more(published, stay) {
+            let over = busy - come >= TERM;
+            if over || !self.more(published, busy + stay) {
                 let mut state = self.state();
                 // What was published meanwhile counts on this one.
-                if self.published.load(Ordering::Acquire) == published {
+                if over || self.published.load(Ordering::Acquire) == published {
                     state.helpers -= 1;
                     return;
                 }
@@ -161,10 +173,9 @@ impl Team {
         }
     }
 
-    /// Whether another job comes within `stay`.
-    fn more(&self, published: usize, stay: Duration) -> bool {
-        let since = Instant::now();
-        while since.elapsed() < stay {
+    /// Whether another job comes before `end`.
+    fn more(&self, published: usize, end: Instant) -> bool {
+        while Instant::now() < end {
             if wait_until(|| self.published.load(Ordering::Relaxed) != published, SPINS) {
                 return true;
             }
@@ -186,18 +197,22 @@ impl Drop for Published<'_> {
         self.team.state().jobs.pop();
         let ended = || self.shared.running.load(Ordering::SeqCst) == 0;
         // Parts that began together end at about the same time.
-        let since = Instant::now();
-        while !wait_until(ended, SPINS) {
-            if since.elapsed() < STAY {
-                std::thread::yield_now();
-                continue;
-            }
-            self.team.asleep.store(true, Ordering::SeqCst);
-            while !ended() {
-                std::thread::park();
-            }
-            self.team.asleep.store(false, Ordering::SeqCst);
+        if wait_until(ended, SPINS) {
+            return;
         }
+        let since = Instant::now();
+        while since.elapsed() < STAY {
+            std::thread::yield_now();
+            if wait_until(ended, SPINS) {
+                return;
+            }
+        }
+        let mut state = self.team.state();
+        self.team.asleep.store(true, Ordering::SeqCst);
+        while !ended() {
+            state = self.team.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.team.asleep.store(false, Ordering::SeqCst);
     }
 }
 
@@ -247,6 +262,24 @@ mod tests {
             assert_eq!(running.into_inner(), 0);
             assert_eq!(done, [true; 3]);
         }
+    }
+
+    /// Whoever has work all the time does not keep the others of its pool from theirs.
+    #[test]
+    fn others_have_their_turn() {
+        let (pool, asked) = (rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap(), Arc::new(AtomicBool::new(false)));
+        let (send, answer) = std::sync::mpsc::channel();
+        let owner = Arc::clone(&asked);
+        pool.spawn(move || {
+            let since = Instant::now();
+            while !owner.load(Ordering::Relaxed) && since.elapsed() < Duration::from_secs(20) {
+                together(2, &|_| std::thread::sleep(Duration::from_micros(20)));
+            }
+            send.send(owner.load(Ordering::Relaxed)).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        pool.install(|| asked.store(true, Ordering::Relaxed));
+        assert!(answer.recv().unwrap(), "the other thread's work came after it all");
     }
 
     /// Of the owner, of a helper, of both: passed on, and the next call is whole.
