@@ -273,7 +273,11 @@ mod tests {
         pool.spawn(move || {
             let since = Instant::now();
             while !owner.load(Ordering::Relaxed) && since.elapsed() < Duration::from_secs(20) {
-                together(2, &|_| (0..1000).for_each(|i| _ = std::hint::black_box(i)));
+                // Long enough for the helper to take the other part each time.
+                together(2, &|part| {
+                    let begun = Instant::now();
+                    while part == 0 && begun.elapsed() < Duration::from_micros(20) {}
+                });
             }
             send.send(owner.load(Ordering::Relaxed)).unwrap();
         });
