@@ -161,11 +161,11 @@ impl<L: Element> Convert<L> for Quantizer {
     }
 }
 
-/// A [`Quantizer`] for values none of which is NaN.
+/// A [`Quantizer`] for values none of which is NaN; where `WITHIN`, of the range that it was made for, so that no code is far from the grid.
 #[derive(Debug, Clone, Copy)]
-pub struct Numbers(pub Quantizer);
+pub struct Numbers<const WITHIN: bool>(pub Quantizer);
 
-impl<L: Element> Convert<L> for Numbers {
+impl<L: Element, const WITHIN: bool> Convert<L> for Numbers<WITHIN> {
     type In = f32;
     #[inline(always)]
     fn convert(self, x: f32) -> L {
@@ -174,24 +174,7 @@ impl<L: Element> Convert<L> for Numbers {
 
     #[inline(always)]
     fn slice<S: Simd>(self, simd: S, src: &[f32], dst: &mut [L]) {
-        self.0.codes::<S, L, false>(simd, src, dst);
-    }
-}
-
-/// A [`Quantizer`] for values of the range that it was made for: no code is far from the grid.
-#[derive(Debug, Clone, Copy)]
-pub struct Within(pub Quantizer);
-
-impl<L: Element> Convert<L> for Within {
-    type In = f32;
-    #[inline(always)]
-    fn convert(self, x: f32) -> L {
-        self.0.convert(x)
-    }
-
-    #[inline(always)]
-    fn slice<S: Simd>(self, simd: S, src: &[f32], dst: &mut [L]) {
-        self.0.codes::<S, L, true>(simd, src, dst);
+        self.0.codes::<S, L, WITHIN>(simd, src, dst);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::dynamic::{ActivationRule, InputRule, RangeOf};
 use super::elementwise::Extremes;
-use super::ingest::{Convert, GRAIN, Numbers, Within};
+use super::ingest::{Convert, GRAIN, Numbers};
 use super::isa::Visitor;
 use super::operand::Matrix;
 use super::ranges::Range;
@@ -169,8 +169,8 @@ impl<'a, S: Simd, L: Element> RowCodes<'a, S, L> {
                         let quantizer = rule.quantizer(scale, zero_point);
                         match (range.finite, from) {
                             (false, _) => quantizer.slice(simd, values, codes),
-                            (true, Origin::Caller) => Numbers(quantizer).slice(simd, values, codes),
-                            (true, _) => Within(quantizer).slice(simd, values, codes),
+                            (true, Origin::Caller) => Numbers::<false>(quantizer).slice(simd, values, codes),
+                            (true, _) => Numbers::<true>(quantizer).slice(simd, values, codes),
                         }
                     }
                 }
