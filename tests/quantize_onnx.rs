@@ -7,6 +7,9 @@ mod arguments;
 #[path = "../examples/quantize_onnx/batches.rs"]
 mod batches;
 #[allow(dead_code)]
+#[path = "../examples/quantize_onnx/quantize.rs"]
+mod quantize;
+#[allow(dead_code)]
 #[path = "../examples/quantize_onnx/report.rs"]
 mod report;
 #[allow(dead_code)]
@@ -19,6 +22,7 @@ use lowprec::io::safetensors;
 use lowprec::kernels::RangeOf;
 use lowprec::nn::weight_only::Activations;
 use lowprec::nn::{Dim, Executor, Layer, Linear};
+use lowprec::ptq::recipe::{Effort, Stage};
 use lowprec::quant::observer::ObserverKind;
 use lowprec::{DType, Error, LayerKind, Model, Tensor, Value, quantize_dynamic};
 use report::Report;
@@ -207,4 +211,57 @@ fn what_ranges_are_worth_is_told_of_few_samples_at_a_time() {
     let samples = file(false);
     let (json, text) = told("", &|arguments| Some(samples.compare_ranges(arguments, &float, &float)));
     assert!(json["unknown"].as_str().unwrap().contains("not compared") && text.contains("not compared"), "{json}");
+}
+
+#[test]
+fn an_effort_and_its_steps() {
+    let base = "m.onnx --mode static --calibration c --save s";
+    let Ok(Request::Run(plain)) = arguments(base) else { panic!() };
+    assert!(plain.effort.is_none() && plain.tried.is_empty());
+    let Ok(Request::Run(all)) = arguments(&format!("{base} --effort best --try absorb-biases --skip fit-weights,learn-rounding")) else {
+        panic!()
+    };
+    assert_eq!((all.effort, all.tried, all.skipped), (Some(Effort::Best), vec![Stage::Absorb], vec![Stage::Fit, Stage::Rounding]));
+    for wrong in ["--effort most", "--skip ranges", "--try ranges", "--effort best --skip wash", "--effort fast --try ranges --skip ranges"]
+    {
+        assert!(arguments(&format!("{base} {wrong}")).is_err(), "{wrong}");
+    }
+    assert!(arguments("m.onnx --mode float --save s --effort best").is_err());
+    assert!(arguments("m.onnx --mode dynamic --save s --effort best").is_err(), "without samples");
+    let Ok(Request::Run(some)) = arguments("m.onnx --mode dynamic --save s --calibration c --effort best --exclude head") else { panic!() };
+    assert_eq!((some.effort, &some.exclude[..]), (Some(Effort::Best), &["head".to_owned()][..]));
+}
+
+/// Each mode by an effort: what was excluded stays in float, what was skipped is not tried, and the report names the steps.
+#[test]
+fn efforts_run() {
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Fixed(12)]).unwrap();
+    let weight =
+        |seed: usize, n: usize| Tensor::new([n, 12], (0..n * 12).map(|i| ((i * 37 + seed) % 101) as f32 / 50.0 - 1.0).collect()).unwrap();
+    let x = net.add("body", Linear::new(weight(1, 12), None).unwrap(), &[x]).unwrap();
+    let x = net.add("relu", Layer::Relu, &[x]).unwrap();
+    let x = net.add("head", Linear::new(weight(5, 12), None).unwrap(), &[x]).unwrap();
+    net.output("y", x).unwrap();
+    let model = net.build().unwrap();
+    let values = (0..40 * 12).map(|i| ((i * i + 7 * i) % 97) as f32 / 40.0 - 1.0).collect();
+    let value = Value::from(Tensor::new([40, 12], values).unwrap());
+    let path = std::env::temp_dir().join(format!("lowprec_effort_{}.safetensors", std::process::id()));
+    std::fs::write(&path, safetensors::write([("x", &value)], &std::collections::BTreeMap::new()).unwrap()).unwrap();
+    for (mode, first) in [("dynamic", "equalize"), ("static", "equalize"), ("weight-only --weights int3:g4", "scale channels")] {
+        let text =
+            format!("m.onnx --mode {mode} --save s --calibration {} --effort best --skip smooth,grids --exclude head", path.display());
+        let Ok(Request::Run(given)) = arguments(&text) else { panic!() };
+        let improved = quantize::improve(&given, &model).unwrap();
+        assert!(improved.model.node("body").unwrap().layer().is_quantized(), "{mode}");
+        assert!(!improved.model.node("head").unwrap().layer().is_quantized(), "{mode}");
+        let mut report = Report::new(&given);
+        report.improved(&improved);
+        report.models(&model, Some(&improved.model));
+        let (text, json) = (report.text(), report.json());
+        assert!(text.contains("as configured") && text.contains(first) && text.contains("fit weights"), "{text}");
+        assert!(!text.contains("smooth") && !text.contains("grids"), "{text}");
+        assert!(json.contains("\"step\":") && json.contains("\"idle\":") && json.contains("\"by_all_samples\":"), "{json}");
+    }
+    std::fs::remove_file(&path).unwrap();
 }

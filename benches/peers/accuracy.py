@@ -111,8 +111,8 @@ def weights(bits, group):
 
 
 DYNAMIC = ["--mode", "dynamic"]
-# 8 bits on both sides, a scale for each 32 of either.
-BY_GROUP = ["--mode", "weight-only", "--weights", "int8:g32", "--activations", "int8-groups"]
+# 8 bits on both sides, a scale for each so many of either.
+BY_GROUP = {f"by groups of {size}": ["--mode", "weight-only", "--weights", f"int8:g{size}", "--activations", "int8-groups"] for size in (32, 16)}
 STATIC = ["--mode", "static", "--calibration", "{calibration}"]
 # Kind of case: the crate's ways, each the arguments of quantize_onnx.
 OURS = {
@@ -145,7 +145,8 @@ def cases():
     for name in ("transformer", "lstm"):
         ours = OURS["dynamic"]()
         if name == "transformer":
-            ours |= {"by group": BY_GROUP, "by group, best effort": [*BY_GROUP, "--effort", "best", "--calibration", "{calibration}"]}
+            ours |= BY_GROUP
+            ours |= {f"{way}, best effort": [*how, "--effort", "best", "--calibration", "{calibration}"] for way, how in BY_GROUP.items()}
         found[f"dynamic:{name}"] = (name, rivals.dynamic, ours)
     found["static:transformer"] = ("transformer", rivals.static, OURS["static"]())
     for name in ("cnn", "residual", "separable"):

@@ -9,7 +9,7 @@ use lowprec::kernels::RangeOf;
 use lowprec::nn::Pattern;
 use lowprec::nn::weight_only::Activations;
 use lowprec::ptq::DynamicQuantization;
-use lowprec::ptq::recipe::Effort;
+use lowprec::ptq::recipe::{Effort, Stage};
 use lowprec::quant::WeightFormat;
 use lowprec::quant::observer::ObserverKind;
 
@@ -18,7 +18,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--input IN.safetensors --output OUT.safetensors] [--export OUT.onnx] [--save OUT.safetensors]
                      [--report OUT.html] [--target-drop POINTS [--objective smallest|fastest]]
                      [--calibration CAL.safetensors] [--observer NAME] [--batch N]
-                     [--weights FORMAT] [--activations float|int8|int8-groups] [--effort fast|balanced|best] [--sweeps N]
+                     [--weights FORMAT] [--activations float|int8|int8-groups] [--effort fast|balanced|best] [--try STEP,...]
+                     [--skip STEP,...] [--sweeps N]
                      [--weight-bits N] [--activation-bits N] [--activations-per row|tensor]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
@@ -36,6 +37,9 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, scale
                      channels, ranges, biases), best (scales drawn and tried, weights fitted too, below 8 bits static roundings learned, of
                      weights alone scales tuned end to end); each step is kept where it helps on a quarter of them, held out
+  --try STEP,...     of --effort: steps that it would not try: equalize, absorb-biases, draw-scales, smooth, grids, scale-channels,
+                     clip-groups, ranges, fit-weights, learn-rounding, correct-biases, distill
+  --skip STEP,...    of --effort: steps that are not tried
   --sweeps N         where weights are fitted: sweeps of descent after GPTQ's feedback of errors, 3 (default), 0 for none
   --observer NAME    how ranges are found: minmax (default), moving-average[:RATE], percentile[:PERCENT], mse,
                      entropy, range:MIN:MAX
@@ -93,6 +97,8 @@ pub struct Arguments {
     pub calibration: Option<PathBuf>,
     pub observer: Option<ObserverKind>,
     pub effort: Option<Effort>,
+    pub tried: Vec<Stage>,
+    pub skipped: Vec<Stage>,
     pub sweeps: Option<usize>,
     pub weight_bits: Option<u32>,
     pub activation_bits: Option<u32>,
@@ -117,6 +123,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut objective, mut calibration, mut observer, mut batch) = (None, None, None, None);
     let (mut weights, mut activations, mut effort, mut sweeps) = (None, None, None, None);
     let (mut weight_bits, mut activation_bits, mut activations_per) = (None, None, None);
+    let (mut tried, mut skipped) = (Vec::new(), Vec::new());
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -139,6 +146,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("calibration") => calibration = Some(PathBuf::from(parser.value()?)),
             Arg::Long("observer") => observer = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
             Arg::Long("effort") => effort = Some(parser.value()?.string()?.parse().map_err(|e: lowprec::Error| e.to_string())?),
+            Arg::Long("try") => tried = steps(&parser.value()?.string()?)?,
+            Arg::Long("skip") => skipped = steps(&parser.value()?.string()?)?,
             Arg::Long("sweeps") => sweeps = Some(parser.value()?.parse()?),
             Arg::Long("weight-bits") => match parser.value()?.parse()? {
                 bits @ 2..=8 => weight_bits = Some(bits),
@@ -216,8 +225,11 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     if effort.is_some() && (mode == Mode::Float || target_drop.is_some()) {
         return Err("--effort is about quantized models, and not for --target-drop, which has a search of its own".into());
     }
-    if effort.is_some() && mode == Mode::Dynamic && !exclude.is_empty() {
-        return Err("--effort takes every layer of --kinds in --mode dynamic: leave --exclude out".into());
+    if effort.is_none() && !(tried.is_empty() && skipped.is_empty()) {
+        return Err("--try and --skip choose among the steps of --effort".into());
+    }
+    if let Some(stage) = tried.iter().find(|stage| skipped.contains(stage)) {
+        return Err(format!("--try and --skip both name {stage}").into());
     }
     if mode != Mode::Static && weight_bits.is_some() {
         return Err("--weight-bits belongs to --mode static; --mode weight-only has --weights".into());
@@ -259,6 +271,8 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         calibration,
         observer,
         effort,
+        tried,
+        skipped,
         sweeps,
         weight_bits,
         activation_bits,
@@ -287,4 +301,9 @@ fn parse_kinds(text: &str) -> Result<Vec<LayerKind>, lexopt::Error> {
         })
     };
     text.split(',').map(kind).collect()
+}
+
+/// Steps of a recipe by name.
+fn steps(names: &str) -> Result<Vec<Stage>, lexopt::Error> {
+    names.split(',').map(|name| name.parse().map_err(|error: lowprec::Error| error.to_string().into())).collect()
 }

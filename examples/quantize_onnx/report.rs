@@ -113,10 +113,11 @@ impl Report {
     pub fn improved(&mut self, improved: &Improved) {
         let step = |gain: &Gain| {
             json!({ "step": gain.stage.to_string(), "before_db": number(gain.before), "after_db": number(gain.after), "kept": gain.kept,
-                "seconds": number(gain.time.as_secs_f64()) })
+                "idle": gain.idle, "seconds": number(gain.time.as_secs_f64()) })
         };
         let steps: Vec<Json> = improved.stages.iter().map(step).collect();
-        let json = json!({ "plain_db": number(improved.plain), "db": number(improved.db), "steps": steps });
+        let json =
+            json!({ "plain_db": number(improved.plain), "db": number(improved.db), "by_all_samples": improved.by_all, "steps": steps });
         self.effort = Some(Steps { text: improved.to_string(), json });
     }
 

@@ -2,12 +2,12 @@
 
 use crate::error::Result;
 use crate::eval::histogram::Histogram;
-use crate::kernels::{ActivationRule, Conv2dGeometry, RangeOf};
+use crate::kernels::{ActivationRule, Conv2dGeometry, LOW_BIT_RULE, RangeOf};
 use crate::nn::recurrent::recurrent;
 use crate::nn::reorder::transpose;
 use crate::nn::weight_only::{Activations, StoredWeights};
 use crate::nn::{Conv2d, ConvTranspose2d, Embedding, Layer, Linear, Projection};
-use crate::num::{NonFinite, affine_qparams, dequantize, quantize};
+use crate::num::{affine_qparams, dequantize, quantize};
 use crate::quant::{Levels, QuantizedWeights, SparseSplit, StoredLevels, Zeros};
 use crate::tensor::{QuantizedTensor, Tensor};
 
@@ -199,13 +199,13 @@ pub(super) fn rounded_input(layer: &Layer, x: &Tensor) -> Result<Option<Tensor>>
         Layer::QuantizedConvTranspose2d(conv) => by(conv.input_rule(), image),
         Layer::QuantizedLinear(linear) => by(linear.input_rule(), row),
         Layer::WeightOnlyLinear(linear) => match run_of_bytes(linear.activations(), linear.weight()) {
-            Some(run) => by_range(x.as_slice(), [row, run], BYTES),
+            Some(run) => by_range(x.as_slice(), [row, run], LOW_BIT_RULE),
             None => return Ok(None),
         },
         Layer::WeightOnlyConv2d(conv) => match (run_of_bytes(conv.activations(), conv.weight()), x.dims()) {
             // Its rows are pixels.
             (Some(run), &[n, channels, h, w]) => {
-                let pixels = by_range(&transposed(x.as_slice(), [n, channels, h * w]), [channels, run], BYTES);
+                let pixels = by_range(&transposed(x.as_slice(), [n, channels, h * w]), [channels, run], LOW_BIT_RULE);
                 transposed(&pixels, [n, h * w, channels])
             }
             _ => return Ok(None),
@@ -224,9 +224,6 @@ pub(super) fn rounded_input(layer: &Layer, x: &Tensor) -> Result<Option<Tensor>>
     };
     Tensor::from_shape(x.shape().clone(), values).map(Some)
 }
-
-/// Signed bytes around 128, as weight-only products quantize rows.
-const BYTES: ActivationRule = ActivationRule { qmin: 1, qmax: 255, symmetric: true, non_finite: NonFinite::Error };
 
 /// Values of a row that have one range in a product with quantized weights; `None` where floats are multiplied.
 fn run_of_bytes(activations: Activations, weights: &StoredWeights) -> Option<usize> {

@@ -112,6 +112,7 @@ pub(crate) use function::Function;
 pub use gemm::gemm;
 pub use geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padding};
 pub use isa::Isa;
+pub(crate) use lowbit::LOW_BIT_RULE;
 pub use lowbit::{GroupScales, Levels, LowBit, LowBitRange, PackedLowBit, gemm_low_bit, gemm_low_bit_f32};
 pub use matmul::matmul_f32;
 pub(crate) use memory::Aligned;

@@ -215,15 +215,15 @@ pub fn mean_code(inside: impl Iterator<Item = u8>, count: usize, x: U8Grid, out:
 
 /// The sums of a column's groups, each made by `sum` of (step of k, level), scaled and added in order by `add(group, sum, scale, total)`. A
 /// level of a table is its index.
-fn low_bit_sum(
+fn low_bit_sum<T: Default>(
     weights: &LowBit<'_>,
     column: usize,
-    add: impl Fn(usize, f32, f32, f32) -> f32,
-    sum: impl Fn(&mut dyn Iterator<Item = (usize, i32)>) -> f32,
-) -> f32 {
+    add: impl Fn(usize, T, f32, T) -> T,
+    sum: impl Fn(&mut dyn Iterator<Item = (usize, i32)>) -> T,
+) -> T {
     let (k, group) = (weights.k, weights.group());
     let groups = k.div_ceil(group);
-    (0..groups).fold(0f32, |total, g| {
+    (0..groups).fold(T::default(), |total, g| {
         let zero_point = match weights.levels {
             Levels::Signed => weights.flip(),
             Levels::ZeroPoint(zero) => zero,
@@ -254,25 +254,31 @@ pub fn gemm_low_bit(lhs: &[f32], m: usize, range: LowBitRange, weights: &LowBit<
     for row in 0..m {
         let x = &lhs[row * k..][..k];
         let run = if range == LowBitRange::Group { weights.group() } else { k.max(1) };
-        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        let (mut codes, mut scales, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
         for x in x.chunks(run) {
             let (min, max) = x.iter().fold((x[0], x[0]), |(min, max), &x| (min.min(x), max.max(x)));
-            let (scale, zero) = num::affine_qparams(min, max, 1, 255, true);
-            codes.extend(x.iter().map(|&x| num::quantize(x, scale, zero, 1, 255) - zero));
+            let (scale, zero) = num::affine_qparams(min, max, 1, 255, false);
+            codes.extend(x.iter().map(|&x| num::quantize(x, scale, zero, 1, 255) - 128));
             scales.push(scale * unit);
+            zeros.push((zero - 128) as f32);
         }
-        // One for the row is taken out of the sums.
-        let row_scale = if scales.len() == 1 { scales[0] } else { 1.0 };
+        let weight = |level: i32| if entries.is_empty() { level } else { entries[level as usize] };
         for column in 0..n {
-            let sum = low_bit_sum(
+            let [products, ones] = low_bit_sum(
                 weights,
                 column,
-                |group, sum, scale, total| total + sum * if scales.len() == 1 { scale } else { scale * scales[group] },
+                |group, [products, ones], scale, [all_products, all_ones]: [f32; 2]| match scales.len() {
+                    // Those of the row are taken out of the sums.
+                    1 => [all_products + products * scale, all_ones + ones * scale],
+                    _ => [all_products + (products - ones * zeros[group]) * (scale * scales[group]), 0.0],
+                },
                 |steps| {
-                    steps.map(|(i, level)| codes[i] * if entries.is_empty() { level } else { entries[level as usize] }).sum::<i32>() as f32
+                    let add = |[products, ones]: [i32; 2], (i, level)| [products + codes[i] * weight(level), ones + weight(level)];
+                    steps.fold([0; 2], add).map(|sum| sum as f32)
                 },
             );
-            float_stage(sum * row_scale, column, epilogue, &mut dst[row * n + column]);
+            let sum = if let ([zero], [scale]) = (&zeros[..], &scales[..]) { (products - ones * zero) * scale } else { products };
+            float_stage(sum, column, epilogue, &mut dst[row * n + column]);
         }
     }
 }

@@ -12,7 +12,7 @@
 //! Layers that read the same value share the scales. Which values these are, [`channel_scales`](super::channel_scales) says.
 //!
 //! Then the largest weights of a group may be better clipped: [`quantize_weights`] tries all of its range and less, in twentieths down to
-//! eleven of them, and takes, for each group by itself, the range with which its part of the outputs has the least error.
+//! eleven of them, and takes, for each group by itself, the range with which its part of the outputs has the least error; [`clip_weights`] does that alone.
 //!
 //! [`gptq`](super::gptq) sees all of the inputs' second moments where AWQ sees their diagonal, and gains more; the scales found here make
 //! its work easier, and can be had alone: [`scale_channels`].
@@ -51,6 +51,16 @@ pub struct Aware {
     pub model: Model,
     /// The float model that was quantized, and how its channels were scaled.
     pub scaled: Rescaled,
+    /// Of the layers with products that were quantized, in the order in which they run.
+    pub layers: Vec<Clipping>,
+}
+
+/// A model with its weights quantized, and what clipping gained.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Clipped {
+    /// The model.
+    pub model: Model,
     /// Of the layers with products that were quantized, in the order in which they run.
     pub layers: Vec<Clipping>,
 }
@@ -145,15 +155,23 @@ fn scales(mean: &[f64], strength: f64, scales: &mut Vec<f64>) {
 /// rounds by chance; [`Error::NonFinite`] for NaN and infinities in a layer's inputs, inside an [`Error::Layer`] that names it;
 /// [`Error::Cancelled`].
 pub fn quantize_weights(model: &Model, batches: &[&[(&str, &Value)]], config: &WeightConfig, mut progress: Progress<'_>) -> Result<Aware> {
-    if config.rounding() != Rounding::Nearest {
-        return Err(Error::Unsupported {
-            what: "rounding by chance of weights that are fitted to samples".into(),
-            way_out: "leave the configuration's rounding as it is, or quantize without samples".into(),
-        });
-    }
+    check_rounding(config)?;
     let scaled = scale_channels(model, batches, config, progress.lend())?;
+    let Clipped { model, layers } = clip_weights(&scaled.model, batches, config, progress)?;
+    Ok(Aware { model, scaled, layers })
+}
+
+/// [`quantize_weights`] of a model whose channels stay as they are: groups are clipped, and nothing else.
+///
+/// # Errors
+/// Those of [`quantize_weights`].
+pub fn clip_weights(model: &Model, batches: &[&[(&str, &Value)]], config: &WeightConfig, mut progress: Progress<'_>) -> Result<Clipped> {
+    check_rounding(config)?;
+    if batches.is_empty() {
+        return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give at least one batch" });
+    }
     let threads = Executor::new(model).threads();
-    let mut model = weights_request(&scaled.model, config, &|node| Ok(node.layer().clone()), &mut Progress::silent())?;
+    let mut model = weights_request(model, config, &|node| Ok(node.layer().clone()), &mut Progress::silent())?;
     let names = model.conversion().map(|conversion| conversion.quantized.clone()).unwrap_or_default();
     let mut layers = Vec::new();
     for (done, name) in names.iter().enumerate() {
@@ -175,7 +193,18 @@ pub fn quantize_weights(model: &Model, batches: &[&[(&str, &Value)]], config: &W
         let conversion = model.conversion().cloned();
         model = model.with_nodes(nodes, conversion);
     }
-    Ok(Aware { model, scaled, layers })
+    Ok(Clipped { model, layers })
+}
+
+/// Of what is rounded by chance no rounding is better.
+fn check_rounding(config: &WeightConfig) -> Result<()> {
+    if config.rounding() == Rounding::Nearest {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: "rounding by chance of weights that are fitted to samples".into(),
+        way_out: "leave the configuration's rounding as it is, or quantize without samples".into(),
+    })
 }
 
 /// The weights with each group's range as its part of the outputs has it best, or as they are; the share of groups clipped, and the errors

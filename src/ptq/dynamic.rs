@@ -142,11 +142,24 @@ impl<'p> DynamicQuantization<'p> {
     /// Those of [`quantize_dynamic`]; [`Error::Pattern`] for a pattern that matches no layer of the kinds asked for,
     /// [`Error::Unsupported`] for a scheme that the kernels can't run, [`Error::Isa`], [`Error::Cancelled`].
     pub fn apply(mut self, model: &Model) -> Result<Model> {
-        self.check(model)?;
         let mut progress = std::mem::take(&mut self.progress);
+        self.make(model, &mut progress)
+    }
+
+    /// [`DynamicQuantization::apply`] as often as wanted, reported to somebody else.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn make(&self, model: &Model, progress: &mut Progress<'_>) -> Result<Model> {
+        self.check(model)?;
         let passes_over = |node: &Node| self.passes_over(node);
         let twin = |node: &Node| quantized::dynamic_twin(node.layer(), &self.scheme, self.isa);
-        Request { kinds: &self.kinds, passes_over: &passes_over, twin: &twin }.apply(model, &mut progress)
+        Request { kinds: &self.kinds, passes_over: &passes_over, twin: &twin }.apply(model, progress)
+    }
+
+    /// How weights and activations are quantized, and for what instruction set.
+    pub(super) fn scheme(&self) -> (&DynamicScheme, Isa) {
+        (&self.scheme, self.isa)
     }
 
     fn check(&self, model: &Model) -> Result<()> {

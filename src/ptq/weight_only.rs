@@ -7,7 +7,7 @@ use crate::nn::weight_only::{Activations, Conv2d, Embedding, Linear};
 use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, SkipReason};
 use crate::num::NonFinite;
 use crate::progress::Progress;
-use crate::quant::{QuantizedWeights, Rounding, WeightFormat, WeightQuantizer};
+use crate::quant::{Fit, QuantizedWeights, Rounding, WeightFormat, WeightQuantizer};
 use crate::tensor::Tensor;
 
 /// Which layers' weights get which [`WeightFormat`]: that of the last pattern that matches a name, else that of the kind, else the
@@ -97,6 +97,19 @@ impl WeightConfig {
         let named = self.patterns.iter().rev().find(|(pattern, _)| pattern.matches(node.name())).map(|(_, format)| format);
         let format = named.or_else(|| self.kinds.iter().find(|(other, _)| *other == kind).map(|(_, format)| format));
         format.map_or(Some(&self.default), Option::as_ref)
+    }
+
+    /// The same with the grids of codes with zero points and offsets chosen by half-quadratic splitting, where a format of the configuration
+    /// allows that and has another rule.
+    pub(super) fn half_quadratic(&self) -> Option<Self> {
+        let mut config = self.clone();
+        let formats = config.kinds.iter_mut().map(|(_, format)| format).chain(config.patterns.iter_mut().map(|(_, format)| format));
+        for format in formats.filter_map(Option::as_mut).chain([&mut config.default]) {
+            if let Ok(other) = format.clone().with_fit(Fit::HalfQuadratic) {
+                *format = other;
+            }
+        }
+        (config != *self).then_some(config)
     }
 
     fn check(&self, model: &Model) -> Result<()> {

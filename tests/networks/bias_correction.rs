@@ -100,7 +100,7 @@ fn batch_norms_tell_the_mean_without_samples() {
     for seed in 11..15 {
         let float = chain(seed);
         let quantized = quantize_weights(&float, &weights("int3")).unwrap();
-        let done = correct_biases_by_norms(&float, &quantized).unwrap();
+        let done = correct_biases_by_norms(&float, &quantized, Progress::silent()).unwrap();
         // The first layer reads the image, of which nothing is known.
         assert_eq!(done.passed_over.iter().map(|skipped| skipped.name.as_str()).collect::<Vec<_>>(), ["conv0"], "{done}");
         assert_eq!(done.layers.len(), 4);
@@ -144,7 +144,7 @@ fn bad_samples_change_nothing_or_name_the_layer() {
     assert!(matches!(&told, Error::Layer { name, .. } if name == "conv0"), "{told}");
     // What is not quantized, or of another model.
     assert!(matches!(corrected(&float, &float, &x), Err(Error::NothingToQuantize { .. })));
-    assert!(matches!(correct_biases_by_norms(&float, &float), Err(Error::NothingToQuantize { .. })));
+    assert!(matches!(correct_biases_by_norms(&float, &float, Progress::silent()), Err(Error::NothingToQuantize { .. })));
     let other = corrected(&network(1), &quantized, &x).unwrap();
     assert!(other.layers.is_empty() && other.passed_over[0].reason.to_string().contains("no layer of that name"), "{other}");
     assert!(matches!(correct_biases(&float, &quantized, &[], Progress::silent()), Err(Error::Empty { .. })));

@@ -4,6 +4,7 @@ use crate::support::{Random, network};
 use lowprec::convert::{QConfig, StaticScheme, WeightScales, convert};
 use lowprec::metrics::sqnr_db;
 use lowprec::nn::{Dim, Linear, Model};
+use lowprec::ptq::DynamicQuantization;
 use lowprec::ptq::gptq::{self, Gptq, Method};
 use lowprec::{DType, Error, LayerKind, Progress, Scheme, Tensor, Value, quantize_dynamic, quantize_static};
 use std::ops::ControlFlow;
@@ -56,7 +57,8 @@ fn dynamic_weights_too() {
         let y = model.forward(&x).unwrap();
         let value = Value::from(samples(seed + 50, 48));
         let batch: &[(&str, &Value)] = &[("image", &value)];
-        let fit = |gptq: Gptq| gptq::quantize_dynamic(&model, &[batch], &kinds, &gptq, Progress::silent()).unwrap();
+        let fit =
+            |gptq: Gptq| gptq::quantize_dynamic(&model, &[batch], &DynamicQuantization::new(&kinds), &gptq, Progress::silent()).unwrap();
         let fitted = fit(Gptq::new().with_threads(1));
         let plain = quantize_dynamic(&model, &kinds).unwrap();
         assert_eq!((fitted.model.conversion(), fitted.model.bytes()), (plain.conversion(), plain.bytes()));
@@ -96,13 +98,14 @@ fn channels_of_zeros_and_large_biases_keep_their_codes() {
     }
     let none = gptq::quantize_static(&model, &[], &config(4), &Gptq::new(), Progress::silent());
     assert!(matches!(none, Err(Error::Empty { .. })));
-    let none = gptq::quantize_dynamic(&model, &[], &[LayerKind::Linear], &Gptq::new(), Progress::silent());
+    let none = gptq::quantize_dynamic(&model, &[], &DynamicQuantization::new(&[LayerKind::Linear]), &Gptq::new(), Progress::silent());
     assert!(matches!(none, Err(Error::Empty { .. })));
     let stop = Progress::new(|step| if step.stage == "fit weights" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
     let stopped = gptq::quantize_static(&model, &[batch], &config(4), &Gptq::new(), stop);
     assert!(matches!(stopped, Err(Error::Cancelled { stage: "fit weights", .. })));
     let value = Value::from(Tensor::full([2, 8], f32::NAN).unwrap());
     let batch: &[(&str, &Value)] = &[("x", &value)];
-    let told = gptq::quantize_dynamic(&model, &[batch], &[LayerKind::Linear], &Gptq::new(), Progress::silent()).unwrap_err();
+    let told = gptq::quantize_dynamic(&model, &[batch], &DynamicQuantization::new(&[LayerKind::Linear]), &Gptq::new(), Progress::silent())
+        .unwrap_err();
     assert!(told.to_string().contains("zeros"), "{told}");
 }

@@ -3,6 +3,7 @@
 use crate::support::Random;
 use lowprec::metrics::sqnr_db;
 use lowprec::nn::{Dim, Direction, Gru, Layer, Linear, Lstm, Model, RecurrentOptions};
+use lowprec::ptq::DynamicQuantization;
 use lowprec::ptq::gptq::{self, FittedModel, Gptq, Method};
 use lowprec::{DType, Error, LayerKind, Progress, Tensor, Value, quantize_dynamic};
 
@@ -69,7 +70,7 @@ fn network(kind: Kind, seed: u64) -> Model {
 }
 
 fn fit(model: &Model, batches: &[&[(&str, &Value)]], gptq: &Gptq) -> lowprec::Result<FittedModel> {
-    gptq::quantize_dynamic(model, batches, &KINDS, gptq, Progress::silent())
+    gptq::quantize_dynamic(model, batches, &DynamicQuantization::new(&KINDS), gptq, Progress::silent())
 }
 
 #[test]

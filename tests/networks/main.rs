@@ -31,3 +31,5 @@ mod smooth_quant;
 mod static_digits;
 mod static_graphs;
 mod transposed_and_embedded;
+#[cfg(feature = "parallel")]
+mod verbs_on_threads;

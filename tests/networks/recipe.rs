@@ -4,8 +4,8 @@ use crate::support::{Random, network};
 use lowprec::convert::{QConfig, StaticScheme, WeightScales};
 use lowprec::metrics::sqnr_db;
 use lowprec::nn::{Dim, Embedding, Linear};
-use lowprec::ptq::WeightConfig;
 use lowprec::ptq::recipe::{Effort, Improved, Recipe, Stage};
+use lowprec::ptq::{DynamicQuantization, WeightConfig};
 use lowprec::{DType, Error, LayerKind, Model, Progress, Scheme, Tensor, Value, quantize_dynamic, quantize_static, quantize_weights};
 use std::ops::ControlFlow;
 
@@ -23,6 +23,7 @@ fn check(improved: &Improved, model: &Model, x: &Tensor) -> f64 {
     assert!(improved.db >= improved.plain);
     let mut last = improved.plain;
     for gain in &improved.stages {
+        assert!(gain.idle.is_none() || gain.after == gain.before);
         assert_eq!((gain.before, gain.kept), (last, gain.after > gain.before));
         last = if gain.kept { gain.after } else { last };
     }
@@ -48,7 +49,7 @@ fn the_best_effort_comes_nearer_in_every_mode() {
         let improved = best.quantize_static(&model, &[batch], &coarse(), Progress::silent()).unwrap();
         gains[0] += check(&improved, &model, &x) - db(&quantize_static(&model, [&given], &coarse()).unwrap());
         assert!(improved.stages.iter().any(|gain| gain.stage == Stage::Fit) && improved.to_string().contains("fit weights"));
-        let improved = best.quantize_dynamic(&model, &[batch], &kinds, Progress::silent()).unwrap();
+        let improved = best.quantize_dynamic(&model, &[batch], &DynamicQuantization::new(&kinds), Progress::silent()).unwrap();
         gains[1] += check(&improved, &model, &x) - db(&quantize_dynamic(&model, &kinds).unwrap());
         let improved = best.quantize_weights(&model, &[batch], &config, Progress::silent()).unwrap();
         gains[2] += check(&improved, &model, &x) - db(&quantize_weights(&model, &config).unwrap());
@@ -79,6 +80,7 @@ fn steps_are_switched_and_samples_are_split() {
     let batch: &[(&str, &Value)] = &[("image", &value)];
     let improved = Recipe::new(Effort::Best).quantize_static(&model, &[batch], &coarse(), Progress::silent()).unwrap();
     check(&improved, &model, &x);
+    assert!(improved.by_all);
     let none = Recipe::new(Effort::Best).quantize_static(&model, &[], &coarse(), Progress::silent());
     assert!(matches!(none, Err(Error::Empty { .. })));
     for stage in ["recipe", "equalize", "draw scales", "fit weights", "learn rounding", "correct biases"] {
@@ -110,13 +112,115 @@ fn embeddings_alone_have_no_biases_to_correct() {
     let config = WeightConfig::new("int4".parse().unwrap()).with_kind(LayerKind::Linear, None);
     for effort in [Effort::Balanced, Effort::Best] {
         let recipe = Recipe::new(effort);
-        let improved = recipe.quantize_dynamic(&model, &[batch], &kinds, Progress::silent()).unwrap();
-        assert!(improved.stages.iter().all(|gain| gain.stage != Stage::Biases), "{improved}");
+        let improved = recipe.quantize_dynamic(&model, &[batch], &DynamicQuantization::new(&kinds), Progress::silent()).unwrap();
+        assert!(improved.stages.iter().all(|gain| gain.stage != Stage::Biases || gain.idle.is_some()), "{improved}");
         assert_eq!(y(&improved.model), y(&quantize_dynamic(&model, &kinds).unwrap()));
         let improved = recipe.quantize_weights(&model, &[batch], &config, Progress::silent()).unwrap();
-        assert!(improved.stages.iter().all(|gain| gain.stage != Stage::Biases) && improved.db >= improved.plain, "{improved}");
+        assert!(improved.stages.iter().all(|gain| gain.stage != Stage::Biases || gain.idle.is_some()), "{improved}");
+        assert!(improved.db >= improved.plain);
     }
     // Nothing to quantize at all is an error still.
-    let nothing = Recipe::new(Effort::Best).quantize_dynamic(&model, &[batch], &[LayerKind::Conv2d], Progress::silent());
+    let nothing =
+        Recipe::new(Effort::Best).quantize_dynamic(&model, &[batch], &DynamicQuantization::new(&[LayerKind::Conv2d]), Progress::silent());
     assert!(matches!(nothing, Err(Error::NothingToQuantize { .. })));
+}
+
+/// Every step that was tried is in the report: with what it gained, or why there was nothing to do.
+#[test]
+fn steps_without_work_are_told() {
+    let (model, value) = (network(1), Value::from(samples(70, 12)));
+    let batch: &[(&str, &Value)] = &[("image", &value)];
+    let kinds = [LayerKind::Conv2d, LayerKind::Linear];
+    let stages = |improved: &Improved| improved.stages.iter().map(|gain| gain.stage).collect::<Vec<_>>();
+    let idle = |improved: &Improved, stage| improved.stages.iter().find(|gain| gain.stage == stage).and_then(|gain| gain.idle.clone());
+    let recipe = Recipe::new(Effort::Best).with(Stage::Absorb, true).with(Stage::Grids, true);
+    let eight = QConfig::new(StaticScheme::default());
+    let improved = recipe.quantize_static(&model, &[batch], &eight, Progress::silent()).unwrap();
+    let expected = [
+        Stage::Equalize,
+        Stage::Absorb,
+        Stage::Draw,
+        Stage::Smooth,
+        Stage::Ranges,
+        Stage::Fit,
+        Stage::Rounding,
+        Stage::Biases,
+        Stage::Grids,
+    ];
+    assert_eq!(stages(&improved), expected);
+    assert!(idle(&improved, Stage::Rounding).unwrap().contains("8 bits"));
+    assert!(idle(&improved, Stage::Grids).unwrap().contains("not a step of static models"));
+    assert!(improved.to_string().contains("learn rounding nothing to do: weights and values have 8 bits"), "{improved}");
+    let dynamic = DynamicQuantization::new(&kinds).exclude("conv1").unwrap();
+    let improved = Recipe::new(Effort::Best).quantize_dynamic(&model, &[batch], &dynamic, Progress::silent()).unwrap();
+    assert_eq!(stages(&improved), [Stage::Equalize, Stage::Draw, Stage::Smooth, Stage::Fit, Stage::Biases]);
+    assert!(!improved.model.node("conv1").unwrap().layer().is_quantized());
+    let by_weights = |format: &str| {
+        let config = WeightConfig::new(format.parse().unwrap());
+        Recipe::new(Effort::Best).quantize_weights(&model, &[batch], &config, Progress::silent()).unwrap()
+    };
+    let improved = by_weights("int3:g16");
+    let of_weights = [Stage::Grids, Stage::Scale, Stage::Clip, Stage::Fit, Stage::Biases, Stage::Distill];
+    assert_eq!(stages(&improved), of_weights);
+    // Without a zero point there is no grid to choose.
+    assert!(idle(&improved, Stage::Grids).is_some());
+    let improved = by_weights("uint3:g16:range");
+    assert!(idle(&improved, Stage::Grids).is_none() && stages(&improved) == of_weights, "{improved}");
+    for stage in Stage::ALL {
+        assert_eq!(stage.to_string().replace(' ', "-").parse::<Stage>().unwrap(), *stage);
+    }
+    assert!(matches!("sum".parse::<Stage>(), Err(Error::Unknown { .. })));
+}
+
+/// In every mode a caller can stop each step, and samples that are not finite are told.
+#[test]
+fn dynamic_and_weights_are_stopped_and_checked() {
+    let (model, value) = (network(2), Value::from(samples(71, 8)));
+    let batch: &[(&str, &Value)] = &[("image", &value)];
+    let nan = Value::from(Tensor::full([4, 3, 14, 11], f32::NAN).unwrap());
+    let nan: &[(&str, &Value)] = &[("image", &nan)];
+    let dynamic = |batch, progress| {
+        let how = DynamicQuantization::new(&[LayerKind::Conv2d, LayerKind::Linear]);
+        Recipe::new(Effort::Best).quantize_dynamic(&model, &[batch], &how, progress)
+    };
+    let weights = |batch, progress| {
+        let config = WeightConfig::new("uint3:g16".parse().unwrap());
+        Recipe::new(Effort::Best).quantize_weights(&model, &[batch], &config, progress)
+    };
+    let at = |wanted: &'static str| {
+        Progress::new(move |step| if step.stage == wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    };
+    for stage in ["recipe", "equalize", "draw scales", "fit weights", "correct biases"] {
+        assert!(matches!(dynamic(batch, at(stage)), Err(Error::Cancelled { .. })), "{stage}");
+    }
+    for stage in ["recipe", "clip weights", "fit weights", "correct biases", "distill"] {
+        assert!(matches!(weights(batch, at(stage)), Err(Error::Cancelled { .. })), "{stage}");
+    }
+    assert!(matches!(dynamic(nan, Progress::silent()).unwrap_err().kind(), Error::NonFinite { .. }));
+    assert!(matches!(weights(nan, Progress::silent()).unwrap_err().kind(), Error::NonFinite { .. }));
+}
+
+/// Constant samples and dead channels leave a model that is no further off than without any step.
+#[test]
+fn samples_that_show_nothing_do_no_harm() {
+    let model = network(3);
+    let mut half_dead = samples(72, 8);
+    half_dead.as_mut_slice().chunks_mut(3 * 14 * 11).for_each(|image| image[14 * 11..].fill(0.0));
+    for x in [Tensor::full([8, 3, 14, 11], 0.25).unwrap(), Tensor::full([8, 3, 14, 11], 0.0).unwrap(), half_dead] {
+        let value = Value::from(x);
+        let batch: &[(&str, &Value)] = &[("image", &value)];
+        let recipe = Recipe::new(Effort::Best).with(Stage::Absorb, true);
+        let how = DynamicQuantization::new(&[LayerKind::Conv2d, LayerKind::Linear]);
+        let config = WeightConfig::new("int4:g16".parse().unwrap());
+        let all = [
+            recipe.quantize_static(&model, &[batch], &coarse(), Progress::silent()).unwrap(),
+            recipe.quantize_dynamic(&model, &[batch], &how, Progress::silent()).unwrap(),
+            recipe.quantize_weights(&model, &[batch], &config, Progress::silent()).unwrap(),
+        ];
+        for improved in all {
+            assert!(improved.db >= improved.plain, "{improved}");
+            let y = improved.model.forward(&samples(92, 2)).unwrap();
+            assert!(y.as_slice().iter().all(|y| y.is_finite()));
+        }
+    }
 }

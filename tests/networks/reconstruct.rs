@@ -191,7 +191,7 @@ fn it_goes_on_from_where_another_method_ended() {
     let improved = recipe.quantize_static(&model, &[batch], &config, Progress::silent()).unwrap();
     assert!(improved.stages.iter().map(|gain| gain.stage).eq([Stage::Fit, Stage::Rounding]) && improved.db >= improved.plain);
     let improved = recipe.quantize_static(&model, &[batch], &QConfig::default(), Progress::silent()).unwrap();
-    assert!(improved.stages.iter().map(|gain| gain.stage).eq([Stage::Fit]));
+    assert!(improved.stages.iter().filter(|gain| gain.idle.is_none()).map(|gain| gain.stage).eq([Stage::Fit]), "{improved}");
 }
 
 #[test]

@@ -39,11 +39,13 @@ fn db(expected: &Tensor, found: &Tensor) -> f64 {
     metrics::sqnr_db(expected.as_slice(), found.as_slice()).unwrap()
 }
 
-/// Runs of so many values, each in signed bytes of its own largest magnitude.
+/// Runs of so many values, each in 255 codes of its own range, 0 among them.
 fn bytes(x: &Tensor, run: usize) -> Tensor {
     let rounded = x.as_slice().chunks(run).flat_map(|run| {
-        let scale = run.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0;
-        run.iter().map(move |x| (x / scale).round_ties_even() * scale)
+        let (min, max) = run.iter().fold((0f32, 0f32), |(min, max), &x| (min.min(x), max.max(x)));
+        let scale = (max - min) / 254.0;
+        let zero = (-min / scale).round_ties_even();
+        run.iter().map(move |x| ((x / scale).round_ties_even() + zero).clamp(0.0, 254.0) * scale - zero * scale)
     });
     Tensor::new(x.dims(), rounded.collect()).unwrap()
 }

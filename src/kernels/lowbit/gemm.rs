@@ -9,6 +9,7 @@ use crate::kernels::dynamic::ActivationRule;
 use crate::kernels::float::{FloatEpilogue, report_rows};
 use crate::kernels::isa::Visitor;
 use crate::kernels::operand::{Matrix, MatrixMut};
+use crate::kernels::output::Activation;
 use crate::kernels::row_codes::ranges_of_runs;
 use crate::kernels::simd::Simd;
 use crate::kernels::workspace::Workspace;
@@ -21,18 +22,27 @@ pub enum LowBitRange {
     /// Each row.
     #[default]
     Row,
-    /// Each run of a row that meets one group of weights along k: a large value coarsens its group alone. Worth some 5 dB of the
-    /// activations' error with groups of 32, for one more multiplication of each group's sums.
+    /// Each run of a row that meets one group of weights along k: a large value coarsens its group alone. Worth some 4 dB of the
+    /// activations' error with groups of 32, for two more multiplications and an addition of each group's sums.
     Group,
 }
+
+/// How activations become signed bytes for [`gemm_low_bit`]: the unsigned codes 1 to 255, less 128. Not symmetric: what comes out of a
+/// GELU or ReLU has nearly all of its range on one side, and even 32 values of a normal distribution have a range of 0.85 of twice their
+/// largest magnitude.
+pub(crate) const LOW_BIT_RULE: ActivationRule = ActivationRule { qmin: 1, qmax: 255, symmetric: false, non_finite: NonFinite::Error };
+
+/// What unsigned codes have more than signed ones.
+const SIGNED: i32 = 128;
 
 /// `dst[m][n] = activation(sum over k of lhs[m][k] * weight[n][k] + bias[n] + dst[m][n])`, activations quantized inside the call, by
 /// `epilogue`.
 ///
-/// Each row (or each of its groups, as `range` says) becomes signed bytes -127 to 127, by
+/// Each row (or each of its groups, as `range` says) becomes signed bytes -127 to 127 with a zero point `z`, by
 /// [`affine_qparams`](crate::num::affine_qparams) of its range and [`quantize`](crate::num::quantize): once, however many threads there
-/// are. Within a group the product is exact in integers; the groups' sums are scaled and added in f32 in their order, then multiplied
-/// with the row's scale; where groups have their own, it is multiplied with the weights' scale first. A
+/// are. Within a group the sums of products, `p`, and of weights, `w`, are exact in integers. By rows `scale * p` and `scale * w` are added
+/// over the groups in f32 in their order, and the result is `(sum of p - z * sum of w) * row_scale`, where the sums of weights are found in the first call; where groups of a row have scales
+/// and zero points of their own, `(p - z * w) * (scale * row_scale)` are added. A
 /// [table](super::Levels::Table) is rounded to
 /// signed bytes for that: 127 steps up to its largest entry, at most 0.4 % of that off; [`gemm_low_bit_f32`] takes it as it is.
 ///
@@ -121,34 +131,89 @@ impl Visitor for InIntegers<'_> {
     type Out = Result<()>;
     fn visit<S: Simd>(self, simd: S) -> Result<()> {
         let Call { lhs, weights, store, dst, dst_stride, workspace, threads } = self.call;
-        let Workspace { codes: memory, scales, ranges, row_terms: terms, .. } = workspace;
+        let Workspace { codes: memory, scales, row_shifts: shifts, ranges, row_terms: terms, .. } = workspace;
         let (m, k, layout, decoding) = (lhs.rows(), lhs.cols(), weights.layout(), weights.decoding());
-        // Unsigned codes around 128, which are signed ones with the top bit flipped.
-        let rule = ActivationRule { qmin: 1, qmax: 255, symmetric: true, non_finite: self.non_finite };
+        let rule = ActivationRule { non_finite: self.non_finite, ..LOW_BIT_RULE };
         // A single group is the row.
         let by_group = self.range == LowBitRange::Group && layout.groups() > 1;
         let (count, run) = if by_group { (layout.groups(), layout.group) } else { (1, k) };
         ranges_of_runs(simd, lhs, (run, count), ranges, threads);
         scales.clear();
+        shifts.clear();
         for (i, &range) in ranges.iter().enumerate() {
             let (row, start) = (i / count, i % count * run);
             rule.allow(range, "lhs", std::iter::once((row * k + start, &lhs.row(row)[start..k.min(start + run)])))?;
-            scales.push(rule.qparams(range).0);
+            let (scale, zero_point) = rule.qparams(range);
+            scales.push(scale);
+            shifts.push((SIGNED - zero_point) as f32);
         }
         let finite = ranges.iter().all(|range| range.finite);
-        let quantizer = |row: usize, group: usize| rule.quantizer(scales[row * count + if by_group { group } else { 0 }], 128);
+        let quantizer = |row: usize, group: usize| {
+            let at = row * count + if by_group { group } else { 0 };
+            rule.quantizer(scales[at], SIGNED - shifts[at] as i32)
+        };
         let factor = if weights.zero_point_bytes().is_some() { -1 } else { -decoding.zero_point };
         let codes = activations::codes(simd, (lhs, layout), by_group, quantizer, finite, (memory, terms), factor, threads);
         scales.iter_mut().for_each(|scale| *scale *= decoding.unit);
         let lhs_stride = activations::stride::<i8>(layout);
         let lhs = codes.as_ptr();
-        let product =
-            Product::<S, Integers> { simd, lhs, lhs_stride, terms, row_scales: scales, by_group, m, weights, store, dst, dst_stride };
+        let product = Product::<S, Integers> {
+            simd,
+            lhs,
+            lhs_stride,
+            terms,
+            row_scales: scales,
+            row_shifts: shifts,
+            by_group,
+            totals: if by_group { &[] } else { weights.totals(|| totals(simd, weights)) },
+            m,
+            weights,
+            store,
+            dst,
+            dst_stride,
+        };
         // SAFETY: the matrices and the stage were checked against the weights; rows have whole steps in the workspace, a term for each
-        // of their groups, and a scale, or where `by_group` one for each group.
+        // of their groups, and a scale and a shift, or where `by_group` one of each for each group; totals are of whole panels.
         unsafe { product.run(threads) };
         Ok(())
     }
+}
+
+/// The sum of each column's weights in whole panels, as the product with a row of ones has it.
+fn totals<S: Simd>(simd: S, weights: &PackedLowBit) -> Vec<f32> {
+    let layout = weights.layout();
+    let (steps, [length, last]) = (layout.steps()[0] * layout.step(), layout.lengths());
+    let mut ones = vec![0i8; layout.row()];
+    let mut terms = Vec::with_capacity(layout.groups());
+    for (g, ones) in ones.chunks_mut(steps.max(1)).enumerate() {
+        let elements = if g + 1 == layout.groups() { last } else { length };
+        ones[..elements].fill(1);
+        terms.push(if weights.zero_point_bytes().is_some() {
+            -(elements as i32)
+        } else {
+            -weights.decoding().zero_point * elements as i32
+        });
+    }
+    let mut sums = vec![0f32; layout.panels() * layout.nr()];
+    let product = Product::<S, Integers> {
+        simd,
+        lhs: ones.as_ptr(),
+        lhs_stride: ones.len(),
+        terms: &terms,
+        row_scales: &[1.0],
+        row_shifts: &[0.0],
+        by_group: false,
+        totals: &vec![0f32; sums.len()],
+        m: 1,
+        weights,
+        store: FloatStage { bias: None, accumulate: false, activation: Activation::None, measure: None, function: None },
+        dst: sums.as_mut_ptr(),
+        dst_stride: layout.n,
+    };
+    // SAFETY: one row of whole steps, with a term for each of its groups, a scale, a shift, and totals of whole panels; `sums` holds the
+    // columns of that row, and the stage asks for nothing.
+    unsafe { product.run(1) };
+    sums
 }
 
 struct InFloats<'a> {
@@ -171,7 +236,9 @@ impl Visitor for InFloats<'_> {
             lhs_stride,
             terms: &[],
             row_scales: &[],
+            row_shifts: &[],
             by_group: false,
+            totals: &[],
             m,
             weights,
             store,

@@ -52,10 +52,14 @@ impl Layout {
         g * self.group..((g + 1) * self.group).min(self.k)
     }
 
+    /// Elements along k of every group but the last, and of the last.
+    pub fn lengths(&self) -> [usize; 2] {
+        [self.group, self.k - self.groups().saturating_sub(1) * self.group]
+    }
+
     /// Steps of every group but the last, and of the last.
     pub fn steps(&self) -> [usize; 2] {
-        let last = self.k - self.groups().saturating_sub(1) * self.group;
-        [self.group.div_ceil(self.step()), last.div_ceil(self.step())]
+        self.lengths().map(|elements| elements.div_ceil(self.step()))
     }
 
     /// Activations of a row, filled up to whole steps in each group.

@@ -26,5 +26,6 @@ mod tile;
 mod weights;
 
 pub use dot::SignedDot;
+pub(crate) use gemm::LOW_BIT_RULE;
 pub use gemm::{LowBitRange, gemm_low_bit, gemm_low_bit_f32};
 pub use weights::{GroupScales, Levels, LowBit, PackedLowBit};

@@ -69,12 +69,17 @@ impl Arithmetic for Integers {
     }
 
     unsafe fn tile<S: Simd>(simd: S, bits: usize, mr: usize, tile: &Tile<'_, i8>) {
-        match (bits, tile.groups.decoding.looked_up) {
-            (2, _) => arms!(simd, mr, [1 4], |M| integers::<S, 2, true, M>(simd, tile)),
-            (3, _) => arms!(simd, mr, [1 4], |M| integers::<S, 3, true, M>(simd, tile)),
-            (4, false) => arms!(simd, mr, [1 2 4 6], |M| integers::<S, 4, false, M>(simd, tile)),
-            (4, true) => arms!(simd, mr, [1 2 4 6], |M| integers::<S, 4, true, M>(simd, tile)),
-            _ => arms!(simd, mr, [1 4], |M| integers::<S, 8, false, M>(simd, tile)),
+        match (bits, tile.groups.decoding.looked_up, tile.by_group) {
+            (2, _, false) => arms!(simd, mr, [1 4], |M| integers::<S, 2, true, false, M>(simd, tile)),
+            (2, _, true) => arms!(simd, mr, [1 4], |M| integers::<S, 2, true, true, M>(simd, tile)),
+            (3, _, false) => arms!(simd, mr, [1 4], |M| integers::<S, 3, true, false, M>(simd, tile)),
+            (3, _, true) => arms!(simd, mr, [1 4], |M| integers::<S, 3, true, true, M>(simd, tile)),
+            (4, false, false) => arms!(simd, mr, [1 2 4 6], |M| integers::<S, 4, false, false, M>(simd, tile)),
+            (4, false, true) => arms!(simd, mr, [1 2 4 6], |M| integers::<S, 4, false, true, M>(simd, tile)),
+            (4, true, false) => arms!(simd, mr, [1 2 4 6], |M| integers::<S, 4, true, false, M>(simd, tile)),
+            (4, true, true) => arms!(simd, mr, [1 2 4 6], |M| integers::<S, 4, true, true, M>(simd, tile)),
+            (_, _, false) => arms!(simd, mr, [1 4], |M| integers::<S, 8, false, false, M>(simd, tile)),
+            (_, _, true) => arms!(simd, mr, [1 4], |M| integers::<S, 8, false, true, M>(simd, tile)),
         }
     }
 }
@@ -109,7 +114,11 @@ pub struct Product<'a, S: Simd, A: Arithmetic> {
     pub terms: &'a [i32],
     /// One for each row, or for each of its groups.
     pub row_scales: &'a [f32],
+    /// As many, see [`Tile`].
+    pub row_shifts: &'a [f32],
     pub by_group: bool,
+    /// The sum of each column's weights, of whole panels; none where `by_group`.
+    pub totals: &'a [f32],
     pub m: usize,
     pub weights: &'a PackedLowBit,
     pub store: FloatStage<'a>,
@@ -124,7 +133,8 @@ impl<S: Simd, A: Arithmetic> Product<'_, S, A> {
     /// All tiles, on at most `threads` threads.
     ///
     /// # Safety
-    /// - each of `m` rows is readable for the layout's row, `lhs_stride` apart, and has its terms and its scale or scales, where `A` reads them;
+    /// - each of `m` rows is readable for the layout's row, `lhs_stride` apart, and has its terms and its scales and shifts, and
+    ///   each panel its totals, where `A` reads them;
     /// - the stage fits `m` rows of `n` columns, and so does `dst`, which nobody else reads or writes.
     pub unsafe fn run(&self, threads: usize) {
         let (panels, blocks) = (self.weights.layout().panels(), self.m.div_ceil(ROWS));
@@ -159,17 +169,21 @@ impl<S: Simd, A: Arithmetic> Product<'_, S, A> {
                 let mr = A::rows(bits, rows.end - m);
                 for panel in first..(first + block).min(panels.end) {
                     let column = panel * nr;
+                    let of_row = if self.by_group { m * groups } else { m };
                     let tile = Tile::<A::Lhs> {
                         lhs: self.lhs.wrapping_add(m * self.lhs_stride),
                         lhs_stride: self.lhs_stride,
                         terms: self.terms.as_ptr().wrapping_add(m * groups),
-                        row_scales: self.row_scales.as_ptr().wrapping_add(if self.by_group { m * groups } else { m }),
+                        row_scales: self.row_scales.as_ptr().wrapping_add(of_row),
+                        row_shifts: self.row_shifts.as_ptr().wrapping_add(of_row),
                         by_group: self.by_group,
+                        totals: self.totals.as_ptr().wrapping_add(column),
                         groups: Groups {
                             blocks: blocks[layout.block(panel, 0)..].as_ptr(),
                             zero_points: zero_points.map_or(std::ptr::null(), |zeros| zeros[layout.zero_at(panel, 0, 0)..].as_ptr()),
                             count: groups,
                             steps: layout.steps(),
+                            elements: layout.lengths(),
                             header: layout.header(),
                             scales: self.weights.scale_kind(),
                             decoding: self.weights.decoding(),

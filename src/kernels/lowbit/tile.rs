@@ -18,6 +18,8 @@ pub struct Groups<'a> {
     pub count: usize,
     /// Steps of every group but the last, and of the last.
     pub steps: [usize; 2],
+    /// Elements along k of every group but the last, and of the last.
+    pub elements: [usize; 2],
     /// Bytes of a group's scales.
     pub header: usize,
     pub scales: ScaleKind,
@@ -42,7 +44,11 @@ pub struct Tile<'a, L> {
     pub terms: *const i32,
     /// What sums are multiplied with: each row's, or where `by_group` those of each of its groups, `[row][group]`.
     pub row_scales: *const f32,
+    /// The negative zero points of those scales' codes, which are whole numbers.
+    pub row_shifts: *const f32,
     pub by_group: bool,
+    /// The sum of each column's weights; not read where `by_group`.
+    pub totals: *const f32,
     pub groups: Groups<'a>,
     pub sink: Sink<'a>,
 }
@@ -74,15 +80,22 @@ unsafe fn scale<S: Simd>(simd: S, kind: ScaleKind, at: *const u8, vector: usize)
 
 /// Integer sums of each group, scaled and added in f32.
 ///
+/// Zero points of activations meet the sums of weights: those of columns are kept ([`PackedLowBit::totals`]); those of groups, as many bytes
+/// as a quarter of the weights, are found in each tile by one more product, with ones.
+///
+/// [`PackedLowBit::totals`]: super::weights::PackedLowBit::totals
+///
 /// Codes are unpacked for each tile of rows. Unpacking a panel's codes once for a hundred rows, into half of a first-level cache, was
 /// 10 to 15 % slower on Zen 4: shifting and masking take no time from the multipliers, and twice the loads do.
 ///
 /// # Safety
-/// - each of `MR` rows has its activations for every step of every group, a term for each group and a scale, or one for each group;
+/// - `tile.by_group` is `GROUPED`;
+/// - each of `MR` rows has its activations for every step of every group, a term for each group, and a scale and a shift, or where `GROUPED`
+///   one of each for each group; where not, there are totals for [`VECTORS`] vectors;
 /// - the groups' bytes and zero points lie in memory as [`Layout`] says;
 /// - the stage fits the place, which has at most [`VECTORS`] vectors; `dst` is writable for them in `MR` rows.
 #[inline(always)]
-pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const MR: usize>(simd: S, tile: &Tile<'_, i8>) {
+pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const GROUPED: bool, const MR: usize>(simd: S, tile: &Tile<'_, i8>) {
     let groups = tile.groups;
     let decode = Decode::<S, BITS, LOOKUP>::new(simd, groups.decoding);
     let (mut block, mut zeros) = (groups.blocks, groups.zero_points);
@@ -93,7 +106,7 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const MR:
         let steps = groups.steps[usize::from(g + 1 == groups.count)];
         // SAFETY: the caller's promise on terms, scales, activations and groups.
         unsafe {
-            let mut sums = starts::<S, MR>(simd, tile, g, &mut zeros);
+            let (mut sums, mut columns) = starts::<S, GROUPED, MR>(simd, tile, g, steps * parts, &mut zeros);
             // One or two rows have so few sums that each would wait for its last step.
             let mut others = [[simd.splat_i32(0); VECTORS]; MR];
             let codes = block.add(groups.header);
@@ -101,11 +114,13 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const MR:
             if BITS == 4 && steps == COMMON {
                 // Without a branch that is foreseen wrongly once for each group.
                 unroll!(I < COMMON, {
-                    decode.step::<MR>(simd, (lhs.0.add(I * parts), lhs.1), codes.add(I * words), &mut sums, &mut others);
+                    let at = (lhs.0.add(I * parts), lhs.1);
+                    decode.step::<GROUPED, MR>(simd, at, codes.add(I * words), &mut sums, &mut others, &mut columns);
                 });
             } else {
                 for i in 0..steps {
-                    decode.step::<MR>(simd, (lhs.0.add(i * parts), lhs.1), codes.add(i * words), &mut sums, &mut others);
+                    let at = (lhs.0.add(i * parts), lhs.1);
+                    decode.step::<GROUPED, MR>(simd, at, codes.add(i * words), &mut sums, &mut others, &mut columns);
                 }
             }
             at += steps * parts;
@@ -118,10 +133,13 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const MR:
             }
             for v in 0..VECTORS {
                 let scale = scale(simd, groups.scales, block, v);
-                if tile.by_group {
+                if GROUPED {
+                    let column = simd.to_f32(columns[v]);
                     for m in 0..MR {
-                        let row = simd.splat_f32(*tile.row_scales.add(m * groups.count + g));
-                        acc[m][v] = simd.add_f32(acc[m][v], simd.mul_f32(simd.to_f32(sums[m][v]), simd.mul_f32(scale, row)));
+                        let at = m * groups.count + g;
+                        let (row, shift) = (simd.splat_f32(*tile.row_scales.add(at)), simd.splat_f32(*tile.row_shifts.add(at)));
+                        let sum = simd.add_f32(simd.to_f32(sums[m][v]), simd.mul_f32(column, shift));
+                        acc[m][v] = simd.add_f32(acc[m][v], simd.mul_f32(sum, simd.mul_f32(scale, row)));
                     }
                     continue;
                 }
@@ -132,11 +150,19 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const MR:
             block = codes.add(steps * words);
         }
     }
-    for m in 0..if tile.by_group { 0 } else { MR } {
+    if !GROUPED {
         // SAFETY: the caller's promise.
-        let scale = simd.splat_f32(unsafe { *tile.row_scales.add(m) });
-        for v in 0..VECTORS {
-            acc[m][v] = simd.mul_f32(acc[m][v], scale);
+        unsafe {
+            let mut totals = [simd.splat_f32(0.0); VECTORS];
+            for v in 0..VECTORS {
+                totals[v] = simd.load_f32(tile.totals.add(v * S::LANES), S::LANES);
+            }
+            for m in 0..MR {
+                let (scale, shift) = (simd.splat_f32(*tile.row_scales.add(m)), simd.splat_f32(*tile.row_shifts.add(m)));
+                for v in 0..VECTORS {
+                    acc[m][v] = simd.mul_f32(simd.add_f32(acc[m][v], simd.mul_f32(totals[v], shift)), scale);
+                }
+            }
         }
     }
     // SAFETY: the caller's promise.
@@ -185,19 +211,23 @@ impl<S: Simd, const BITS: usize, const LOOKUP: bool> Decode<S, BITS, LOOKUP> {
     /// # Safety
     /// The rows have their activations at `lhs`, and a step's codes are at `codes`.
     #[inline(always)]
-    unsafe fn step<const MR: usize>(
+    unsafe fn step<const GROUPED: bool, const MR: usize>(
         self,
         simd: S,
         (lhs, stride): (*const i8, usize),
         codes: *const u8,
         sums: &mut Sums<S, MR>,
         others: &mut Sums<S, MR>,
+        columns: &mut [S::I32; VECTORS],
     ) {
         // SAFETY: the caller's promise.
         unsafe {
             let x = words::<S, BITS>(simd, codes);
             unroll!(P < Layout::parts(BITS), {
                 let w = [self.part(simd, &x[0], P), self.part(simd, &x[1], P)];
+                for v in 0..if GROUPED { VECTORS } else { 0 } {
+                    columns[v] = S::Int8::signed_dot::<true>(simd, columns[v], w[v], self.ones);
+                }
                 for m in 0..MR {
                     let word = simd.splat_i32(lhs.add(m * stride + P * LANE).cast::<i32>().read_unaligned());
                     let sums = if MR <= 2 && P % 2 == 1 { &mut others[m] } else { &mut sums[m] };
@@ -230,13 +260,28 @@ unsafe fn words<S: Simd, const BITS: usize>(simd: S, codes: *const u8) -> [[S::I
     x
 }
 
-/// What the sums of group `g` start from; `zeros`, the zero points of that group if there are any, moves on to the next.
+/// What the sums of group `g` start from, and those of its weights over `filled` bytes; `zeros`, the zero points of that group if there
+/// are any, moves on to the next.
 ///
 /// # Safety
 /// Each of `MR` rows has a term for the group, and its zero points are [`VECTORS`] vectors.
 #[inline(always)]
-unsafe fn starts<S: Simd, const MR: usize>(simd: S, tile: &Tile<'_, i8>, g: usize, zeros: &mut *const u8) -> Sums<S, MR> {
+unsafe fn starts<S: Simd, const GROUPED: bool, const MR: usize>(
+    simd: S,
+    tile: &Tile<'_, i8>,
+    g: usize,
+    filled: usize,
+    zeros: &mut *const u8,
+) -> (Sums<S, MR>, [S::I32; VECTORS]) {
     let mut sums = [[simd.splat_i32(0); VECTORS]; MR];
+    let elements = tile.groups.elements[usize::from(g + 1 == tile.groups.count)];
+    let mut columns = [simd.splat_i32(0); VECTORS];
+    if GROUPED {
+        let decoding = tile.groups.decoding;
+        // Where a group is filled up, code 0 stands.
+        let extra = i32::from(decoding.bytes[0]) * (filled - elements) as i32;
+        columns = [simd.splat_i32(-(decoding.zero_point * elements as i32 + extra)); VECTORS];
+    }
     // SAFETY: the caller's promise.
     unsafe {
         for m in 0..MR {
@@ -248,11 +293,14 @@ unsafe fn starts<S: Simd, const MR: usize>(simd: S, tile: &Tile<'_, i8>, g: usiz
                 for m in 0..MR {
                     sums[m][v] = simd.mul_i32(sums[m][v], zero);
                 }
+                if GROUPED {
+                    columns[v] = simd.mul_i32(zero, simd.splat_i32(-(elements as i32)));
+                }
             }
             *zeros = zeros.add(VECTORS * S::LANES);
         }
     }
-    sums
+    (sums, columns)
 }
 
 /// Float sums of each group, scaled and added.
@@ -260,7 +308,7 @@ unsafe fn starts<S: Simd, const MR: usize>(simd: S, tile: &Tile<'_, i8>, g: usiz
 /// Each has two parts, of even and of odd steps along k: with one row, a single sum would wait for its last addition.
 ///
 /// # Safety
-/// As for [`integers`], but for terms and row scales, which are not read.
+/// As for [`integers`], but for terms and what rows have, which are not read.
 #[inline(always)]
 pub unsafe fn floats<S: Simd, const BITS: usize, const MR: usize>(simd: S, tile: &Tile<'_, f32>) {
     let groups = tile.groups;

@@ -1,5 +1,7 @@
 //! Weights of few bits: what the caller has, and its packed form.
 
+use std::sync::OnceLock;
+
 use super::layout::Layout;
 use crate::error::{Error, Result};
 use crate::kernels::isa::{Isa, Visitor};
@@ -271,6 +273,8 @@ pub struct PackedLowBit {
     decoding: Decoding,
     /// What makes codes of those stored, see [`LowBit::flip`].
     flip: u8,
+    /// The sum of each column's weights, in whole panels, from the first product on that needs it.
+    totals: OnceLock<Vec<f32>>,
 }
 
 impl PackedLowBit {
@@ -323,7 +327,7 @@ impl PackedLowBit {
             }
             _ => None,
         };
-        Ok(PackedLowBit { isa, layout, blocks, zero_points, scales: kind, decoding: Decoding::of(weights), flip })
+        Ok(PackedLowBit { isa, layout, blocks, zero_points, scales: kind, decoding: Decoding::of(weights), flip, totals: OnceLock::new() })
     }
 
     /// Columns: outputs.
@@ -351,9 +355,10 @@ impl PackedLowBit {
         self.isa
     }
 
-    /// Bytes held.
+    /// Bytes held. Some more once there was a product with activations that are quantized by rows: the sum of each column's weights.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.blocks.bytes() + self.zero_points.as_ref().map_or(0, Aligned::bytes)
+        let totals = self.totals.get().map_or(0, |totals| size_of_val(&totals[..]));
+        size_of::<Self>() + self.blocks.bytes() + self.zero_points.as_ref().map_or(0, Aligned::bytes) + totals
     }
 
     /// The codes, `[n, k]`, stored as they were given.
@@ -412,6 +417,11 @@ impl PackedLowBit {
 
     pub(super) fn scale_kind(&self) -> ScaleKind {
         self.scales
+    }
+
+    /// The sum of each column's weights, in whole panels: made by `make` the first time.
+    pub(super) fn totals(&self, make: impl FnOnce() -> Vec<f32>) -> &[f32] {
+        self.totals.get_or_init(make)
     }
 
     pub(super) fn decoding(&self) -> &Decoding {

@@ -8,6 +8,7 @@ use crate::kernels::Activation;
 use crate::nn::operator::{Binary, Operator, Variadic};
 use crate::nn::{Edge, Layer, Model, Node, SkipReason, Skipped, Wiring};
 use crate::num::math::erf_f64;
+use crate::progress::Progress;
 use crate::ptq::layers::folded_alike;
 use crate::tensor::{Tensor, Value};
 
@@ -19,19 +20,19 @@ use crate::tensor::{Tensor, Value};
 /// samples at hand, [`correct_biases`](super::correct_biases) sees both.
 ///
 /// # Errors
-/// [`Error::NothingToQuantize`] when `quantized` has no quantized convolution or linear layer.
-pub fn correct_biases_by_norms(float: &Model, quantized: &Model) -> Result<Corrected> {
+/// [`Error::NothingToQuantize`] when `quantized` has no quantized convolution or linear layer; [`Error::NonFinite`] for what weights and norms
+/// make that is not finite, inside an [`Error::Layer`] that names the layer; [`Error::Cancelled`].
+pub fn correct_biases_by_norms(float: &Model, quantized: &Model, mut progress: Progress<'_>) -> Result<Corrected> {
     if !quantized.nodes().iter().any(is_correctable) {
         return Err(nothing(quantized));
     }
     let means = means(float);
     let folded = folded_alike(float, quantized)?;
     let mut corrected = Corrected { model: quantized.clone(), layers: Vec::new(), passed_over: Vec::new() };
-    for at in 0..quantized.nodes().len() {
+    let correctable: Vec<usize> = (0..quantized.nodes().len()).filter(|&at| is_correctable(&quantized.nodes()[at])).collect();
+    for (done, &at) in correctable.iter().enumerate() {
         let node = &quantized.nodes()[at];
-        if !is_correctable(node) {
-            continue;
-        }
+        progress.step("correct biases", node.name(), done, correctable.len())?;
         let input = |twin: &Node| float.node(twin.name()).and_then(|node| node.reads().next()).and_then(|edge| means[edge.index].as_ref());
         let found = match float_twin(&folded, node) {
             Err(reason) => Err(reason),

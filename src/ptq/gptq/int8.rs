@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::nn::quantized::{Conv2d, DynamicScheme, Linear};
 use crate::nn::recurrent::recurrent;
-use crate::nn::{Layer, LayerKind, Model, Node};
+use crate::nn::{Layer, Model, Node};
 use crate::progress::Progress;
 use crate::ptq::layers::folded_alike;
 use crate::ptq::{Calibrator, DynamicQuantization};
@@ -68,17 +68,17 @@ fn missing(plan: &StaticPlan, name: &str) -> Error {
     Error::Unknown { what: "static layer", name: name.to_owned(), present }
 }
 
-/// [`quantize_dynamic`](crate::quantize_dynamic) of these kinds, with codes and scales of the weights of convolutions, linear layers,
-/// LSTM and GRU chosen by what they do to each product on samples; `model` is untouched. Layers are fitted in the order in which they run,
+/// What `how` asks for, with codes and scales of the weights of convolutions, linear layers,
+/// LSTM and GRU chosen by what they do to each product on samples; `model` is untouched. Progress is reported to `progress`, not to that of `how`. Layers are fitted in the order in which they run,
 /// each to inputs that those before it, already quantized, give; recurrent ones to those and to the states that they then pass through.
 ///
 /// # Errors
-/// Those of [`quantize_dynamic`](crate::quantize_dynamic) and of [`Model::run`]; [`Error::Empty`] without a batch; [`Error::NonFinite`] for
+/// Those of [`DynamicQuantization::apply`] and of [`Model::run`]; [`Error::Empty`] without a batch; [`Error::NonFinite`] for
 /// NaN and infinities in a layer's inputs, inside an [`Error::Layer`] that names it; [`Error::Cancelled`].
 pub fn quantize_dynamic(
     model: &Model,
     batches: &[&[(&str, &Value)]],
-    kinds: &[LayerKind],
+    how: &DynamicQuantization<'_>,
     gptq: &Gptq,
     mut progress: Progress<'_>,
 ) -> Result<FittedModel> {
@@ -86,7 +86,7 @@ pub fn quantize_dynamic(
         return Err(Error::Empty { what: "set of calibration samples".into(), way_out: "give at least one batch" });
     }
     // All layers by their rule first; each is then replaced by one that is fitted to what it reads.
-    let mut current = DynamicQuantization::new(kinds).apply(model)?;
+    let mut current = how.make(model, &mut Progress::silent())?;
     let float = folded_alike(model, &current)?;
     let is_fitted =
         |name: &str| float.node(name).is_some_and(|node| weight_of(node.layer()).is_some() || recurrent(node.layer()).is_some());
@@ -103,8 +103,8 @@ pub fn quantize_dynamic(
         let (Some(before), Some(at)) = (float.node(name), current.nodes().iter().position(|node| node.name() == name)) else { continue };
         let node = &current.nodes()[at];
         let fitted = match recurrent(before.layer()) {
-            Some(before) => super::recurrent::fit(before, &current, node, batches, gptq),
-            None => fit(before.layer(), &current, node, batches, gptq),
+            Some(before) => super::recurrent::fit(before, &current, node, batches, how.scheme(), gptq),
+            None => fit(before.layer(), &current, node, batches, how.scheme(), gptq),
         };
         let (layer, fit) = fitted.map_err(|error| error.in_layer(name))?;
         layers.push(fit);
@@ -116,14 +116,20 @@ pub fn quantize_dynamic(
 }
 
 /// The int8 twin of a convolution or linear layer, in place of the node's own, with weights fitted to what it reads when `model` runs.
-fn fit(before: &Layer, model: &Model, node: &Node, batches: &[&[(&str, &Value)]], gptq: &Gptq) -> Result<(Layer, LayerFit)> {
+fn fit(
+    before: &Layer,
+    model: &Model,
+    node: &Node,
+    batches: &[&[(&str, &Value)]],
+    (scheme, isa): (&DynamicScheme, Isa),
+    gptq: &Gptq,
+) -> Result<(Layer, LayerFit)> {
     let (Some(weight), Some(rounded)) = (weight_of(before), codes_of(node.layer())?) else { return Err(unfit(node)) };
     let [samples, held_out] = moments(before, gptq.threads, batches.iter().map(|batch| input_of(model, node, batch)))?;
     let fitted = gptq.quantize_codes(weight, &rounded, &samples, &held_out)?;
-    let (scheme, isa) = (DynamicScheme::default(), Isa::best());
     let layer = match before {
-        Layer::Conv2d(conv) => Conv2d::from_codes(conv.geometry(), &fitted.weights, bias(conv.bias()), &scheme, isa)?.into(),
-        Layer::Linear(linear) => Linear::from_codes(&fitted.weights, bias(linear.bias()), &scheme, isa)?.into(),
+        Layer::Conv2d(conv) => Conv2d::from_codes(conv.geometry(), &fitted.weights, bias(conv.bias()), scheme, isa)?.into(),
+        Layer::Linear(linear) => Linear::from_codes(&fitted.weights, bias(linear.bias()), scheme, isa)?.into(),
         _ => return Err(unfit(node)),
     };
     Ok((layer, LayerFit { name: node.name().to_owned(), method: fitted.method, errors: fitted.errors }))

@@ -18,6 +18,7 @@ pub(super) fn fit(
     model: &Model,
     node: &Node,
     batches: &[&[(&str, &Value)]],
+    (scheme, isa): (&DynamicScheme, Isa),
     gptq: &Gptq,
 ) -> Result<(Layer, LayerFit)> {
     let rounded = recurrent(node.layer()).ok_or_else(|| unfit(node))?;
@@ -29,7 +30,7 @@ pub(super) fn fit(
         let [samples, held_out] = moments.map(|moments| moments.finish(gptq.threads));
         let fitted = gptq.quantize_codes(float.weight(), &rounded.weight()?, &samples?, &held_out?)?;
         let bias = float.bias().map(Tensor::as_slice);
-        products.push(Projection::Int8(quantized::Linear::from_codes(&fitted.weights, bias, &DynamicScheme::default(), Isa::best())?));
+        products.push(Projection::Int8(quantized::Linear::from_codes(&fitted.weights, bias, scheme, isa)?));
         fit.method = fit.method.max(fitted.method);
         fit.errors.iter_mut().zip(fitted.errors).for_each(|(sum, error)| *sum += error);
     }

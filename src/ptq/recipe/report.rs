@@ -18,12 +18,15 @@ pub struct Improved {
     pub plain: f64,
     /// The same with the steps that stayed, before all samples went in.
     pub db: f64,
-    /// The steps that had something to do, in their order.
+    /// Whether all samples went into the model; if not, it is the one that was measured, since with all it was further from the float
+    /// model on those held out than without any step.
+    pub by_all: bool,
+    /// The steps that were tried, in their order; then those that were asked for and are none of this mode.
     pub stages: Vec<Gain>,
 }
 
 /// What a step was worth.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Gain {
     /// Which.
@@ -34,6 +37,8 @@ pub struct Gain {
     pub after: f64,
     /// Whether it stayed, since it was better.
     pub kept: bool,
+    /// Why there was nothing for it to do, if so.
+    pub idle: Option<String>,
     /// What it took, with the run that judged it.
     pub time: Duration,
 }
@@ -43,6 +48,10 @@ impl fmt::Display for Improved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:14} {:8.2} dB", "as configured", self.plain)?;
         for gain in &self.stages {
+            if let Some(why) = &gain.idle {
+                writeln!(f, "{:14} nothing to do: {why}", gain.stage.to_string())?;
+                continue;
+            }
             let kept = if gain.kept { "" } else { ", left out" };
             writeln!(
                 f,
