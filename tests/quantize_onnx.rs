@@ -71,6 +71,12 @@ fn ranges_of_activations() {
         let error = arguments(&format!("m.onnx --mode {mode} --export e --activations-per row")).err().unwrap().to_string();
         assert!(error.contains("--activations-per"), "{error}");
     }
+    for (word, tensor) in [("channel", false), ("tensor", true)] {
+        let Ok(Request::Run(given)) = arguments(&format!("{exported} --weights-per {word}")) else { panic!() };
+        assert_eq!(given.weights_per_tensor, Some(tensor));
+    }
+    assert!(arguments(&format!("{exported} --weights-per row")).is_err());
+    assert!(arguments("m.onnx --mode weight-only --export e --weights-per tensor").is_err());
     // Without a file to compare with, samples of a dynamic model say nothing.
     assert!(arguments("m.onnx --mode dynamic --save s --calibration c").is_err());
 }

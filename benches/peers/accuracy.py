@@ -130,6 +130,8 @@ OURS = {
         "static": STATIC,
         "static, mse": [*STATIC, "--observer", "mse"],
         "static, best effort": [*STATIC, "--effort", "best"],
+        "static, weights per tensor": [*STATIC, "--weights-per", "tensor"],
+        "static, weights per tensor, best effort": [*STATIC, "--weights-per", "tensor", "--effort", "best"],
     },
     "weights": weights,
 }

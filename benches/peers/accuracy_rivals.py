@@ -7,6 +7,7 @@ quantized weight with its share of scales and zero points as the tool stores the
 import contextlib
 import copy
 import io
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -156,16 +157,17 @@ def dynamic(network):
                 return by_torch(model, network.tests)
 
             yield "torchao", way, run, None
-        for symmetric in (False, True):
+        # 16 is the shortest block that it takes.
+        for symmetric, block in itertools.product((False, True), (32, 16)):
 
-            def run(symmetric=symmetric):
-                config = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=symmetric, bits=8, accuracy_level=4)
+            def run(symmetric=symmetric, block=block):
+                config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=symmetric, bits=8, accuracy_level=4)
                 quantizer = MatMulNBitsQuantizer(onnx.load(network.path), algo_config=config)
                 quantizer.process()
                 return by_onnxruntime(quantizer.model.model, network.tests)
 
             # Level 4: activations in int8, by block.
-            yield "onnxruntime", f"MatMulNBits 8 {'symmetric' if symmetric else 'asymmetric'}, level 4", run, None
+            yield "onnxruntime", f"MatMulNBits 8 {'symmetric' if symmetric else 'asymmetric'}, blocks of {block}, level 4", run, None
 
     def eager():
         model = torch.ao.quantization.quantize_dynamic(load(network.name, network.folder), {nn.Linear, nn.LSTM}, torch.qint8)

@@ -20,7 +20,7 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
                      [--calibration CAL.safetensors] [--observer NAME] [--batch N]
                      [--weights FORMAT] [--activations float|int8|int8-groups] [--effort fast|balanced|best] [--try STEP,...]
                      [--skip STEP,...] [--sweeps N]
-                     [--weight-bits N] [--activation-bits N] [--activations-per row|tensor]
+                     [--weight-bits N] [--activation-bits N] [--weights-per channel|tensor] [--activations-per row|tensor]
                      [--kinds KIND,...] [--exclude GLOB,...] [--threads N] [--json]
 
   --mode float       run the model as it is; what --save made (*.safetensors) too
@@ -31,6 +31,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --weights FORMAT   of --mode weight-only: int8 (default), int4:g32, uint4:g32, nf4:g64, kmeans3:g64, mxfp4, ...
   --activations KIND of --mode weight-only: what is multiplied with codes: float (default), or int8, quantized as it comes, by row or by
                      group of weights
+  --weights-per P    of --mode static and dynamic: what has a scale of its own, each output channel (channel, default) or all of a
+                     layer (tensor)
   --activations-per P of --mode dynamic: what has a range of its own, each row or image (row, default) or the tensor, as in ONNX
   --calibration FILE samples under the names of the model's inputs, for --mode static, --effort, --report, --target-drop and
                      --mode dynamic with --export, and `labels` (integers) where there are some
@@ -103,6 +105,8 @@ pub struct Arguments {
     pub weight_bits: Option<u32>,
     pub activation_bits: Option<u32>,
     pub activations_per: Option<RangeOf>,
+    /// Whether a layer's weights have one scale.
+    pub weights_per_tensor: Option<bool>,
     pub batch: Option<usize>,
     pub weights: Option<WeightFormat>,
     pub activations: Option<Activations>,
@@ -122,7 +126,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let (mut export, mut save, mut report, mut target_drop) = (None, None, None, None);
     let (mut objective, mut calibration, mut observer, mut batch) = (None, None, None, None);
     let (mut weights, mut activations, mut effort, mut sweeps) = (None, None, None, None);
-    let (mut weight_bits, mut activation_bits, mut activations_per) = (None, None, None);
+    let (mut weight_bits, mut activation_bits, mut activations_per, mut weights_per_tensor) = (None, None, None, None);
     let (mut tried, mut skipped) = (Vec::new(), Vec::new());
     let (mut kinds, mut exclude, mut threads, mut json) = (None, Vec::new(), None, false);
     while let Some(argument) = parser.next()? {
@@ -161,6 +165,11 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
                 "row" => activations_per = Some(RangeOf::Row),
                 "tensor" => activations_per = Some(RangeOf::Tensor),
                 other => return Err(format!("--activations-per is `{other}`: row or tensor").into()),
+            },
+            Arg::Long("weights-per") => match parser.value()?.string()?.as_str() {
+                "channel" => weights_per_tensor = Some(false),
+                "tensor" => weights_per_tensor = Some(true),
+                other => return Err(format!("--weights-per is `{other}`: channel or tensor").into()),
             },
             Arg::Long("batch") => match parser.value()?.parse()? {
                 0 => return Err("--batch is 0: at least 1".into()),
@@ -218,6 +227,9 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
     let ranged = mode == Mode::Dynamic && (export.is_some() || report.is_some());
     if mode != Mode::Static && effort.is_none() && !ranged && batch.is_some() {
         return Err("--batch belongs to --mode static, --effort, and --mode dynamic with --export or --report".into());
+    }
+    if !matches!(mode, Mode::Static | Mode::Dynamic) && weights_per_tensor.is_some() {
+        return Err("--weights-per belongs to --mode static and dynamic; formats of --weights say it themselves".into());
     }
     if mode != Mode::Dynamic && activations_per.is_some() {
         return Err("--activations-per belongs to --mode dynamic".into());
@@ -277,6 +289,7 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
         weight_bits,
         activation_bits,
         activations_per,
+        weights_per_tensor,
         batch,
         weights,
         activations,

@@ -30,7 +30,9 @@ pub fn quantize(arguments: &Arguments, model: &Model) -> Result<Model> {
 
 /// What is asked of dynamic quantization.
 fn dynamic<'p>(arguments: &Arguments, model: &Model) -> Result<DynamicQuantization<'p>> {
-    let quantization = DynamicQuantization::new(&kinds(arguments, model)).with_range(arguments.activations_per.unwrap_or_default());
+    let quantization = DynamicQuantization::new(&kinds(arguments, model))
+        .with_range(arguments.activations_per.unwrap_or_default())
+        .with_weights(weight_scheme(arguments));
     arguments.exclude.iter().try_fold(quantization, |quantization, pattern| quantization.exclude(pattern))
 }
 
@@ -151,13 +153,20 @@ pub fn static_config(arguments: &Arguments) -> Result<QConfig> {
     if let Some(observer) = arguments.observer {
         scheme = scheme.with_activation_observer(observer);
     }
-    if let Some(bits) = arguments.weight_bits.filter(|bits| *bits < 8) {
-        scheme = scheme.with_weights(Scheme::INT8_WEIGHT.with_bits(bits)).with_weight_scales(WeightScales::LeastSquares);
+    scheme = scheme.with_weights(weight_scheme(arguments));
+    if arguments.weight_bits.is_some_and(|bits| bits < 8) {
+        scheme = scheme.with_weight_scales(WeightScales::LeastSquares);
     }
     if let Some(bits) = arguments.activation_bits {
         scheme = scheme.with_activations(Scheme::UINT8_ACTIVATION.with_bits(bits));
     }
     samples::config(arguments, QConfig::new(scheme))
+}
+
+/// Bits of weights in integers, and what has a scale.
+pub fn weight_scheme(arguments: &Arguments) -> Scheme {
+    let scheme = if arguments.weights_per_tensor == Some(true) { Scheme::INT8_WEIGHT_PER_TENSOR } else { Scheme::INT8_WEIGHT };
+    arguments.weight_bits.map_or(scheme, |bits| scheme.with_bits(bits))
 }
 
 /// A line on the terminal that tells what runs.

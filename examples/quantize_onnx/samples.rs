@@ -11,6 +11,7 @@ use lowprec::ptq::DynamicQuantization;
 use lowprec::{Error, Model, Progress, Result, Value, eval};
 
 use crate::arguments::{Arguments, Mode};
+use crate::quantize::weight_scheme;
 
 /// Tensor of the labels.
 pub const LABELS: &str = "labels";
@@ -92,7 +93,11 @@ pub fn config(arguments: &Arguments, default: QConfig) -> Result<QConfig> {
         match &arguments.kinds {
             Some(kinds) if !kinds.contains(kind) => config = config.with_kind(*kind, LayerConfig::Float),
             _ if arguments.mode == Mode::Dynamic => {
-                let scheme = DynamicScheme { range: arguments.activations_per.unwrap_or_default(), ..DynamicScheme::default() };
+                let scheme = DynamicScheme {
+                    range: arguments.activations_per.unwrap_or_default(),
+                    weights: weight_scheme(arguments),
+                    ..DynamicScheme::default()
+                };
                 config = config.with_kind(*kind, LayerConfig::Dynamic(scheme));
             }
             _ => {}

@@ -55,8 +55,13 @@ fn recurrent_weights<'a>(layer: &Layer, twin: &'a Layer) -> Result<Vec<Rounded<'
     let (Some(layer), Some(twin)) = (recurrent(layer), recurrent(twin)) else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     for pair in layer.products().into_iter().zip(twin.products()) {
-        let (Projection::Int8(linear), Projection::Float(float)) = pair else { return Ok(Vec::new()) };
-        all.push(Rounded { float: float.weight(), codes: Codes::Int8(linear.weight()?), transposed: None });
+        let (linear, Projection::Float(float)) = pair else { return Ok(Vec::new()) };
+        let codes = match linear {
+            Projection::Int8(linear) => Codes::Int8(linear.weight()?),
+            Projection::WeightOnly(linear) => Codes::Formatted(Box::new(linear.weight().quantized()?)),
+            Projection::Float(_) => return Ok(Vec::new()),
+        };
+        all.push(Rounded { float: float.weight(), codes, transposed: None });
     }
     Ok(if all.iter().all(Rounded::fits) { all } else { Vec::new() })
 }
@@ -212,13 +217,13 @@ pub(super) fn rounded_input(layer: &Layer, x: &Tensor) -> Result<Option<Tensor>>
         },
         layer => {
             let products = recurrent(layer).map(|layer| layer.products()).unwrap_or_default();
-            let mut rules = products.into_iter().filter_map(|product| match product {
-                Projection::Int8(linear) => Some(linear.input_rule()),
-                Projection::Float(_) => None,
-            });
-            match rules.next() {
-                Some(rule) => by(rule, row),
-                None => return Ok(None),
+            match products.into_iter().find(|product| !matches!(product, Projection::Float(_))) {
+                Some(Projection::Int8(linear)) => by(linear.input_rule(), row),
+                Some(Projection::WeightOnly(linear)) => match run_of_bytes(linear.activations(), linear.weight()) {
+                    Some(run) => by_range(x.as_slice(), [row, run], LOW_BIT_RULE),
+                    None => return Ok(None),
+                },
+                _ => return Ok(None),
             }
         }
     };

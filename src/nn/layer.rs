@@ -7,6 +7,7 @@ use crate::nn::conv_transpose::Transposed;
 use crate::nn::operator::{Facts, Operator, check_arity, check_ints};
 use crate::nn::{AvgPool2d, BatchNorm2d, Conv2d, ConvTranspose2d, Embedding, GlobalAvgPool2d, Gru, Linear, Lstm, MaxPool2d};
 use crate::nn::{quantized, recurrent, weight_only};
+use crate::quant::WeightFormat;
 use crate::tensor::{DType, Shape};
 
 /// One operation of a model, with its weights.
@@ -236,10 +237,20 @@ impl Layer {
 
     /// Whether it holds codes: it computes in integers, or its weights alone are quantized.
     pub fn is_quantized(&self) -> bool {
-        self.stored_weights().is_some() || self.precision() != Precision::F32
+        self.weight_format().is_some() || self.precision() != Precision::F32
     }
 
-    /// The weights of a layer that has quantized weights and floats around them.
+    /// The format of weights that alone are quantized.
+    pub fn weight_format(&self) -> Option<&WeightFormat> {
+        match self {
+            Layer::Lstm(layer) => layer.weight_format(),
+            Layer::Gru(layer) => layer.weight_format(),
+            layer => layer.stored_weights().map(weight_only::StoredWeights::format),
+        }
+    }
+
+    /// The weights of a layer that has quantized weights and floats around them; of a recurrent layer, which has several,
+    /// [`Layer::weight_format`] tells.
     pub fn stored_weights(&self) -> Option<&weight_only::StoredWeights> {
         match self {
             Layer::WeightOnlyLinear(layer) => Some(layer.weight()),
@@ -251,8 +262,8 @@ impl Layer {
 
     /// What a listing calls its precision: [`Layer::precision`], or the format of weights that alone are quantized.
     pub fn format_name(&self) -> String {
-        match self.stored_weights() {
-            Some(weights) => weights.format().to_string(),
+        match self.weight_format() {
+            Some(format) => format.to_string(),
             None => self.precision().name().to_owned(),
         }
     }

@@ -3,8 +3,9 @@
 use super::layers::{Request, list, nothing};
 use crate::error::{Error, Result};
 use crate::nn::quantized::finite_bias;
+use crate::nn::recurrent::{Recurrent, recurrent};
 use crate::nn::weight_only::{Activations, Conv2d, Embedding, Linear};
-use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, SkipReason};
+use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, Projection, SkipReason};
 use crate::num::NonFinite;
 use crate::progress::Progress;
 use crate::quant::{Fit, QuantizedWeights, Rounding, WeightFormat, WeightQuantizer};
@@ -37,7 +38,7 @@ pub struct WeightConfig {
 
 impl WeightConfig {
     /// The kinds whose weights can be quantized alone.
-    pub const KINDS: &'static [LayerKind] = &[LayerKind::Conv2d, LayerKind::Linear, LayerKind::Embedding];
+    pub const KINDS: &'static [LayerKind] = &[LayerKind::Conv2d, LayerKind::Linear, LayerKind::Embedding, LayerKind::Lstm, LayerKind::Gru];
 
     /// Every layer of [`WeightConfig::KINDS`] in this format.
     pub fn new(format: WeightFormat) -> Self {
@@ -141,13 +142,43 @@ impl WeightConfig {
 
     /// The layer with its weights rounded to their format.
     pub(super) fn twin(&self, node: &Node) -> Result<Layer> {
-        let (Some(format), Some(weight)) = (self.format(node), weight_of(node.layer())) else { return Ok(node.layer().clone()) };
-        let rounding = match self.rounding {
-            Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed_of(seed, node.name()) },
-            other => other,
+        let Some(format) = self.format(node) else { return Ok(node.layer().clone()) };
+        let quantized = |weight: &Tensor, name: &str| {
+            let rounding = match self.rounding {
+                Rounding::Stochastic { seed } => Rounding::Stochastic { seed: seed_of(seed, name) },
+                other => other,
+            };
+            WeightQuantizer::new(format.clone()).with_rounding(rounding).with_non_finite(self.non_finite).quantize(weight)
         };
-        let quantizer = WeightQuantizer::new(format.clone()).with_rounding(rounding).with_non_finite(self.non_finite);
-        self.layer(node, quantizer.quantize(weight)?)
+        if let Some(layer) = recurrent(node.layer()) {
+            let one = |(i, product): (usize, &Projection)| match product {
+                Projection::Float(linear) => quantized(linear.weight(), &format!("{}.{i}", node.name())),
+                _ => Err(self.no_weights(node)),
+            };
+            let weights: Vec<QuantizedWeights> = layer.products().into_iter().enumerate().map(one).collect::<Result<_>>()?;
+            return self.recurrent(node, layer, weights);
+        }
+        match weight_of(node.layer()) {
+            Some(weight) => self.layer(node, quantized(weight, node.name())?),
+            None => Ok(node.layer().clone()),
+        }
+    }
+
+    /// The recurrent layer with these weights of its products.
+    pub(super) fn recurrent(&self, node: &Node, layer: &dyn Recurrent, weights: Vec<QuantizedWeights>) -> Result<Layer> {
+        let products = layer.products().into_iter().zip(weights).map(|(product, weights)| {
+            let Projection::Float(linear) = product else { return Err(self.no_weights(node)) };
+            let bias = linear.bias().map(|bias| finite_bias(bias.as_slice(), self.non_finite)).transpose()?;
+            Linear::new(weights, bias.as_deref(), self.activations).map(Projection::WeightOnly)
+        });
+        Ok(layer.with_products(products.collect::<Result<_>>()?))
+    }
+
+    fn no_weights(&self, node: &Node) -> Error {
+        Error::Unsupported {
+            what: format!("quantized weights of {}", node.layer().kind()),
+            way_out: format!("these kinds can have them, where they are in float: {}", list(Self::KINDS)),
+        }
     }
 
     /// The layer with these weights.
@@ -159,15 +190,12 @@ impl WeightConfig {
                 Conv2d::new(conv.geometry().clone(), weights, bias(conv.bias())?.as_deref(), self.activations).map(Layer::from)
             }
             Layer::Embedding(_) => Embedding::new(weights).map(Layer::from),
-            other => Err(Error::Unsupported {
-                what: format!("quantized weights of {}", other.kind()),
-                way_out: format!("these kinds can have them: {}", list(Self::KINDS)),
-            }),
+            _ => Err(self.no_weights(node)),
         }
     }
 }
 
-/// The float weights of a layer of [`WeightConfig::KINDS`].
+/// The float weights of a layer of [`WeightConfig::KINDS`] that has but one product or table.
 fn weight_of(layer: &Layer) -> Option<&Tensor> {
     match layer {
         Layer::Linear(linear) => Some(linear.weight()),

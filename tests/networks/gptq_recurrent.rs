@@ -2,10 +2,12 @@
 
 use crate::support::Random;
 use lowprec::metrics::sqnr_db;
+use lowprec::nn::weight_only::Activations;
 use lowprec::nn::{Dim, Direction, Gru, Layer, Linear, Lstm, Model, RecurrentOptions};
-use lowprec::ptq::DynamicQuantization;
 use lowprec::ptq::gptq::{self, FittedModel, Gptq, Method};
-use lowprec::{DType, Error, LayerKind, Progress, Tensor, Value, quantize_dynamic};
+use lowprec::ptq::{DynamicQuantization, WeightConfig};
+use lowprec::quant::WeightFormat;
+use lowprec::{DType, Error, LayerKind, Progress, Tensor, Value, quantize_dynamic, quantize_weights};
 
 const KINDS: [LayerKind; 3] = [LayerKind::Lstm, LayerKind::Gru, LayerKind::Linear];
 const WIDTH: usize = 20;
@@ -220,4 +222,69 @@ fn little_to_go_by_is_no_worse_than_rounding() {
         let told = fit(&model, &[&[("x", &value)]], &Gptq::new()).unwrap_err();
         assert!(matches!(&told, Error::Layer { .. }) && told.to_string().contains("memory"), "{told}");
     }
+}
+
+/// Weights of few bits: the layer is the float one of what the codes stand for, in fewer bytes.
+#[test]
+fn weights_alone() {
+    for (kind, text) in ALL.into_iter().flat_map(|kind| ["int4:g8", "uint3:g20", "int8", "nf4:g12"].map(|text| (kind, text))) {
+        let options = RecurrentOptions { direction: Direction::Bidirectional, ..RecurrentOptions::new(24) };
+        let format: WeightFormat = text.parse().unwrap();
+        let mut parts = Parts::new(kind, options, 7);
+        let one = |layer: Layer| {
+            let mut net = Model::builder();
+            let x = net.input("x", DType::F32, &[Dim::Any, Dim::Any, Dim::Fixed(WIDTH)]).unwrap();
+            let y = net.add("memory", layer, &[x]).unwrap();
+            net.output("y", y).unwrap();
+            net.build().unwrap()
+        };
+        let (float, x) = (one(parts.layer(kind)), sequences(8, 12, 5));
+        let small = quantize_weights(&float, &WeightConfig::new(format.clone())).unwrap();
+        let layer = small.node("memory").unwrap().layer();
+        assert!(layer.is_quantized() && layer.weight_format() == Some(&format) && layer.format_name() == text);
+        assert!(layer.stored_bytes() < float.stored_bytes() / 3, "{kind:?} {text}");
+        assert_eq!(small.conversion().unwrap().quantized, ["memory"]);
+        parts.weights = parts.weights.map(|all| {
+            let &[_, rows, width] = all.dims() else { panic!() };
+            let of = |direction: &[f32]| {
+                format.quantize(&Tensor::new([rows, width], direction.to_vec()).unwrap()).unwrap().dequantize().into_vec()
+            };
+            Tensor::new(all.dims(), all.as_slice().chunks(rows * width).flat_map(of).collect()).unwrap()
+        });
+        let expected = one(parts.layer(kind)).forward(&x).unwrap();
+        let db = |model: &Model| sqnr_db(expected.as_slice(), model.forward(&x).unwrap().as_slice()).unwrap();
+        assert!(db(&small) > 100.0, "{kind:?} {text}: {}", db(&small));
+        for activations in [Activations::Int8, Activations::Int8Groups] {
+            let bytes = quantize_weights(&float, &WeightConfig::new(format.clone()).with_activations(activations)).unwrap();
+            assert!((30.0..80.0).contains(&db(&bytes)), "{kind:?} {text}: {}", db(&bytes));
+        }
+    }
+}
+
+/// Weights of few bits fitted to what each product multiplies.
+#[test]
+fn weights_alone_are_fitted() {
+    for kind in ALL {
+        let (model, x) = (network(kind, 5), sequences(25, 20, 24));
+        let value = Value::from(sequences(45, 20, 64));
+        let batch: &[(&str, &Value)] = &[("x", &value)];
+        let config = WeightConfig::new("int3:g4".parse().unwrap());
+        let fit =
+            |threads| gptq::quantize_weights(&model, &[batch], &config, &Gptq::new().with_threads(threads), Progress::silent()).unwrap();
+        let (fitted, plain) = (fit(1), quantize_weights(&model, &config).unwrap());
+        assert_eq!((fitted.model.conversion(), fitted.model.bytes()), (plain.conversion(), plain.bytes()));
+        assert!(fitted.layers.iter().map(|layer| layer.name.as_str()).eq(["memory", "head"]));
+        let [before, after] = fitted.layers[0].errors;
+        assert!(after < 0.6 * before, "{kind:?}: {after} of {before}");
+        let (exact, y) = (model.forward(&x).unwrap(), fitted.model.forward(&x).unwrap());
+        let db = |y: &Tensor| sqnr_db(exact.as_slice(), y.as_slice()).unwrap();
+        let gain = db(&y) - db(&plain.forward(&x).unwrap());
+        assert!(gain > 1.0, "{kind:?}: {gain}");
+        assert_eq!(fit(3).model.forward(&x).unwrap().as_slice(), y.as_slice());
+    }
+    // A layer that samples can't be given to is told.
+    let nan = Value::from(Tensor::full([3, 2, WIDTH], f32::NAN).unwrap());
+    let config = WeightConfig::new("int3:g4".parse().unwrap());
+    let told = gptq::quantize_weights(&network(Kind::Lstm, 1), &[&[("x", &nan)]], &config, &Gptq::new(), Progress::silent()).unwrap_err();
+    assert!(matches!(told.kind(), Error::NonFinite { .. }) && told.to_string().contains("memory"), "{told}");
 }

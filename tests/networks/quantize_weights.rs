@@ -339,7 +339,7 @@ fn misuse_is_told() {
     let config = WeightConfig::new(format("int4:g8"));
     let error = |config: &WeightConfig| quantize_weights(&model, config).unwrap_err();
     assert!(matches!(error(&config.clone().with_pattern("conv*", None).unwrap()), Error::Pattern { .. }));
-    assert!(matches!(error(&config.clone().with_kind(LayerKind::Lstm, None)), Error::Unsupported { .. }));
+    assert!(matches!(error(&config.clone().with_kind(LayerKind::ConvTranspose2d, None)), Error::Unsupported { .. }));
     assert!(matches!(error(&config.clone().with_kind(LayerKind::Linear, None)), Error::NothingToQuantize { .. }));
     assert!(matches!(config.clone().with_pattern("", None), Err(Error::Parameter { .. } | Error::Pattern { .. })));
 

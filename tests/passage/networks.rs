@@ -3,9 +3,10 @@
 use lowprec::convert::QConfig;
 use lowprec::io::safetensors;
 use lowprec::kernels::{Conv2dGeometry, RangeOf};
+use lowprec::nn::weight_only::Activations;
 use lowprec::nn::{ConvTranspose2d, Dim, Embedding, Gru, Layer, Linear, Lstm, RecurrentOptions};
-use lowprec::ptq::DynamicQuantization;
-use lowprec::{DType, LayerKind, Model, Scheme, Tensor, Value, onnx, quantize_dynamic, quantize_static};
+use lowprec::ptq::{DynamicQuantization, WeightConfig};
+use lowprec::{DType, LayerKind, Model, Scheme, Tensor, Value, onnx, quantize_dynamic, quantize_static, quantize_weights};
 
 use crate::static_support::{everything, observe, samples};
 use crate::support::{Random, network};
@@ -133,7 +134,11 @@ pub fn cases() -> Vec<Case> {
     let words = Value::from(Tensor::new([7, 3], (0..21).map(|i| i * 5 % 11).collect::<Vec<i64>>()).unwrap());
     let tensor = DynamicQuantization::new(&all).with_range(RangeOf::Tensor).apply(&float).unwrap();
     let models = [("sequence dynamic", quantize_dynamic(&float, &all).unwrap()), ("sequence dynamic, one range", tensor)];
-    for (name, model) in models.into_iter().chain([("sequence float", float)]) {
+    let config = WeightConfig::new("uint4:g4".parse().unwrap());
+    let alone = quantize_weights(&float, &config).unwrap();
+    let bytes = quantize_weights(&float, &config.with_activations(Activations::Int8Groups)).unwrap();
+    let more = [("sequence weights alone", alone), ("sequence weights alone, bytes", bytes), ("sequence float", float)];
+    for (name, model) in models.into_iter().chain(more) {
         cases.push(Case { name: name.into(), model, inputs: vec![("words".into(), words.clone())] });
     }
     cases

@@ -6,7 +6,7 @@ use super::document::{Codes, Document, Geometry, Grid, LayerEntry, NodeEntry, Pa
 use super::encode::NORM;
 use super::operators;
 use super::tensors::{Reader, element_type};
-use super::weights;
+use super::weights::{self, Weights};
 use super::{document, format_error};
 use crate::error::{Error, Result};
 use crate::io::onnx::import;
@@ -137,8 +137,7 @@ fn layer(tensors: &mut Reader, node: &str, (writes, ends): (usize, [Option<Grid>
             weight_only::Conv2d::new(geometry, weight, bias.as_ref().map(Tensor::as_slice), activations(floats, groups)?)?.into()
         }
         LayerEntry::WeightOnlyLinear { weights: entry, floats, groups } => {
-            let (weight, bias) = (weights::take(tensors, node, &entry)?, bias(tensors, node)?);
-            weight_only::Linear::new(weight, bias.as_ref().map(Tensor::as_slice), activations(floats, groups)?)?.into()
+            weight_only_linear(tensors, node, &entry, [floats, groups])?.into()
         }
         LayerEntry::WeightOnlyEmbedding { weights: entry } => weight_only::Embedding::new(weights::take(tensors, node, &entry)?)?.into(),
         LayerEntry::Relu => Layer::Relu,
@@ -186,10 +185,18 @@ fn quantized_linear(tensors: &mut Reader, node: &str, codes: &Codes, input: &Rul
     quantized::Linear::from_codes(&weight, bias.as_ref().map(Tensor::as_slice), &scheme(input)?, Isa::best())
 }
 
+fn weight_only_linear(tensors: &mut Reader, node: &str, entry: &Weights, [floats, groups]: [bool; 2]) -> Result<weight_only::Linear> {
+    let (weight, bias) = (weights::take(tensors, node, entry)?, bias(tensors, node)?);
+    weight_only::Linear::new(weight, bias.as_ref().map(Tensor::as_slice), activations(floats, groups)?)
+}
+
 fn projection(tensors: &mut Reader, name: &str, of: Projected) -> Result<Projection> {
     match of {
         Projected::Float => linear(tensors, name).map(Projection::Float),
         Projected::Int8 { codes, input } => quantized_linear(tensors, name, &codes, &input).map(Projection::Int8),
+        Projected::WeightOnly { weights, floats, groups } => {
+            weight_only_linear(tensors, name, &weights, [floats, groups]).map(Projection::WeightOnly)
+        }
     }
 }
 

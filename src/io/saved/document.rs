@@ -340,6 +340,13 @@ pub enum Projected {
         #[serde(default, skip_serializing_if = "is_default")]
         input: Rule,
     },
+    WeightOnly {
+        weights: Weights,
+        #[serde(default, skip_serializing_if = "is_default")]
+        floats: bool,
+        #[serde(default, skip_serializing_if = "is_default")]
+        groups: bool,
+    },
 }
 
 /// Grids of a layer from codes to codes.

@@ -201,6 +201,11 @@ fn projection(tensors: &mut Writer, name: &str, part: &Projection) -> Result<Pro
             let input = rule(linear.input_rule(), linear.input_range());
             Ok(Projected::Int8 { codes: codes(tensors, name, &linear.weight()?, linear.bias())?, input })
         }
+        Projection::WeightOnly(linear) => {
+            let weights = weights(tensors, name, linear.weight(), linear.bias())?;
+            let [floats, groups] = activations(linear.activations());
+            Ok(Projected::WeightOnly { weights, floats, groups })
+        }
     }
 }
 

@@ -14,7 +14,7 @@ impl Layer {
             Layer::QuantizedLinear(layer) => Some(layer.input_range()),
             layer => recurrent(layer)?.products().into_iter().find_map(|product| match product {
                 Projection::Int8(linear) => Some(linear.input_range()),
-                Projection::Float(_) => None,
+                _ => None,
             }),
         }
     }
@@ -30,7 +30,7 @@ impl Layer {
                 let layer = recurrent(layer)?;
                 let products = layer.products().into_iter().map(|product| match product {
                     Projection::Int8(linear) => Projection::Int8(linear.with_input_range(range)),
-                    float => float.clone(),
+                    other => other.clone(),
                 });
                 layer.with_products(products.collect())
             }

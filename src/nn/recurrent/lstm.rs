@@ -6,6 +6,7 @@ use crate::kernels::{Isa, Workspace};
 use crate::nn::quantized::DynamicScheme;
 use crate::nn::view::{Inputs, Outputs};
 use crate::nn::{Layer, Linear, Precision};
+use crate::quant::WeightFormat;
 use crate::tensor::{Shape, Tensor};
 
 /// ONNX LSTM, for each step and direction, with gates in the order i, o, f, c:
@@ -145,6 +146,11 @@ impl Lstm {
     /// What its products are computed in.
     pub fn precision(&self) -> Precision {
         self.directions[0].input.precision()
+    }
+
+    /// The format of its weights, where they alone are quantized.
+    pub fn weight_format(&self) -> Option<&WeightFormat> {
+        self.directions[0].input.weight_format()
     }
 
     /// Name of the integer kernel that runs, if one does.

@@ -1,9 +1,10 @@
-//! Recurrent layers: LSTM and GRU, in float and in int8.
+//! Recurrent layers: LSTM and GRU, in float, in int8, and with weights alone quantized.
 //!
 //! Both run as one product of all steps with the input weights, then step by step a product of the state with the
 //! recurrent weights. In int8 the weights have one scale per output channel (a row of `W` or `R`), and each row of
 //! activations, input and state alike, gets its own range at every step; or, with [`RangeOf::Tensor`](crate::kernels::RangeOf), the input
-//! one for all steps of the batch, and the batch's state one at every step.
+//! one for all steps of the batch, and the batch's state one at every step. Weights that alone are quantized are multiplied as those of
+//! [`weight_only::Linear`].
 
 mod gru;
 mod lstm;
@@ -21,8 +22,9 @@ use crate::nn::operator::{Attributes, check_arity};
 use crate::nn::plan::{Fused, Stage};
 use crate::nn::quantized::{self, DynamicScheme};
 use crate::nn::view::Inputs;
-use crate::nn::{Linear, Precision};
+use crate::nn::{Linear, Precision, weight_only};
 use crate::num::{exp, tanh};
+use crate::quant::WeightFormat;
 use crate::tensor::{DType, Shape, Tensor};
 
 /// In which order a recurrent layer walks its sequence.
@@ -256,11 +258,12 @@ struct Sizes {
     batch: usize,
 }
 
-/// Weights of one direction: a product in float or in int8.
+/// Weights of one direction: a product in float, in int8, or of weights in any format.
 #[derive(Debug, Clone)]
 pub(crate) enum Projection {
     Float(Linear),
     Int8(quantized::Linear),
+    WeightOnly(weight_only::Linear),
 }
 
 impl Projection {
@@ -271,6 +274,7 @@ impl Projection {
         let got = match self {
             Projection::Float(linear) => [linear.out_features(), linear.in_features()],
             Projection::Int8(linear) => [linear.out_features(), linear.in_features()],
+            Projection::WeightOnly(linear) => [linear.out_features(), linear.in_features()],
         };
         if got == [out, inner] { Ok(()) } else { Err(Error::shape("recurrent weight", format!("[{out}, {inner}]"), &got)) }
     }
@@ -280,6 +284,7 @@ impl Projection {
         match self {
             Projection::Float(linear) => linear.in_features(),
             Projection::Int8(linear) => linear.in_features(),
+            Projection::WeightOnly(linear) => linear.in_features(),
         }
     }
 
@@ -289,6 +294,7 @@ impl Projection {
         match self {
             Projection::Float(linear) => linear.run(x, rows, fused, y, threads),
             Projection::Int8(linear) => linear.run(x, rows, Stage { fused, ..Stage::default() }, y, workspace, threads),
+            Projection::WeightOnly(linear) => linear.run(x, rows, fused, y, workspace, threads),
         }
     }
 
@@ -298,7 +304,7 @@ impl Projection {
                 let bias = linear.bias().map(Tensor::as_slice);
                 quantized::Linear::from_tensor(linear.weight(), bias, scheme, isa).map(Projection::Int8)
             }
-            Projection::Int8(_) => Ok(self.clone()),
+            Projection::Int8(_) | Projection::WeightOnly(_) => Ok(self.clone()),
         }
     }
 
@@ -306,13 +312,22 @@ impl Projection {
         match self {
             Projection::Float(_) => Precision::F32,
             Projection::Int8(_) => Precision::Int8,
+            Projection::WeightOnly(linear) => linear.activations().precision(),
+        }
+    }
+
+    /// The format of weights that alone are quantized.
+    pub(crate) fn weight_format(&self) -> Option<&WeightFormat> {
+        match self {
+            Projection::WeightOnly(linear) => Some(linear.weight().format()),
+            _ => None,
         }
     }
 
     fn kernel_name(&self) -> Option<&'static str> {
         match self {
-            Projection::Float(_) => None,
             Projection::Int8(linear) => Some(linear.kernel_name()),
+            _ => None,
         }
     }
 
@@ -320,6 +335,7 @@ impl Projection {
         match self {
             Projection::Float(linear) => linear.weight().len(),
             Projection::Int8(linear) => linear.in_features() * linear.out_features(),
+            Projection::WeightOnly(linear) => linear.in_features() * linear.out_features(),
         }
     }
 
@@ -328,6 +344,7 @@ impl Projection {
         match self {
             Projection::Float(_) => self.bytes().into_iter().sum(),
             Projection::Int8(linear) => linear.stored_bytes(),
+            Projection::WeightOnly(linear) => linear.weight().stored_bytes() + 4 * linear.bias().map_or(0, <[f32]>::len),
         }
     }
 
@@ -336,6 +353,7 @@ impl Projection {
         match self {
             Projection::Float(linear) => [4 * linear.weight().len(), 4 * linear.bias().map_or(0, Tensor::len)],
             Projection::Int8(linear) => [linear.weight_bytes(), 4 * linear.bias().map_or(0, <[f32]>::len)],
+            Projection::WeightOnly(linear) => [linear.weight().bytes(), 4 * linear.bias().map_or(0, <[f32]>::len)],
         }
     }
 }

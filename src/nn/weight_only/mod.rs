@@ -2,7 +2,7 @@
 //!
 //! **In and out**: floats, as for the layers of [`nn`](crate::nn). **How it runs** is decided by the format ([`StoredWeights`]):
 //!
-//! | format | Linear, and Conv2d with 1x1 kernels | Embedding | other Conv2d |
+//! | format | Linear, LSTM and GRU, and Conv2d with 1x1 kernels | Embedding | other Conv2d |
 //! |---|---|---|---|
 //! | 2, 3, 4 bits whose codes stand for one table's levels or integers, 8-bit integers; groups of a multiple of 4 | on the packed codes ([`PackedLowBit`](crate::kernels::PackedLowBit)) | rows dequantized as they are picked | dequantized in the call |
 //! | all others | dequantized in the call, a block of rows at a time | the same | the same |

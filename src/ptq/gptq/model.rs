@@ -3,6 +3,7 @@
 use super::moments::{input_of, moments, weight_of};
 use super::{Gptq, Method};
 use crate::error::{Error, Result};
+use crate::nn::recurrent::recurrent;
 use crate::nn::{Layer, Model, Node};
 use crate::progress::Progress;
 use crate::ptq::WeightConfig;
@@ -35,7 +36,8 @@ pub struct LayerFit {
 /// [`quantize_weights`](crate::quantize_weights), with codes and scales chosen by what they do to each layer's outputs on samples; `model` is
 /// untouched.
 ///
-/// Layers are fitted in the order in which they run, each to inputs that those before it, already quantized, give. Of every four samples
+/// Layers are fitted in the order in which they run, each to inputs that those before it, already quantized, give, recurrent ones also to the states that they pass
+/// through with their weights rounded. Of every four samples
 /// one is held out, on which the method is chosen. `batches` are inputs by name, with samples along their first axis.
 ///
 /// Layers whose inputs the samples never reach are rounded to the nearest, as embeddings are.
@@ -98,6 +100,9 @@ fn fit(
     config: &WeightConfig,
     gptq: &Gptq,
 ) -> Result<(Layer, Option<LayerFit>)> {
+    if let Some(float) = recurrent(node.layer()) {
+        return super::recurrent::fit_weights(float, model, node, batches, format, config, gptq);
+    }
     // Rows that are picked have no inputs to be fitted to.
     let Some(weight) = weight_of(node.layer()) else { return Ok((config.twin(node)?, None)) };
     let [samples, held_out] = moments(node.layer(), gptq.threads, batches.iter().map(|batch| input_of(model, node, batch)))?;

@@ -8,7 +8,9 @@ use crate::kernels::Isa;
 use crate::nn::quantized::{self, DynamicScheme};
 use crate::nn::recurrent::{First, Passed, Recurrent, recurrent};
 use crate::nn::{Layer, Model, Node, Projection};
+use crate::ptq::WeightConfig;
 use crate::ptq::statistics::values_of;
+use crate::quant::WeightFormat;
 use crate::tensor::{Tensor, Value};
 
 /// The int8 twin of `float`, in place of the node's own, with weights fitted to what its products multiply when `model` runs, of whose
@@ -35,6 +37,36 @@ pub(super) fn fit(
         fit.errors.iter_mut().zip(fitted.errors).for_each(|(sum, error)| *sum += error);
     }
     Ok((rounded.with_products(products), fit))
+}
+
+/// The layer with its weights in `format`, fitted to what its products multiply when they are rounded and `model` runs.
+pub(super) fn fit_weights(
+    float: &dyn Recurrent,
+    model: &Model,
+    node: &Node,
+    batches: &[&[(&str, &Value)]],
+    format: &WeightFormat,
+    config: &WeightConfig,
+    gptq: &Gptq,
+) -> Result<(Layer, Option<LayerFit>)> {
+    let rounded = node.with_layer(config.twin(node)?);
+    let replaced = |other: &Node| if other.name() == node.name() { rounded.clone() } else { other.clone() };
+    let model = model.with_nodes(model.nodes().iter().map(replaced).collect(), model.conversion().cloned());
+    let moments = match recurrent(rounded.layer()) {
+        Some(layer) => moments(layer, &model, &rounded, batches, gptq.threads)?,
+        None => return Err(unfit(node)),
+    };
+    let mut weights = Vec::new();
+    let mut fit = LayerFit { name: node.name().to_owned(), method: Method::Nearest, errors: [0.0; 2] };
+    for (product, moments) in float.products().into_iter().zip(moments) {
+        let Projection::Float(product) = product else { return Err(unfit(node)) };
+        let [samples, held_out] = moments.map(|moments| moments.finish(gptq.threads));
+        let fitted = gptq.quantize(product.weight(), format, &samples?, &held_out?)?;
+        weights.push(fitted.weights);
+        fit.method = fit.method.max(fitted.method);
+        fit.errors.iter_mut().zip(fitted.errors).for_each(|(sum, error)| *sum += error);
+    }
+    Ok((config.recurrent(node, float, weights)?, Some(fit)))
 }
 
 /// By product of the layer: the second moments of what it multiplies, of three in four sequences and of those held out.

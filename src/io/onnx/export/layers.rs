@@ -145,6 +145,7 @@ impl Stack {
                 }
                 (weight.dequantize(), linear.out_features())
             }
+            Projection::WeightOnly(linear) => (linear.weight().dequantize()?, linear.out_features()),
         };
         self.columns = weight.dims().get(1).copied().unwrap_or(1);
         self.data.extend_from_slice(weight.as_slice());
@@ -196,6 +197,7 @@ fn bias(part: &Projection, rows: usize) -> Vec<f32> {
     let bias = match part {
         Projection::Float(linear) => linear.bias().map(|bias| bias.as_slice().to_vec()),
         Projection::Int8(linear) => linear.bias().map(<[f32]>::to_vec),
+        Projection::WeightOnly(linear) => linear.bias().map(<[f32]>::to_vec),
     };
     bias.unwrap_or_else(|| vec![-0.0; rows])
 }

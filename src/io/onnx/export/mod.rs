@@ -53,7 +53,8 @@ const LIMIT: usize = i32::MAX as usize;
 /// larger one they differ as far as the ranges of its images do ([`compare_ranges`](crate::eval::compare_ranges) says what they were worth). Quantized
 /// weights are constants in codes that DequantizeLinear (in blocks, from opset 21 on) or a look-up makes floats of; activations that such a
 /// layer would quantize in its products stay floats. So do those of a recurrent layer in int8: the standard's LSTM and GRU multiply
-/// floats, and get theirs from a DequantizeLinear of the layer's codes. A transposed convolution in int8 has the same codes there, but
+/// floats, and get theirs from a DequantizeLinear of the layer's codes; its weights that alone are quantized are written as the floats that
+/// they stand for. A transposed convolution in int8 has the same codes there, but
 /// what they stand for is multiplied as floats, whose sums are rounded.
 ///
 /// Reading a file that was written gives a model with the same outputs, bit for bit, up to what the last paragraph says.
