@@ -36,8 +36,8 @@ usage: quantize_onnx MODEL.onnx --mode float|dynamic|static|weight-only
   --activations-per P of --mode dynamic: what has a range of its own, each row or image (row, default) or the tensor, as in ONNX
   --calibration FILE samples under the names of the model's inputs, for --mode static, --effort, --report, --target-drop and
                      --mode dynamic with --export, and `labels` (integers) where there are some
-  --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, scale
-                     channels, ranges, biases), best (scales drawn and tried, weights fitted too, below 8 bits static roundings learned, of
+  --effort EFFORT    what is done for accuracy, by the calibration samples: fast (nothing), balanced (equalize, smooth, grids,
+                     scale channels, clip groups, ranges, biases), best (scales drawn and tried, weights fitted too, below 8 bits static roundings learned, of
                      weights alone scales tuned end to end); each step is kept where it helps on a quarter of them, held out
   --try STEP,...     of --effort: steps that it would not try: equalize, absorb-biases, draw-scales, smooth, grids, scale-channels,
                      clip-groups, ranges, fit-weights, learn-rounding, correct-biases, distill
@@ -255,8 +255,15 @@ pub fn parse(mut parser: Parser) -> Result<Request, lexopt::Error> {
                     --target-drop"
             .into());
     }
-    if sweeps.is_some() && effort != Some(Effort::Best) && !(mode == Mode::WeightOnly && calibration.is_some() && effort.is_none()) {
-        return Err("--sweeps belongs to fitted weights: --effort best, or --mode weight-only with --calibration".into());
+    let fits = match effort {
+        Some(effort) => (effort == Effort::Best && !skipped.contains(&Stage::Fit)) || tried.contains(&Stage::Fit),
+        None => mode == Mode::WeightOnly && calibration.is_some(),
+    };
+    if sweeps.is_some() && !fits {
+        return Err(
+            "--sweeps belongs to fitted weights: --effort with fit-weights among its steps, or --mode weight-only with --calibration"
+                .into(),
+        );
     }
     if mode == Mode::WeightOnly && target_drop.is_some() {
         return Err("--target-drop chooses among int8 layers: --mode weight-only has none".into());

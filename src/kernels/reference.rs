@@ -257,7 +257,8 @@ pub fn gemm_low_bit(lhs: &[f32], m: usize, range: LowBitRange, weights: &LowBit<
         let (mut codes, mut scales, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
         for x in x.chunks(run) {
             let (min, max) = x.iter().fold((x[0], x[0]), |(min, max), &x| (min.min(x), max.max(x)));
-            let (scale, zero) = num::affine_qparams(min, max, 1, 255, false);
+            let of_zeros = min >= 0.0 && max <= 0.0;
+            let (scale, zero) = if of_zeros { (1.0, 128) } else { num::affine_qparams(min, max, 1, 255, false) };
             codes.extend(x.iter().map(|&x| num::quantize(x, scale, zero, 1, 255) - 128));
             scales.push(scale * unit);
             zeros.push((zero - 128) as f32);

@@ -15,7 +15,7 @@ pub struct Workspace {
     pub(super) zero_points: Vec<i32>,
     pub(super) scales: Vec<f32>,
     /// Negative zero points.
-    pub(super) row_shifts: Vec<f32>,
+    pub(super) negated_zero_points: Vec<f32>,
     pub(super) segments: Vec<Segment>,
     /// Ranges of rows.
     pub(super) ranges: Vec<Range>,
@@ -45,7 +45,7 @@ impl Workspace {
             + self.columns.bytes()
             + self.heads.iter().map(HeadMemory::bytes).sum::<usize>()
             + self.zero_points.capacity() * size_of::<i32>()
-            + (self.scales.capacity() + self.row_shifts.capacity()) * size_of::<f32>()
+            + (self.scales.capacity() + self.negated_zero_points.capacity()) * size_of::<f32>()
             + self.segments.capacity() * size_of::<Segment>()
             + (self.row_terms.capacity() + self.sums.capacity()) * size_of::<i32>()
             + self.ranges.capacity() * size_of::<Range>()

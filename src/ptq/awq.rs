@@ -8,11 +8,12 @@
 //! y = (x / s) · Q(W S)ᵀ          s_j = (mean |x_j|)^α, over √(max s · min s)
 //! ```
 //!
-//! `α`, 0 to 0.95 in steps of 0.05, is that of least squared error of the outputs of all layers that read the value, each in its own format.
-//! Layers that read the same value share the scales. Which values these are, [`channel_scales`](super::channel_scales) says.
+//! `α`, 0 to 0.95 in steps of 0.05, is that of least squared error of the outputs of all layers that read the value, each in its own
+//! format. Layers that read the same value share the scales. Which values these are, [`channel_scales`](super::channel_scales) says.
 //!
 //! Then the largest weights of a group may be better clipped: [`quantize_weights`] tries all of its range and less, in twentieths down to
-//! eleven of them, and takes, for each group by itself, the range with which its part of the outputs has the least error; [`clip_weights`] does that alone.
+//! eleven of them, and takes, for each group by itself, the range with which its part of the outputs has the least error; [`clip_weights`]
+//! does that alone.
 //!
 //! [`gptq`](super::gptq) sees all of the inputs' second moments where AWQ sees their diagonal, and gains more; the scales found here make
 //! its work easier, and can be had alone: [`scale_channels`].
@@ -28,9 +29,10 @@
 //! ```
 
 use super::channel_scales::{Choice, Rescaled, Seen, product, rescale, times};
-use super::gptq::{Hessian, Products, input_of, moments, weight_of};
+use super::gptq::{Hessian, Products, input_of, moments, seen_products, weight_of};
 use super::weight_only::{WeightConfig, weights_request};
 use crate::error::{Error, Result};
+use crate::nn::recurrent::recurrent;
 use crate::nn::{Executor, Linear, Model, Node};
 use crate::progress::Progress;
 use crate::quant::{QuantizedWeights, Rounding, WeightFormat, WeightQuantizer};
@@ -71,17 +73,18 @@ pub struct Clipped {
 pub struct Clipping {
     /// The layer's name.
     pub name: String,
-    /// The share of groups whose range is shorter than their weights; 0 where clipping was no gain on the samples held out.
+    /// The share of groups whose range is shorter than their weights, of a recurrent layer the mean over its products; 0 where clipping was
+    /// no gain on the samples held out.
     pub clipped: f64,
     /// Squared error of the outputs on those samples: without clipping, and with what was taken.
     pub errors: [f64; 2],
 }
 
-/// The same function with channels scaled so that the weights' errors in the formats of `config` cost least; `model` is untouched. Batch norms
-/// are folded and functions that an exporter spelled out are put together first, as before every quantization.
+/// The same function with channels scaled so that the weights' errors in the formats of `config` cost least; `model` is untouched. Batch
+/// norms are folded and functions that an exporter spelled out are put together first, as before every quantization.
 ///
-/// `batches` are inputs by name. Of each value the first 1024 rows that they show are kept. A value none of whose readers gets a format stays
-/// as it is.
+/// `batches` are inputs by name. Of each value the first 1024 rows that they show are kept. A value none of whose readers gets a format
+/// stays as it is.
 ///
 /// # Errors
 /// [`Error::Empty`] without a batch; [`Error::NonFinite`] for NaN and infinities in weights and in what samples make of them, inside an
@@ -145,15 +148,14 @@ fn scales(mean: &[f64], strength: f64, scales: &mut Vec<f64>) {
 /// [`quantize_weights`](crate::quantize_weights) of a model whose channels were scaled by [`scale_channels`], each group's range clipped where
 /// that helps its part of the outputs; `model` is untouched.
 ///
-/// Layers are clipped in the order in which they run, each by inputs that those before it, already quantized, give. Of every four samples one
-/// is held out; a layer whose error on those clipping makes larger keeps its weights, and so does one whose format keeps some exactly.
-/// `batches` are inputs by name, with samples along their
-/// first axis.
+/// Layers are clipped in the order in which they run, each by inputs that those before it, already quantized, give. Of every four samples
+/// one is held out; a layer whose error on those clipping makes larger keeps its weights, and so does one whose format keeps some exactly.
+/// `batches` are inputs by name, with samples along their first axis.
 ///
 /// # Errors
-/// Those of [`scale_channels`], [`quantize_weights`](crate::quantize_weights) and [`Model::run`]; [`Error::Unsupported`] for a configuration that
-/// rounds by chance; [`Error::NonFinite`] for NaN and infinities in a layer's inputs, inside an [`Error::Layer`] that names it;
-/// [`Error::Cancelled`].
+/// Those of [`scale_channels`], [`quantize_weights`](crate::quantize_weights) and [`Model::run`]; [`Error::Unsupported`] for a
+/// configuration that rounds by chance; [`Error::NonFinite`] for NaN and infinities in a layer's inputs, inside an [`Error::Layer`] that
+/// names it; [`Error::Cancelled`].
 pub fn quantize_weights(model: &Model, batches: &[&[(&str, &Value)]], config: &WeightConfig, mut progress: Progress<'_>) -> Result<Aware> {
     check_rounding(config)?;
     let scaled = scale_channels(model, batches, config, progress.lend())?;
@@ -179,9 +181,20 @@ pub fn clip_weights(model: &Model, batches: &[&[(&str, &Value)]], config: &Weigh
         let Some(at) = model.nodes().iter().position(|node| node.name() == name) else { continue };
         let node = &model.nodes()[at];
         let of = |node: &Node| -> Result<_> {
-            let (Some(format), Some(weight)) = (config.format(node), weight_of(node.layer())) else {
-                return Ok((config.twin(node)?, None));
-            };
+            let Some(format) = config.format(node) else { return Ok((config.twin(node)?, None)) };
+            if let Some(float) = recurrent(node.layer()).filter(|_| !node.layer().is_quantized()) {
+                let (mut weights, mut clipping) = (Vec::new(), Clipping { name: name.clone(), clipped: 0.0, errors: [0.0; 2] });
+                let products = seen_products(float, &model, node, batches, config, threads)?;
+                let count = products.len() as f64;
+                for (product, [samples, held_out]) in products {
+                    let (clipped, share, errors) = clip(product.weight(), format, &samples, &held_out, threads)?;
+                    weights.push(clipped);
+                    clipping.clipped += share / count;
+                    clipping.errors.iter_mut().zip(errors).for_each(|(sum, error)| *sum += error);
+                }
+                return Ok((config.recurrent(node, float, weights)?, Some(clipping)));
+            }
+            let Some(weight) = weight_of(node.layer()) else { return Ok((config.twin(node)?, None)) };
             let [samples, held_out] = moments(node.layer(), threads, batches.iter().map(|batch| input_of(&model, node, batch)))?;
             let (weights, clipped, errors) = clip(weight, format, &samples, &held_out, threads)?;
             Ok((config.layer(node, weights)?, Some(Clipping { name: name.clone(), clipped, errors })))

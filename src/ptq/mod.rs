@@ -33,8 +33,10 @@
 //!
 //! - before quantizing, [`equalize`](equalize::equalize): channels of like ranges, the same function;
 //!   [`smooth_quant`](smooth_quant::smooth_quant): outliers of activations in the weights that read them, the same function too;
-//!   [`awq::scale_channels`]: large activations in front of finely rounded weights, again the same; [`reestimate_norms`], where batch norms no longer fit what they read;
-//! - while quantizing weights, [`gptq`]: codes chosen by what they do to a layer's outputs on samples; of static models below 8 bits,
+//!   [`awq::scale_channels`]: large activations in front of finely rounded weights, again the same; [`reestimate_norms`], where
+//!   batch norms no longer fit what they read;
+//! - while quantizing weights, [`gptq`]: codes chosen by what they do to a layer's outputs on samples; [`awq::clip_weights`]: ranges of groups,
+//!   for less time; without samples [`Fit::HalfQuadratic`](crate::quant::Fit::HalfQuadratic) (HQQ); of static models below 8 bits,
 //!   [`reconstruct`]: codes and scales learned by what they do to the outputs of a whole block, for more time;
 //! - after quantizing, [`correct_biases`](bias_correction::correct_biases): means of outputs back where they were;
 //!   [`distill`](distill::distill): of weights alone, scales, biases and norms tuned by what the whole model gives.

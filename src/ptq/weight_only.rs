@@ -100,9 +100,9 @@ impl WeightConfig {
         format.map_or(Some(&self.default), Option::as_ref)
     }
 
-    /// The same with the grids of codes with zero points and offsets chosen by half-quadratic splitting, where a format of the configuration
-    /// allows that and has another rule.
-    pub(super) fn half_quadratic(&self) -> Option<Self> {
+    /// The same with the grids of codes with zero points and offsets chosen by half-quadratic splitting, where the format of a layer allows that
+    /// and has another rule.
+    pub(super) fn half_quadratic(&self, model: &Model) -> Option<Self> {
         let mut config = self.clone();
         let formats = config.kinds.iter_mut().map(|(_, format)| format).chain(config.patterns.iter_mut().map(|(_, format)| format));
         for format in formats.filter_map(Option::as_mut).chain([&mut config.default]) {
@@ -110,7 +110,8 @@ impl WeightConfig {
                 *format = other;
             }
         }
-        (config != *self).then_some(config)
+        let changes = |node: &Node| Self::KINDS.contains(&node.layer().kind()) && config.format(node) != self.format(node);
+        model.nodes().iter().any(changes).then_some(config)
     }
 
     fn check(&self, model: &Model) -> Result<()> {
@@ -150,7 +151,7 @@ impl WeightConfig {
             };
             WeightQuantizer::new(format.clone()).with_rounding(rounding).with_non_finite(self.non_finite).quantize(weight)
         };
-        if let Some(layer) = recurrent(node.layer()) {
+        if let Some(layer) = recurrent(node.layer()).filter(|_| !node.layer().is_quantized()) {
             let one = |(i, product): (usize, &Projection)| match product {
                 Projection::Float(linear) => quantized(linear.weight(), &format!("{}.{i}", node.name())),
                 _ => Err(self.no_weights(node)),

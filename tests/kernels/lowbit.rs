@@ -351,3 +351,57 @@ fn misuse_is_told() {
     let bias = [0.0; 3];
     assert!(matches!(run(&[1.0; 16], NonFinite::Error, plain.with_bias(Some(&bias)), 1), Err(Error::Length { .. })));
 }
+
+/// The sums of columns, which the first product with ranges of rows makes, are a cache: nothing else changes.
+#[test]
+fn sums_of_columns_are_a_cache() {
+    let mut random = Random(21);
+    let (n, k) = (40, 96);
+    let owned = Owned::new(&mut random, 4, [n, k, 32], 3, 1, 1);
+    for isa in Isa::available() {
+        let packed = PackedLowBit::pack_for(isa, &owned.weights()).unwrap();
+        let (x, before, copy) = (random.floats(3 * k), packed.bytes(), packed.clone());
+        let run = |packed: &PackedLowBit, range| {
+            let mut y = vec![0f32; 3 * n];
+            let (a, c) = (Matrix::new(&x, 3, k).unwrap(), MatrixMut::new(&mut y, 3, n).unwrap());
+            gemm_low_bit(a, range, NonFinite::Error, packed, &FloatEpilogue::new(), c, &mut Workspace::new(), 1).unwrap();
+            y
+        };
+        let by_group = run(&packed, LowBitRange::Group);
+        let y = run(&packed, LowBitRange::Row);
+        assert_eq!((run(&packed, LowBitRange::Row), run(&packed, LowBitRange::Group)), (y.clone(), by_group));
+        assert_eq!((run(&copy, LowBitRange::Row), run(&packed.clone(), LowBitRange::Row)), (y.clone(), y));
+        assert_eq!(packed.bytes(), before, "{}", isa.name());
+    }
+}
+
+/// Of rows of zeros nothing is left but the bias, whatever the groups are; and rows of one sign use all codes.
+#[test]
+fn zeros_and_rows_of_one_sign() {
+    let mut random = Random(22);
+    for (width, levels, group) in [(4, 0, 32), (4, 1, 32), (4, 3, 20), (8, 4, 16), (3, 1, 32), (2, 3, 8)] {
+        let (m, n, k) = (5, 37, 100);
+        let owned = Owned::new(&mut random, width, [n, k, group], 3, levels, 0);
+        let bias = random.floats(n);
+        let epilogue = FloatEpilogue::new().with_bias(Some(&bias));
+        // Zeros, positive, negative, zeros in a group alone, and -0.
+        let mut x = random.floats(m * k);
+        x[..k].fill(0.0);
+        x[k..2 * k].iter_mut().for_each(|x| *x = x.abs());
+        x[2 * k..3 * k].iter_mut().for_each(|x| *x = -x.abs());
+        x[3 * k..3 * k + group].fill(0.0);
+        x[4 * k..].fill(-0.0);
+        for range in [LowBitRange::Row, LowBitRange::Group] {
+            let mut expected = vec![0f32; m * n];
+            reference::gemm_low_bit(&x, m, range, &owned.weights(), &epilogue, &mut expected);
+            for isa in Isa::available() {
+                let packed = PackedLowBit::pack_for(isa, &owned.weights()).unwrap();
+                let mut y = vec![0f32; m * n];
+                let (a, c) = (Matrix::new(&x, m, k).unwrap(), MatrixMut::new(&mut y, m, n).unwrap());
+                gemm_low_bit(a, range, NonFinite::Error, &packed, &epilogue, c, &mut Workspace::new(), 1).unwrap();
+                assert_eq!(bits(&y), bits(&expected), "{}, {range:?}", isa.name());
+                assert_eq!((&y[..n], &y[4 * n..]), (&bias[..], &bias[..]), "{}, {range:?}", isa.name());
+            }
+        }
+    }
+}

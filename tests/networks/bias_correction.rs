@@ -231,3 +231,14 @@ fn batch_norms_look_again() {
     let told = reestimate_norms(&model, &[&[("image", &nan)]], Progress::silent()).unwrap_err();
     assert!(matches!(&told, Error::Layer { name, .. } if name == "a"), "{told}");
 }
+
+#[test]
+fn a_caller_can_stop_it() {
+    let (model, value) = (network(3), Value::from(Random(4).tensor([4, 3, 14, 11], 1.0)));
+    let batch: &[(&str, &Value)] = &[("image", &value)];
+    let int8 = quantize_dynamic(&model, &[LayerKind::Conv2d]).unwrap();
+    let stop = || Progress::new(|_| std::ops::ControlFlow::Break(()));
+    assert!(matches!(correct_biases(&model, &int8, &[batch], stop()), Err(Error::Cancelled { .. })));
+    assert!(matches!(correct_biases_by_norms(&model, &int8, stop()), Err(Error::Cancelled { .. })));
+    assert!(matches!(reestimate_norms(&model, &[batch], stop()), Err(Error::Cancelled { .. })));
+}

@@ -3,9 +3,10 @@
 use crate::support::{Random, network};
 use lowprec::convert::{QConfig, StaticScheme, WeightScales};
 use lowprec::metrics::sqnr_db;
-use lowprec::nn::{Dim, Embedding, Linear};
+use lowprec::nn::{Dim, Embedding, Linear, Lstm, RecurrentOptions};
+use lowprec::ptq::gptq::{self, Gptq};
 use lowprec::ptq::recipe::{Effort, Improved, Recipe, Stage};
-use lowprec::ptq::{DynamicQuantization, WeightConfig};
+use lowprec::ptq::{DynamicQuantization, WeightConfig, awq};
 use lowprec::{DType, Error, LayerKind, Model, Progress, Scheme, Tensor, Value, quantize_dynamic, quantize_static, quantize_weights};
 use std::ops::ControlFlow;
 
@@ -166,6 +167,11 @@ fn steps_without_work_are_told() {
     assert!(idle(&improved, Stage::Grids).is_some());
     let improved = by_weights("uint3:g16:range");
     assert!(idle(&improved, Stage::Grids).is_none() && stages(&improved) == of_weights, "{improved}");
+    // Levels that can't be searched are left as they are.
+    for format in ["trellis2:g16", "int16"] {
+        let improved = by_weights(format);
+        assert!(idle(&improved, Stage::Fit).unwrap().contains("fitting weights"), "{improved}");
+    }
     for stage in Stage::ALL {
         assert_eq!(stage.to_string().replace(' ', "-").parse::<Stage>().unwrap(), *stage);
     }
@@ -222,5 +228,47 @@ fn samples_that_show_nothing_do_no_harm() {
             let y = improved.model.forward(&samples(92, 2)).unwrap();
             assert!(y.as_slice().iter().all(|y| y.is_finite()));
         }
+    }
+}
+
+/// Recurrent layers have their steps; and what an earlier request quantized stays as it is.
+#[test]
+fn recurrent_layers_and_two_requests() {
+    let random = &mut Random(9);
+    let mut net = Model::builder();
+    let x = net.input("x", DType::F32, &[Dim::Any, Dim::Any, Dim::Fixed(12)]).unwrap();
+    let lstm = Lstm::new(RecurrentOptions::new(16), &random.tensor([1, 64, 12], 0.5), &random.tensor([1, 64, 16], 0.4), None, None);
+    let x = net.add("memory", lstm.unwrap(), &[x]).unwrap();
+    let x = net.add("head", Linear::new(random.tensor([6, 16], 0.5), None).unwrap(), &[x]).unwrap();
+    net.output("y", x).unwrap();
+    let model = net.build().unwrap();
+    // Features that go together: of independent ones there is little to fit to.
+    let (mix, few) = (random.tensor([4, 12], 1.0), random.tensor([10 * 32, 4], 1.0));
+    let of = |(row, j): (&[f32], usize)| (0..4).map(|i| row[i] * mix.as_slice()[i * 12 + j]).sum::<f32>();
+    let x = few.as_slice().chunks(4).flat_map(|row| (0..12).map(move |j| (row, j))).map(of).collect();
+    let value = Value::from(Tensor::new([10, 32, 12], x).unwrap());
+    let (batch, silent): (&[(&str, &Value)], _) = (&[("x", &value)], Progress::silent);
+    let config = WeightConfig::new("uint3:g4".parse().unwrap());
+    let improved = Recipe::new(Effort::Best).quantize_weights(&model, &[batch], &config, silent()).unwrap();
+    assert!(improved.db > improved.plain + 1.0, "{improved}");
+    assert!(improved.stages.iter().any(|gain| gain.stage == Stage::Fit && gain.kept), "{improved}");
+    let clipped = awq::clip_weights(&model, &[batch], &config, silent()).unwrap();
+    assert!(clipped.layers.iter().map(|layer| layer.name.as_str()).eq(["memory", "head"]));
+    assert!(clipped.layers.iter().all(|layer| layer.errors[1] <= layer.errors[0]));
+
+    let memory = model.node("memory").unwrap();
+    assert!(!memory.layer().is_quantized());
+    let half = config.clone().with_kind(LayerKind::Linear, None);
+    for first in [quantize_weights(&model, &half).unwrap(), quantize_dynamic(&model, &[LayerKind::Lstm]).unwrap()] {
+        let same = |done: &Model| {
+            assert!(done.node("head").unwrap().layer().is_quantized());
+            let format = |model: &Model| model.node("memory").unwrap().layer().format_name();
+            assert_eq!(format(done), format(&first));
+        };
+        same(&gptq::quantize_weights(&first, &[batch], &config, &Gptq::new(), silent()).unwrap().model);
+        same(&awq::quantize_weights(&first, &[batch], &config, silent()).unwrap().model);
+        same(&Recipe::new(Effort::Best).quantize_weights(&first, &[batch], &config, silent()).unwrap().model);
+        let how = DynamicQuantization::new(&[LayerKind::Linear, LayerKind::Lstm]);
+        same(&gptq::quantize_dynamic(&first, &[batch], &how, &Gptq::new(), silent()).unwrap().model);
     }
 }

@@ -105,3 +105,11 @@ fn bad_samples_change_nothing_or_name_the_layer() {
     assert!(smooth.values.is_empty() && smooth.passed_over.len() == 7, "{smooth}");
     assert_eq!(smooth.passed_over[0].reason, lowprec::nn::SkipReason::AlreadyQuantized);
 }
+
+#[test]
+fn a_caller_can_stop_it() {
+    let value = Value::from(Random(14).tensor([8, 10, 24], 1.0));
+    let stop =
+        Progress::new(|step| if step.stage == "smooth" { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) });
+    assert!(matches!(smooth_quant(&block(1), &[&[("x", &value)]], Ranges::Row, stop), Err(Error::Cancelled { .. })));
+}

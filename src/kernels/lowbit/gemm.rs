@@ -23,7 +23,8 @@ pub enum LowBitRange {
     #[default]
     Row,
     /// Each run of a row that meets one group of weights along k: a large value coarsens its group alone. Worth some 4 dB of the
-    /// activations' error with groups of 32, for two more multiplications and an addition of each group's sums.
+    /// activations' error with groups of 32, for two more multiplications and an addition of each group's sums, and one more product of
+    /// each tile of rows, with ones: for a single row as many again, which hides behind reading the weights where they are in no cache.
     Group,
 }
 
@@ -40,11 +41,15 @@ const SIGNED: i32 = 128;
 ///
 /// Each row (or each of its groups, as `range` says) becomes signed bytes -127 to 127 with a zero point `z`, by
 /// [`affine_qparams`](crate::num::affine_qparams) of its range and [`quantize`](crate::num::quantize): once, however many threads there
-/// are. Within a group the sums of products, `p`, and of weights, `w`, are exact in integers. By rows `scale * p` and `scale * w` are added
-/// over the groups in f32 in their order, and the result is `(sum of p - z * sum of w) * row_scale`, where the sums of weights are found in the first call; where groups of a row have scales
-/// and zero points of their own, `(p - z * w) * (scale * row_scale)` are added. A
-/// [table](super::Levels::Table) is rounded to
-/// signed bytes for that: 127 steps up to its largest entry, at most 0.4 % of that off; [`gemm_low_bit_f32`] takes it as it is.
+/// are. (Zeros alone are all 0, and `z` is 0.) Within a group the sums of products, `p`, and of weights, `w`, are exact in integers.
+///
+/// ```text
+/// by rows      row_scale * (Σ_g scale[g] * p[g] - z * Σ_g scale[g] * w[g])
+/// by groups    Σ_g (scale[g] * row_scale[g]) * (p[g] - z[g] * w[g])
+/// ```
+///
+/// Groups are added in f32 in their order; by rows the sums of weights are found in the first call. A [table](super::Levels::Table) is
+/// rounded to signed bytes for that: 127 steps up to its largest entry, at most 0.4 % of that off; [`gemm_low_bit_f32`] takes it as it is.
 ///
 /// The result is the same, bit for bit, on every instruction set, for any number of threads, and whatever other rows there are.
 /// `non_finite` says what NaN and infinities do.
@@ -70,8 +75,8 @@ pub fn gemm_low_bit(
 /// [`gemm_low_bit`] with activations as they are: products and sums in f32; within a group those of even and of
 /// odd steps along k in their order, then both together, then groups in their order.
 ///
-/// Each weight costs a look-up beside its multiplication. NaN and infinities go through the arithmetic. Like that of every float kernel, the
-/// result is the same for any number of threads and whatever other rows there are; between instruction sets with and without fused
+/// Each weight costs a look-up beside its multiplication. NaN and infinities go through the arithmetic. Like that of every float kernel,
+/// the result is the same for any number of threads and whatever other rows there are; between instruction sets with and without fused
 /// multiplication and addition it may differ in the last bits.
 ///
 /// # Errors
@@ -131,7 +136,7 @@ impl Visitor for InIntegers<'_> {
     type Out = Result<()>;
     fn visit<S: Simd>(self, simd: S) -> Result<()> {
         let Call { lhs, weights, store, dst, dst_stride, workspace, threads } = self.call;
-        let Workspace { codes: memory, scales, row_shifts: shifts, ranges, row_terms: terms, .. } = workspace;
+        let Workspace { codes: memory, scales, negated_zero_points: negated, ranges, row_terms: terms, .. } = workspace;
         let (m, k, layout, decoding) = (lhs.rows(), lhs.cols(), weights.layout(), weights.decoding());
         let rule = ActivationRule { non_finite: self.non_finite, ..LOW_BIT_RULE };
         // A single group is the row.
@@ -139,18 +144,20 @@ impl Visitor for InIntegers<'_> {
         let (count, run) = if by_group { (layout.groups(), layout.group) } else { (1, k) };
         ranges_of_runs(simd, lhs, (run, count), ranges, threads);
         scales.clear();
-        shifts.clear();
+        negated.clear();
         for (i, &range) in ranges.iter().enumerate() {
             let (row, start) = (i / count, i % count * run);
             rule.allow(range, "lhs", std::iter::once((row * k + start, &lhs.row(row)[start..k.min(start + run)])))?;
-            let (scale, zero_point) = rule.qparams(range);
+            let whole = range.closed();
+            // Of zeros alone the grid is of no width: with its zero point at the end, sums that cancel would leave their rounding.
+            let (scale, zero_point) = if whole.min >= 0.0 && whole.max <= 0.0 { (1.0, SIGNED) } else { rule.qparams(range) };
             scales.push(scale);
-            shifts.push((SIGNED - zero_point) as f32);
+            negated.push((SIGNED - zero_point) as f32);
         }
         let finite = ranges.iter().all(|range| range.finite);
         let quantizer = |row: usize, group: usize| {
             let at = row * count + if by_group { group } else { 0 };
-            rule.quantizer(scales[at], SIGNED - shifts[at] as i32)
+            rule.quantizer(scales[at], SIGNED - negated[at] as i32)
         };
         let factor = if weights.zero_point_bytes().is_some() { -1 } else { -decoding.zero_point };
         let codes = activations::codes(simd, (lhs, layout), by_group, quantizer, finite, (memory, terms), factor, threads);
@@ -163,24 +170,24 @@ impl Visitor for InIntegers<'_> {
             lhs_stride,
             terms,
             row_scales: scales,
-            row_shifts: shifts,
+            negated_zero_points: negated,
             by_group,
-            totals: if by_group { &[] } else { weights.totals(|| totals(simd, weights)) },
+            col_sums: if by_group { &[] } else { weights.col_sums(|| col_sums(simd, weights)) },
             m,
             weights,
             store,
             dst,
             dst_stride,
         };
-        // SAFETY: the matrices and the stage were checked against the weights; rows have whole steps in the workspace, a term for each
-        // of their groups, and a scale and a shift, or where `by_group` one of each for each group; totals are of whole panels.
+        // SAFETY: the matrices and the stage were checked against the weights; rows have whole steps in the workspace, a term for each of
+        // their groups, and a scale and a zero point, or where `by_group` one of each for each group; sums of columns are of whole panels.
         unsafe { product.run(threads) };
         Ok(())
     }
 }
 
 /// The sum of each column's weights in whole panels, as the product with a row of ones has it.
-fn totals<S: Simd>(simd: S, weights: &PackedLowBit) -> Vec<f32> {
+fn col_sums<S: Simd>(simd: S, weights: &PackedLowBit) -> Vec<f32> {
     let layout = weights.layout();
     let (steps, [length, last]) = (layout.steps()[0] * layout.step(), layout.lengths());
     let mut ones = vec![0i8; layout.row()];
@@ -201,17 +208,17 @@ fn totals<S: Simd>(simd: S, weights: &PackedLowBit) -> Vec<f32> {
         lhs_stride: ones.len(),
         terms: &terms,
         row_scales: &[1.0],
-        row_shifts: &[0.0],
+        negated_zero_points: &[0.0],
         by_group: false,
-        totals: &vec![0f32; sums.len()],
+        col_sums: &vec![0f32; sums.len()],
         m: 1,
         weights,
         store: FloatStage { bias: None, accumulate: false, activation: Activation::None, measure: None, function: None },
         dst: sums.as_mut_ptr(),
         dst_stride: layout.n,
     };
-    // SAFETY: one row of whole steps, with a term for each of its groups, a scale, a shift, and totals of whole panels; `sums` holds the
-    // columns of that row, and the stage asks for nothing.
+    // SAFETY: one row of whole steps, with a term for each of its groups, a scale, a zero point, and sums of columns of whole panels;
+    // `sums` holds the columns of that row, and the stage asks for nothing.
     unsafe { product.run(1) };
     sums
 }
@@ -236,9 +243,9 @@ impl Visitor for InFloats<'_> {
             lhs_stride,
             terms: &[],
             row_scales: &[],
-            row_shifts: &[],
+            negated_zero_points: &[],
             by_group: false,
-            totals: &[],
+            col_sums: &[],
             m,
             weights,
             store,

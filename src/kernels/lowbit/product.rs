@@ -115,10 +115,10 @@ pub struct Product<'a, S: Simd, A: Arithmetic> {
     /// One for each row, or for each of its groups.
     pub row_scales: &'a [f32],
     /// As many, see [`Tile`].
-    pub row_shifts: &'a [f32],
+    pub negated_zero_points: &'a [f32],
     pub by_group: bool,
     /// The sum of each column's weights, of whole panels; none where `by_group`.
-    pub totals: &'a [f32],
+    pub col_sums: &'a [f32],
     pub m: usize,
     pub weights: &'a PackedLowBit,
     pub store: FloatStage<'a>,
@@ -133,8 +133,8 @@ impl<S: Simd, A: Arithmetic> Product<'_, S, A> {
     /// All tiles, on at most `threads` threads.
     ///
     /// # Safety
-    /// - each of `m` rows is readable for the layout's row, `lhs_stride` apart, and has its terms and its scales and shifts, and
-    ///   each panel its totals, where `A` reads them;
+    /// - each of `m` rows is readable for the layout's row, `lhs_stride` apart, and has its terms and its scales and zero points, and
+    ///   each panel its col_sums, where `A` reads them;
     /// - the stage fits `m` rows of `n` columns, and so does `dst`, which nobody else reads or writes.
     pub unsafe fn run(&self, threads: usize) {
         let (panels, blocks) = (self.weights.layout().panels(), self.m.div_ceil(ROWS));
@@ -175,9 +175,9 @@ impl<S: Simd, A: Arithmetic> Product<'_, S, A> {
                         lhs_stride: self.lhs_stride,
                         terms: self.terms.as_ptr().wrapping_add(m * groups),
                         row_scales: self.row_scales.as_ptr().wrapping_add(of_row),
-                        row_shifts: self.row_shifts.as_ptr().wrapping_add(of_row),
+                        negated_zero_points: self.negated_zero_points.as_ptr().wrapping_add(of_row),
                         by_group: self.by_group,
-                        totals: self.totals.as_ptr().wrapping_add(column),
+                        col_sums: self.col_sums.as_ptr().wrapping_add(column),
                         groups: Groups {
                             blocks: blocks[layout.block(panel, 0)..].as_ptr(),
                             zero_points: zero_points.map_or(std::ptr::null(), |zeros| zeros[layout.zero_at(panel, 0, 0)..].as_ptr()),

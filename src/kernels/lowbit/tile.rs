@@ -45,10 +45,10 @@ pub struct Tile<'a, L> {
     /// What sums are multiplied with: each row's, or where `by_group` those of each of its groups, `[row][group]`.
     pub row_scales: *const f32,
     /// The negative zero points of those scales' codes, which are whole numbers.
-    pub row_shifts: *const f32,
+    pub negated_zero_points: *const f32,
     pub by_group: bool,
     /// The sum of each column's weights; not read where `by_group`.
-    pub totals: *const f32,
+    pub col_sums: *const f32,
     pub groups: Groups<'a>,
     pub sink: Sink<'a>,
 }
@@ -80,18 +80,18 @@ unsafe fn scale<S: Simd>(simd: S, kind: ScaleKind, at: *const u8, vector: usize)
 
 /// Integer sums of each group, scaled and added in f32.
 ///
-/// Zero points of activations meet the sums of weights: those of columns are kept ([`PackedLowBit::totals`]); those of groups, as many bytes
-/// as a quarter of the weights, are found in each tile by one more product, with ones.
+/// Zero points of activations meet the sums of weights: those of columns are kept ([`PackedLowBit::col_sums`]); those of groups, as many
+/// bytes as a quarter of the weights, are found in each tile by one more product, with ones.
 ///
-/// [`PackedLowBit::totals`]: super::weights::PackedLowBit::totals
+/// [`PackedLowBit::col_sums`]: super::weights::PackedLowBit::col_sums
 ///
 /// Codes are unpacked for each tile of rows. Unpacking a panel's codes once for a hundred rows, into half of a first-level cache, was
 /// 10 to 15 % slower on Zen 4: shifting and masking take no time from the multipliers, and twice the loads do.
 ///
 /// # Safety
 /// - `tile.by_group` is `GROUPED`;
-/// - each of `MR` rows has its activations for every step of every group, a term for each group, and a scale and a shift, or where `GROUPED`
-///   one of each for each group; where not, there are totals for [`VECTORS`] vectors;
+/// - each of `MR` rows has its activations for every step of every group, a term for each group, and a scale and a zero point, or where `GROUPED`
+///   one of each for each group; where not, there are col_sums for [`VECTORS`] vectors;
 /// - the groups' bytes and zero points lie in memory as [`Layout`] says;
 /// - the stage fits the place, which has at most [`VECTORS`] vectors; `dst` is writable for them in `MR` rows.
 #[inline(always)]
@@ -137,7 +137,7 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const GRO
                     let column = simd.to_f32(columns[v]);
                     for m in 0..MR {
                         let at = m * groups.count + g;
-                        let (row, shift) = (simd.splat_f32(*tile.row_scales.add(at)), simd.splat_f32(*tile.row_shifts.add(at)));
+                        let (row, shift) = (simd.splat_f32(*tile.row_scales.add(at)), simd.splat_f32(*tile.negated_zero_points.add(at)));
                         let sum = simd.add_f32(simd.to_f32(sums[m][v]), simd.mul_f32(column, shift));
                         acc[m][v] = simd.add_f32(acc[m][v], simd.mul_f32(sum, simd.mul_f32(scale, row)));
                     }
@@ -153,14 +153,14 @@ pub unsafe fn integers<S: Simd, const BITS: usize, const LOOKUP: bool, const GRO
     if !GROUPED {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut totals = [simd.splat_f32(0.0); VECTORS];
+            let mut col_sums = [simd.splat_f32(0.0); VECTORS];
             for v in 0..VECTORS {
-                totals[v] = simd.load_f32(tile.totals.add(v * S::LANES), S::LANES);
+                col_sums[v] = simd.load_f32(tile.col_sums.add(v * S::LANES), S::LANES);
             }
             for m in 0..MR {
-                let (scale, shift) = (simd.splat_f32(*tile.row_scales.add(m)), simd.splat_f32(*tile.row_shifts.add(m)));
+                let (scale, shift) = (simd.splat_f32(*tile.row_scales.add(m)), simd.splat_f32(*tile.negated_zero_points.add(m)));
                 for v in 0..VECTORS {
-                    acc[m][v] = simd.mul_f32(simd.add_f32(acc[m][v], simd.mul_f32(totals[v], shift)), scale);
+                    acc[m][v] = simd.mul_f32(simd.add_f32(acc[m][v], simd.mul_f32(col_sums[v], shift)), scale);
                 }
             }
         }

@@ -274,7 +274,7 @@ pub struct PackedLowBit {
     /// What makes codes of those stored, see [`LowBit::flip`].
     flip: u8,
     /// The sum of each column's weights, in whole panels, from the first product on that needs it.
-    totals: OnceLock<Vec<f32>>,
+    col_sums: OnceLock<Vec<f32>>,
 }
 
 impl PackedLowBit {
@@ -327,7 +327,16 @@ impl PackedLowBit {
             }
             _ => None,
         };
-        Ok(PackedLowBit { isa, layout, blocks, zero_points, scales: kind, decoding: Decoding::of(weights), flip, totals: OnceLock::new() })
+        Ok(PackedLowBit {
+            isa,
+            layout,
+            blocks,
+            zero_points,
+            scales: kind,
+            decoding: Decoding::of(weights),
+            flip,
+            col_sums: OnceLock::new(),
+        })
     }
 
     /// Columns: outputs.
@@ -355,10 +364,9 @@ impl PackedLowBit {
         self.isa
     }
 
-    /// Bytes held. Some more once there was a product with activations that are quantized by rows: the sum of each column's weights.
+    /// Bytes held; not counted is a cache that the first product of rows with a range each makes, four bytes a column.
     pub fn bytes(&self) -> usize {
-        let totals = self.totals.get().map_or(0, |totals| size_of_val(&totals[..]));
-        size_of::<Self>() + self.blocks.bytes() + self.zero_points.as_ref().map_or(0, Aligned::bytes) + totals
+        size_of::<Self>() + self.blocks.bytes() + self.zero_points.as_ref().map_or(0, Aligned::bytes)
     }
 
     /// The codes, `[n, k]`, stored as they were given.
@@ -420,8 +428,8 @@ impl PackedLowBit {
     }
 
     /// The sum of each column's weights, in whole panels: made by `make` the first time.
-    pub(super) fn totals(&self, make: impl FnOnce() -> Vec<f32>) -> &[f32] {
-        self.totals.get_or_init(make)
+    pub(super) fn col_sums(&self, make: impl FnOnce() -> Vec<f32>) -> &[f32] {
+        self.col_sums.get_or_init(make)
     }
 
     pub(super) fn decoding(&self) -> &Decoding {

@@ -48,7 +48,7 @@ impl Gru {
         (self.reset_after, self.directions.iter().map(parts).collect())
     }
 
-    /// A layer of such parts, in float or in int8.
+    /// A layer of such parts, in float, in int8, or with weights alone quantized.
     ///
     /// # Errors
     /// Those of [`Gru::new`].
@@ -136,14 +136,14 @@ impl Gru {
         Ok(Gru { directions: self.directions.iter().map(twin).collect::<Result<_>>()?, ..self.clone() })
     }
 
-    /// What its products are computed in.
+    /// What its products are computed in: int8 where one of them is.
     pub fn precision(&self) -> Precision {
-        self.directions[0].input.precision()
+        self.products().into_iter().map(Projection::precision).max().unwrap_or(Precision::F32)
     }
 
     /// The format of its weights, where they alone are quantized.
     pub fn weight_format(&self) -> Option<&WeightFormat> {
-        self.directions[0].input.weight_format()
+        self.products().into_iter().find_map(Projection::weight_format)
     }
 
     /// Name of the integer kernel that runs, if one does.

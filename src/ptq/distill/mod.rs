@@ -25,14 +25,16 @@
 mod tuner;
 
 use crate::error::{Error, Result};
-use crate::nn::{Edge, Executor, Model};
+use crate::nn::{Edge, Executor, LayerKind, Model};
 use crate::progress::Progress;
 use crate::ptq::layers::nothing;
 use crate::ptq::units::Units;
-use crate::ptq::weight_only::WeightConfig;
 use crate::tensor::{Tensor, Value};
 use crate::train::{Schedule, distillation, shuffled};
 use tuner::Tuner;
+
+/// The kinds whose scales are tuned.
+const KINDS: &[LayerKind] = &[LayerKind::Conv2d, LayerKind::Linear, LayerKind::Embedding];
 
 /// What is to be like the float model's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -157,7 +159,8 @@ pub struct Distilled {
 /// ```
 ///
 /// # Errors
-/// [`Error::Empty`] without a sample; [`Error::NothingToQuantize`] when `quantized` has no layer whose weights alone are quantized;
+/// [`Error::Empty`] without a sample; [`Error::NothingToQuantize`] when `quantized` has no Linear, Conv2d or Embedding whose weights alone are quantized (those of LSTM and GRU
+/// stay as they are);
 /// [`Error::Unsupported`] for a model without a float output and, inside an [`Error::Layer`], for a layer between such weights and the
 /// outputs that has no derivative;
 /// [`Error::NonFinite`] for NaN and infinities in the samples and in the float model's outputs; [`Error::Unknown`] for an output of the
@@ -171,7 +174,7 @@ pub fn distill(
     mut progress: Progress<'_>,
 ) -> Result<Distilled> {
     if !quantized.nodes().iter().any(|node| node.layer().stored_weights().is_some()) {
-        return Err(nothing(quantized, WeightConfig::KINDS, &quantized.conversion().cloned().unwrap_or_default()));
+        return Err(nothing(quantized, KINDS, &quantized.conversion().cloned().unwrap_or_default()));
     }
     let lesson = Lesson::new(float, batches, how)?;
     let [learning, held_out] = lesson.units.parts();

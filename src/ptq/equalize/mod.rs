@@ -99,6 +99,7 @@ pub enum Absorption {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Equalization {
     absorption: Absorption,
+    keeps_scales: bool,
 }
 
 impl Equalization {
@@ -110,7 +111,13 @@ impl Equalization {
     /// With high biases moved on.
     #[must_use]
     pub fn with_absorption(self, absorption: Absorption) -> Self {
-        Equalization { absorption }
+        Equalization { absorption, ..self }
+    }
+
+    /// With channels scaled (as it is made), or with biases moved on alone.
+    #[must_use]
+    pub fn with_scales(self, scales: bool) -> Self {
+        Equalization { keeps_scales: !scales, ..self }
     }
 
     fn check(&self, batches: &[&[(&str, &Value)]]) -> Result<()> {
@@ -140,7 +147,7 @@ impl Equalization {
 /// the layer; [`Error::Unsupported`] for [`Absorption::Observed`] without samples; [`Error::Cancelled`]; those of [`Model::run`].
 pub fn equalize(model: &Model, batches: &[&[(&str, &Value)]], options: &Equalization, mut progress: Progress<'_>) -> Result<Equalized> {
     options.check(batches)?;
-    let (work, sweeps) = Work::new(model, batches, &mut progress)?;
+    let (work, sweeps) = Work::new(model, batches, options, &mut progress)?;
     let scales = work.state.scales.clone();
     work.equalized(&scales, batches, options, sweeps)
 }
@@ -210,7 +217,7 @@ pub fn equalize_by_trial(
     mut progress: Progress<'_>,
 ) -> Result<Equalized> {
     options.check(batches)?;
-    let (work, sweeps) = Work::new(model, batches, &mut progress)?;
+    let (work, sweeps) = Work::new(model, batches, options, &mut progress)?;
     let mut best: Option<(f64, Equalized)> = None;
     let count = if work.state.links.is_empty() { 1 } else { draws.count };
     for draw in 0..count {
@@ -237,7 +244,7 @@ struct Work<'m> {
 
 impl<'m> Work<'m> {
     /// Finds the scales, and says in how many sweeps.
-    fn new(model: &'m Model, batches: &[&[(&str, &Value)]], progress: &mut Progress<'_>) -> Result<(Self, usize)> {
+    fn new(model: &'m Model, batches: &[&[(&str, &Value)]], options: &Equalization, progress: &mut Progress<'_>) -> Result<(Self, usize)> {
         let folded = fold_batch_norm(model)?;
         let (links, passed_over) = links(&folded);
         for index in links.iter().flat_map(|link| [link.first, link.second]) {
@@ -246,7 +253,9 @@ impl<'m> Work<'m> {
         let scales = links.iter().map(|link| vec![1.0; link.channels]).collect();
         let mut state = State { scales, sides: sides(&folded, &links), links };
         let before = state.evenness();
-        let sweeps = if batches.is_empty() {
+        let sweeps = if options.keeps_scales {
+            0
+        } else if batches.is_empty() {
             state.balance_weights(progress)?
         } else {
             let statistics = statistics::of_inputs(&folded, |index| state.sides[index].is_some(), batches)?;

@@ -166,3 +166,39 @@ fn fit_scales(
     }
     Ok(moved)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Hessian;
+    use super::*;
+    use crate::quant::WeightFormat;
+    use crate::tensor::Tensor;
+
+    /// From rounding, not from something better that would hide a bad first sweep.
+    #[test]
+    fn no_sweep_makes_the_error_larger() {
+        let (d, out) = (192, 7);
+        let weight = Tensor::new([out, d], (0..out * d).map(|i| (i as f32 * 1.37).sin()).collect()).unwrap();
+        let rows: Vec<f32> = (0..300 * d).map(|i| ((i / d) as f32 * 0.7).sin() + 0.3 * (i as f32 * 0.91).cos()).collect();
+        let mut hessian = Hessian::new(d).unwrap();
+        hessian.add(&rows, 1).unwrap();
+        for text in ["int4:g32", "uint3:g16", "offset3:g32", "nf4:g64", "int8:tensor", "int3"] {
+            let start = text.parse::<WeightFormat>().unwrap().quantize(&weight).unwrap();
+            let mut grid = Grid::new(&weight, start);
+            let error = |grid: &Grid| {
+                let values = grid.quantized().unwrap().dequantize();
+                let off: Vec<f32> = values.as_slice().iter().zip(weight.as_slice()).map(|(q, w)| q - w).collect();
+                hessian.error(&off, 1).unwrap()
+            };
+            let first = error(&grid);
+            let mut last = first;
+            for sweep in 0..4 {
+                super::sweep(&mut grid, &[Products::new(&hessian, 1)], 1).unwrap();
+                let now = error(&grid);
+                assert!(now <= last * (1.0 + 1e-5), "{text}, sweep {sweep}: {now} after {last}");
+                last = now;
+            }
+            assert!(last < 0.9 * first, "{text}: {last} of {first}");
+        }
+    }
+}

@@ -22,7 +22,7 @@ const TILE: usize = 512;
 
 impl Factor {
     /// The factor of the damped Hessian; `None` when even heavy damping gives none (of inputs that are all zero, or beyond f64).
-    pub fn new(hessian: &Hessian, damping: f64, by_diagonal: bool) -> Option<Self> {
+    pub fn new(hessian: &Hessian, damping: f64, by_diagonal: bool, threads: usize) -> Option<Self> {
         let d = hessian.width();
         let diagonal: Vec<f64> = hessian.diagonal().collect();
         let mean = diagonal.iter().sum::<f64>() / d.max(1) as f64;
@@ -44,7 +44,7 @@ impl Factor {
                 let entry = &mut lower[i * d + i];
                 *entry = if *entry == 0.0 { mean } else { *entry } + damped;
             }
-            if cholesky(&mut lower, d) {
+            if cholesky(&mut lower, d, threads) {
                 let mut values = vec![0f32; d * d];
                 for i in 0..d {
                     for j in 0..=i {
@@ -60,7 +60,7 @@ impl Factor {
 }
 
 /// The lower factor `L` of `A = L Lᵀ`, in place, block by block; what is above the diagonal stays. `false` when `A` is not positive definite.
-fn cholesky(a: &mut [f64], d: usize) -> bool {
+fn cholesky(a: &mut [f64], d: usize, threads: usize) -> bool {
     for start in (0..d).step_by(BLOCK) {
         let end = (start + BLOCK).min(d);
         // The block on the diagonal.
@@ -92,13 +92,13 @@ fn cholesky(a: &mut [f64], d: usize) -> bool {
                 row[j + 1..end].iter_mut().zip(&column[j + 1 - start..]).for_each(|(entry, x)| *entry -= solved * x);
             }
         }
-        subtract_products(&mut a[end * d..], d, start..end, end);
+        subtract_products(&mut a[end * d..], d, start..end, end, threads);
     }
     true
 }
 
 /// `A[i][j] -= Σ_k L[i][k] L[j][k]` over the columns `k`, for the rows given, which begin with row `first`, and `first <= j <= i`.
-fn subtract_products(rows: &mut [f64], d: usize, columns: std::ops::Range<usize>, first: usize) {
+fn subtract_products(rows: &mut [f64], d: usize, columns: std::ops::Range<usize>, first: usize, threads: usize) {
     let count = rows.len() / d;
     // By column of the block, so that the inner loop is a sum of vectors.
     let by_column: Vec<f64> = columns.clone().flat_map(|k| rows.chunks_exact(d).map(move |row| row[k])).collect();
@@ -114,10 +114,12 @@ fn subtract_products(rows: &mut [f64], d: usize, columns: std::ops::Range<usize>
         }
     };
     #[cfg(feature = "parallel")]
-    if count >= 256 {
+    if count >= 256 && threads > 1 {
         use rayon::prelude::*;
         return rows.par_chunks_mut(ROWS * d).enumerate().for_each(each);
     }
+    #[cfg(not(feature = "parallel"))]
+    let _ = threads;
     rows.chunks_mut(ROWS * d).enumerate().for_each(each);
 }
 
@@ -157,13 +159,13 @@ mod tests {
             let mut hessian = Hessian::new(sample.len()).unwrap();
             hessian.add(&sample, 1).unwrap();
             for damping in [0.0, 1e-30] {
-                let factor = Factor::new(&hessian, damping, true).unwrap();
+                let factor = Factor::new(&hessian, damping, true, 1).unwrap();
                 assert!(factor.values.iter().all(|x| x.is_finite()), "{damping}: {:?}", factor.values);
             }
         }
         let mut nothing = Hessian::new(3).unwrap();
         nothing.add(&[0.0; 6], 1).unwrap();
-        assert!(Factor::new(&nothing, 0.01, true).is_none());
+        assert!(Factor::new(&nothing, 0.01, true, 1).is_none());
     }
 
     #[test]
@@ -174,7 +176,7 @@ mod tests {
             let mut hessian = Hessian::new(d).unwrap();
             hessian.add(&x, 1).unwrap();
             for by_diagonal in [false, true] {
-                let factor = Factor::new(&hessian, 0.0, by_diagonal).unwrap();
+                let factor = Factor::new(&hessian, 0.0, by_diagonal, 1).unwrap();
                 let v = |i: usize, j: usize| f64::from(factor.values[i * d + j]);
                 // D from the last entry back: H_jj = D_j + Σ_{k>j} V_jk² D_k.
                 let h = |i: usize, j: usize| hessian.as_slice()[factor.order[i] * d + factor.order[j]];
@@ -191,5 +193,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Large enough for its columns to be shared out.
+    #[test]
+    #[cfg(feature = "parallel")]
+    fn the_same_factor_on_any_number_of_threads() {
+        let d = 700;
+        let rows: Vec<f32> = (0..60 * d).map(|i| ((i * i % 9973) as f32 * 0.37).sin() + 0.2).collect();
+        let mut hessian = Hessian::new(d).unwrap();
+        hessian.add(&rows, 1).unwrap();
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| Factor::new(&hessian, 0.01, true, threads).unwrap().values)
+        };
+        let one = on(1);
+        assert!(one == on(2) && one == on(3));
+        // H = V D Vᵀ in a few places.
+        let factor = Factor::new(&hessian, 0.01, false, 2).unwrap();
+        let v = |i: usize, j: usize| f64::from(factor.values[i * d + j]);
+        assert!((0..d).all(|j| v(j, j) == 1.0) && (0..d - 1).all(|j| v(j + 1, j) == 0.0));
     }
 }

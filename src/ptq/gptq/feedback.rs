@@ -73,3 +73,37 @@ fn round_strip(strip: &mut Strip<'_>, factor: &Factor) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Hessian;
+    use super::*;
+    use crate::quant::WeightFormat;
+    use crate::tensor::Tensor;
+
+    fn hessian(rows: &[f32], width: usize) -> Hessian {
+        let mut hessian = Hessian::new(width).unwrap();
+        hessian.add(rows, 1).unwrap();
+        hessian
+    }
+
+    #[test]
+    fn independent_inputs_leave_rounding_to_the_nearest() {
+        let d = 160;
+        let weight = Tensor::new([9, d], (0..9 * d).map(|i| (i as f32 * 1.37).sin()).collect()).unwrap();
+        let identity: Vec<f32> = (0..d * d).map(|i| f32::from(u8::from(i % (d + 1) == 0))).collect();
+        let together: Vec<f32> = (0..300 * d).map(|i| ((i / d) as f32 * 0.7).sin() + 0.3 * (i as f32 * 0.91).cos()).collect();
+        for text in ["int4:g32", "uint3:g16", "offset3:g32", "nf4:g64", "kmeans3:g32", "int8:tensor"] {
+            let start = text.parse::<WeightFormat>().unwrap().quantize(&weight).unwrap();
+            let of = |rows: &[f32], by_diagonal| {
+                let mut grid = Grid::new(&weight, start.clone());
+                round(&mut grid, &[Factor::new(&hessian(rows, d), 0.01, by_diagonal, 1)], 1).unwrap();
+                grid.quantized().unwrap()
+            };
+            for by_diagonal in [false, true] {
+                assert!(of(&identity, by_diagonal) == start, "{text}");
+                assert!(of(&together, by_diagonal) != start, "{text}");
+            }
+        }
+    }
+}

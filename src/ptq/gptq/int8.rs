@@ -6,7 +6,7 @@ use crate::convert::{Calibration, QConfig, StaticPlan};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::nn::quantized::{Conv2d, DynamicScheme, Linear};
-use crate::nn::recurrent::recurrent;
+use crate::nn::recurrent::{Recurrent, recurrent};
 use crate::nn::{Layer, Model, Node};
 use crate::progress::Progress;
 use crate::ptq::layers::folded_alike;
@@ -17,11 +17,12 @@ use crate::tensor::{QuantizedTensor, Tensor, Value};
 /// `model` is untouched. Gives the calibration too, which has the codes.
 ///
 /// Ranges of activations are found first, on all samples. Then layers are fitted in the order in which they run, each to the codes that
-/// those before it, already quantized, write. Of every four samples one is held out, on which the method is chosen. A layer whose bias would
-/// not fit between the fitted scale's steps keeps the codes of the configuration's rule.
+/// those before it, already quantized, write. Of every four samples one is held out, on which the method is chosen. A layer whose bias
+/// would not fit between the fitted scale's steps keeps the codes of the configuration's rule.
 ///
 /// # Errors
-/// Those of [`Calibrator::observe`] and [`StaticPlan::convert`]; [`Error::NonFinite`] for weights that are not finite; [`Error::Cancelled`].
+/// Those of [`Calibrator::observe`] and [`StaticPlan::convert`]; [`Error::NonFinite`] for weights that are not finite;
+/// [`Error::Cancelled`].
 pub fn quantize_static(
     model: &Model,
     batches: &[&[(&str, &Value)]],
@@ -68,9 +69,10 @@ fn missing(plan: &StaticPlan, name: &str) -> Error {
     Error::Unknown { what: "static layer", name: name.to_owned(), present }
 }
 
-/// What `how` asks for, with codes and scales of the weights of convolutions, linear layers,
-/// LSTM and GRU chosen by what they do to each product on samples; `model` is untouched. Progress is reported to `progress`, not to that of `how`. Layers are fitted in the order in which they run,
-/// each to inputs that those before it, already quantized, give; recurrent ones to those and to the states that they then pass through.
+/// What `how` asks for, with codes and scales of the weights of convolutions, linear layers, LSTM and GRU chosen by what they do to each
+/// product on samples; `model` is untouched. Progress is reported to `progress`, not to that of `how`. Layers are fitted in the order in
+/// which they run, each to inputs that those before it, already quantized, give; recurrent ones to those and to the states that they then
+/// pass through.
 ///
 /// # Errors
 /// Those of [`DynamicQuantization::apply`] and of [`Model::run`]; [`Error::Empty`] without a batch; [`Error::NonFinite`] for
@@ -89,7 +91,7 @@ pub fn quantize_dynamic(
     let mut current = how.make(model, &mut Progress::silent())?;
     let float = folded_alike(model, &current)?;
     let is_fitted =
-        |name: &str| float.node(name).is_some_and(|node| weight_of(node.layer()).is_some() || recurrent(node.layer()).is_some());
+        |name: &str| float.node(name).is_some_and(|node| weight_of(node.layer()).is_some() || float_recurrent(node.layer()).is_some());
     let names: Vec<String> = current
         .conversion()
         .map(|conversion| conversion.quantized.clone())
@@ -102,7 +104,7 @@ pub fn quantize_dynamic(
         progress.step("fit weights", name, done, names.len())?;
         let (Some(before), Some(at)) = (float.node(name), current.nodes().iter().position(|node| node.name() == name)) else { continue };
         let node = &current.nodes()[at];
-        let fitted = match recurrent(before.layer()) {
+        let fitted = match float_recurrent(before.layer()) {
             Some(before) => super::recurrent::fit(before, &current, node, batches, how.scheme(), gptq),
             None => fit(before.layer(), &current, node, batches, how.scheme(), gptq),
         };
@@ -133,6 +135,11 @@ fn fit(
         _ => return Err(unfit(node)),
     };
     Ok((layer, LayerFit { name: node.name().to_owned(), method: fitted.method, errors: fitted.errors }))
+}
+
+/// A recurrent layer that an earlier request has not quantized.
+fn float_recurrent(layer: &Layer) -> Option<&dyn Recurrent> {
+    recurrent(layer).filter(|_| !layer.is_quantized())
 }
 
 fn codes_of(layer: &Layer) -> Result<Option<QuantizedTensor<i8>>> {

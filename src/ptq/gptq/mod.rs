@@ -35,6 +35,7 @@ pub(super) use hessian::Products;
 pub use int8::{quantize_dynamic, quantize_static};
 pub use model::{FittedModel, LayerFit, quantize_weights};
 pub(super) use moments::{input_of, moments, weight_of};
+pub(super) use recurrent::seen_products;
 
 use crate::error::{Error, Result};
 use crate::quant::{Levels, QuantizedWeights, WeightFormat, WeightQuantizer};
@@ -127,7 +128,7 @@ impl Gptq {
         Gptq { sweeps, ..self }
     }
 
-    /// On at most so many threads. Results are the same.
+    /// On one thread, or for more in products on at most so many and else on those of the current pool. Results are the same.
     #[must_use]
     pub fn with_threads(self, threads: usize) -> Self {
         Gptq { threads: threads.max(1), ..self }
@@ -216,7 +217,7 @@ impl Gptq {
             Ok(())
         };
         let mut grid = Grid::new(weight, start);
-        let factors: Vec<_> = samples.iter().map(|h| Factor::new(h, self.damping, self.by_diagonal)).collect();
+        let factors: Vec<_> = samples.iter().map(|h| Factor::new(h, self.damping, self.by_diagonal, self.threads)).collect();
         if factors.iter().any(Option::is_some) {
             feedback::round(&mut grid, &factors, self.threads)?;
             consider(&grid, Method::Feedback)?;

@@ -36,9 +36,9 @@ pub struct LayerFit {
 /// [`quantize_weights`](crate::quantize_weights), with codes and scales chosen by what they do to each layer's outputs on samples; `model` is
 /// untouched.
 ///
-/// Layers are fitted in the order in which they run, each to inputs that those before it, already quantized, give, recurrent ones also to the states that they pass
-/// through with their weights rounded. Of every four samples
-/// one is held out, on which the method is chosen. `batches` are inputs by name, with samples along their first axis.
+/// Layers are fitted in the order in which they run, each to inputs that those before it, already quantized, give, recurrent ones also to
+/// the states that they pass through with their weights rounded. Of every four samples one is held out, on which the method is chosen.
+/// `batches` are inputs by name, with samples along their first axis.
 ///
 /// Layers whose inputs the samples never reach are rounded to the nearest, as embeddings are.
 ///
@@ -54,9 +54,9 @@ pub struct LayerFit {
 /// ```
 ///
 /// # Errors
-/// Those of [`quantize_weights`](crate::quantize_weights) and of [`Model::run`]; [`Error::Empty`] without a batch; [`Error::Unsupported`] for
-/// a configuration that rounds by chance; [`Error::NonFinite`] for NaN and infinities in a layer's inputs, and in weights that are fitted
-/// whatever the configuration says of them, inside an [`Error::Layer`] that names it; [`Error::Cancelled`].
+/// Those of [`quantize_weights`](crate::quantize_weights) and of [`Model::run`]; [`Error::Empty`] without a batch; [`Error::Unsupported`]
+/// for a configuration that rounds by chance; [`Error::NonFinite`] for NaN and infinities in a layer's inputs, and in weights that are
+/// fitted whatever the configuration says of them, inside an [`Error::Layer`] that names it; [`Error::Cancelled`].
 pub fn quantize_weights(
     model: &Model,
     batches: &[&[(&str, &Value)]],
@@ -100,7 +100,7 @@ fn fit(
     config: &WeightConfig,
     gptq: &Gptq,
 ) -> Result<(Layer, Option<LayerFit>)> {
-    if let Some(float) = recurrent(node.layer()) {
+    if let Some(float) = recurrent(node.layer()).filter(|_| !node.layer().is_quantized()) {
         return super::recurrent::fit_weights(float, model, node, batches, format, config, gptq);
     }
     // Rows that are picked have no inputs to be fitted to.

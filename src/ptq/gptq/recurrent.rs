@@ -2,12 +2,12 @@
 
 use super::int8::unfit;
 use super::moments::Moments;
-use super::{Gptq, LayerFit, Method};
+use super::{Gptq, Hessian, LayerFit, Method};
 use crate::error::Result;
 use crate::kernels::Isa;
 use crate::nn::quantized::{self, DynamicScheme};
 use crate::nn::recurrent::{First, Passed, Recurrent, recurrent};
-use crate::nn::{Layer, Model, Node, Projection};
+use crate::nn::{Layer, Linear, Model, Node, Projection};
 use crate::ptq::WeightConfig;
 use crate::ptq::statistics::values_of;
 use crate::quant::WeightFormat;
@@ -39,7 +39,35 @@ pub(super) fn fit(
     Ok((rounded.with_products(products), fit))
 }
 
-/// The layer with its weights in `format`, fitted to what its products multiply when they are rounded and `model` runs.
+/// A product, and the second moments of what it multiplies: those to learn from, and those held out.
+pub(in crate::ptq) type SeenProduct<'a> = (&'a Linear, [Vec<Hessian>; 2]);
+
+/// The products of a float layer, and the second moments of what they multiply when their weights are rounded and `model` runs: of three in
+/// four sequences, and of those held out.
+pub(in crate::ptq) fn seen_products<'a>(
+    float: &'a dyn Recurrent,
+    model: &Model,
+    node: &Node,
+    batches: &[&[(&str, &Value)]],
+    config: &WeightConfig,
+    threads: usize,
+) -> Result<Vec<SeenProduct<'a>>> {
+    let rounded = node.with_layer(config.twin(node)?);
+    let replaced = |other: &Node| if other.name() == node.name() { rounded.clone() } else { other.clone() };
+    let model = model.with_nodes(model.nodes().iter().map(replaced).collect(), model.conversion().cloned());
+    let moments = match recurrent(rounded.layer()) {
+        Some(layer) => moments(layer, &model, &rounded, batches, threads)?,
+        None => return Err(unfit(node)),
+    };
+    let of = |(product, moments): (&'a Projection, [Moments; 2])| {
+        let Projection::Float(product) = product else { return Err(unfit(node)) };
+        let [samples, held_out] = moments.map(|moments| moments.finish(threads));
+        Ok((product, [samples?, held_out?]))
+    };
+    float.products().into_iter().zip(moments).map(of).collect()
+}
+
+/// The layer with its weights in `format`, fitted to what its products multiply.
 pub(super) fn fit_weights(
     float: &dyn Recurrent,
     model: &Model,
@@ -49,19 +77,10 @@ pub(super) fn fit_weights(
     config: &WeightConfig,
     gptq: &Gptq,
 ) -> Result<(Layer, Option<LayerFit>)> {
-    let rounded = node.with_layer(config.twin(node)?);
-    let replaced = |other: &Node| if other.name() == node.name() { rounded.clone() } else { other.clone() };
-    let model = model.with_nodes(model.nodes().iter().map(replaced).collect(), model.conversion().cloned());
-    let moments = match recurrent(rounded.layer()) {
-        Some(layer) => moments(layer, &model, &rounded, batches, gptq.threads)?,
-        None => return Err(unfit(node)),
-    };
     let mut weights = Vec::new();
     let mut fit = LayerFit { name: node.name().to_owned(), method: Method::Nearest, errors: [0.0; 2] };
-    for (product, moments) in float.products().into_iter().zip(moments) {
-        let Projection::Float(product) = product else { return Err(unfit(node)) };
-        let [samples, held_out] = moments.map(|moments| moments.finish(gptq.threads));
-        let fitted = gptq.quantize(product.weight(), format, &samples?, &held_out?)?;
+    for (product, [samples, held_out]) in seen_products(float, model, node, batches, config, gptq.threads)? {
+        let fitted = gptq.quantize(product.weight(), format, &samples, &held_out)?;
         weights.push(fitted.weights);
         fit.method = fit.method.max(fitted.method);
         fit.errors.iter_mut().zip(fitted.errors).for_each(|(sum, error)| *sum += error);

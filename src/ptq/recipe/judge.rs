@@ -10,8 +10,8 @@ use crate::tensor::Value;
 pub(super) struct Samples(Vec<Vec<(String, Value)>>);
 
 impl Samples {
-    /// All of them; and three quarters to learn from and a quarter to judge by: of the batches, where there are four and more; of the rows of
-    /// a batch, where the model takes any number of them. Of less than four nothing is set apart.
+    /// All of them; and three quarters to learn from and a quarter to judge by: of the batches, where there are four and more; of the rows
+    /// of a batch, where the model takes any number of them. Of less than four nothing is set apart.
     ///
     /// # Errors
     /// [`Error::Empty`] without a batch; those of slicing.

@@ -200,7 +200,7 @@ impl Recipe {
         config: &WeightConfig,
         progress: Progress<'_>,
     ) -> Result<Improved> {
-        let by_grids = config.half_quadratic();
+        let by_grids = config.half_quadratic(model);
         // What is rounded by chance is not fitted.
         let by_chance = || Attempt::Idle("weights are rounded by chance".into());
         self.twice(&stage::WEIGHTS, model, batches, progress, |trials| {
@@ -229,8 +229,12 @@ impl Recipe {
                 if config.rounding() != Rounding::Nearest {
                     return Ok(by_chance());
                 }
-                let fitted = samples.with(|batches| gptq::quantize_weights(float, batches, config, &self.gptq, progress))?;
-                Ok(Attempt::Made(float.clone(), fitted.model))
+                match samples.with(|batches| gptq::quantize_weights(float, batches, config, &self.gptq, progress)) {
+                    Ok(fitted) => Ok(Attempt::Made(float.clone(), fitted.model)),
+                    // Levels that can't be searched.
+                    Err(error) if is_about_the_network(&error) => Ok(Attempt::Idle(error.to_string())),
+                    Err(error) => Err(error),
+                }
             })?;
             self.correct(trials)?;
             trials.attempt(Stage::Distill, |float, quantized, samples, progress| {
@@ -256,7 +260,7 @@ impl Recipe {
             Ok(Attempt::or_idle(made, NO_PAIRS))
         })?;
         trials.attempt(Stage::Absorb, |float, _, samples, progress| {
-            let options = Equalization::new().with_absorption(Absorption::Observed);
+            let options = Equalization::new().with_scales(false).with_absorption(Absorption::Observed);
             let even = samples.with(|batches| equalize(float, batches, &options, progress))?;
             let changed = even.pairs.iter().any(|pair| pair.absorbed > 0);
             let made = if changed { Some((even.model.clone(), quantize(&even.model, samples)?)) } else { None };

@@ -12,7 +12,8 @@ use crate::nn::Model;
 pub struct Improved {
     /// The quantized model.
     pub model: Model,
-    /// The float model that it was made of: the given one, with what equalization and smoothing changed. The same function.
+    /// The float model that it was made of: the given one, with what equalization, smoothing and scaling changed. The same function; with
+    /// biases absorbed, the same where nothing falls lower than on the samples.
     pub float: Model,
     /// Signal to noise ratio of the outputs on the samples held out, in decibels, without any step.
     pub plain: f64,

@@ -15,8 +15,9 @@ pub enum Effort {
     /// rule, and channels scaled and groups clipped, which rounds them some thirty times.
     #[default]
     Balanced,
-    /// Scales drawn and tried, sixteen sets of them, and weights fitted to the samples too; of static models below 8 bits, roundings learned, which takes seconds to minutes a block; of weights
-    /// alone, scales, biases and norms tuned end to end, which runs the samples forwards and backwards sixteen times.
+    /// Scales drawn and tried, sixteen sets of them, and weights fitted to the samples too; of static models below 8 bits, roundings
+    /// learned, which takes seconds to minutes a block; of weights alone, scales, biases and norms tuned end to end, which runs the samples
+    /// forwards and backwards sixteen times.
     Best,
 }
 
