@@ -32,7 +32,7 @@ use super::channel_scales::{Choice, Rescaled, Seen, product, rescale, times};
 use super::gptq::{Hessian, Products, input_of, moments, seen_products, weight_of};
 use super::weight_only::{WeightConfig, weights_request};
 use crate::error::{Error, Result};
-use crate::nn::recurrent::recurrent;
+use crate::nn::recurrent::float_recurrent;
 use crate::nn::{Executor, Linear, Model, Node};
 use crate::progress::Progress;
 use crate::quant::{QuantizedWeights, Rounding, WeightFormat, WeightQuantizer};
@@ -182,7 +182,7 @@ pub fn clip_weights(model: &Model, batches: &[&[(&str, &Value)]], config: &Weigh
         let node = &model.nodes()[at];
         let of = |node: &Node| -> Result<_> {
             let Some(format) = config.format(node) else { return Ok((config.twin(node)?, None)) };
-            if let Some(float) = recurrent(node.layer()).filter(|_| !node.layer().is_quantized()) {
+            if let Some(float) = float_recurrent(node.layer()) {
                 let (mut weights, mut clipping) = (Vec::new(), Clipping { name: name.clone(), clipped: 0.0, errors: [0.0; 2] });
                 let products = seen_products(float, &model, node, batches, config, threads)?;
                 let count = products.len() as f64;

@@ -3,7 +3,7 @@
 use super::layers::{Request, list, nothing};
 use crate::error::{Error, Result};
 use crate::nn::quantized::finite_bias;
-use crate::nn::recurrent::{Recurrent, recurrent};
+use crate::nn::recurrent::{Recurrent, float_recurrent};
 use crate::nn::weight_only::{Activations, Conv2d, Embedding, Linear};
 use crate::nn::{Conversion, Layer, LayerKind, Model, Node, Pattern, Projection, SkipReason};
 use crate::num::NonFinite;
@@ -151,7 +151,7 @@ impl WeightConfig {
             };
             WeightQuantizer::new(format.clone()).with_rounding(rounding).with_non_finite(self.non_finite).quantize(weight)
         };
-        if let Some(layer) = recurrent(node.layer()).filter(|_| !node.layer().is_quantized()) {
+        if let Some(layer) = float_recurrent(node.layer()) {
             let one = |(i, product): (usize, &Projection)| match product {
                 Projection::Float(linear) => quantized(linear.weight(), &format!("{}.{i}", node.name())),
                 _ => Err(self.no_weights(node)),

@@ -12,7 +12,7 @@ mod passed;
 
 pub use gru::Gru;
 pub use lstm::Lstm;
-pub(crate) use passed::{First, Passed, Recurrent, recurrent};
+pub(crate) use passed::{First, Passed, Recurrent, float_recurrent, recurrent};
 
 use std::ops::RangeInclusive;
 

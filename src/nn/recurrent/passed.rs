@@ -35,6 +35,11 @@ pub(crate) fn recurrent(layer: &Layer) -> Option<&dyn Recurrent> {
     }
 }
 
+/// The layer, if it is recurrent and its weights are floats still.
+pub(crate) fn float_recurrent(layer: &Layer) -> Option<&dyn Recurrent> {
+    recurrent(layer).filter(|_| !layer.is_quantized())
+}
+
 /// What came by in one run of a layer.
 #[derive(Debug)]
 pub(crate) struct Passed<'a> {

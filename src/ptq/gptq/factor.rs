@@ -209,9 +209,18 @@ mod tests {
         };
         let one = on(1);
         assert!(one == on(2) && one == on(3));
-        // H = V D Vᵀ in a few places.
+        // V D Vᵀ is the damped matrix, here and there.
         let factor = Factor::new(&hessian, 0.01, false, 2).unwrap();
         let v = |i: usize, j: usize| f64::from(factor.values[i * d + j]);
-        assert!((0..d).all(|j| v(j, j) == 1.0) && (0..d - 1).all(|j| v(j + 1, j) == 0.0));
+        let damping = 0.01 * hessian.diagonal().sum::<f64>() / d as f64;
+        let h = |i: usize, j: usize| hessian.as_slice()[i * d + j] + if i == j { damping } else { 0.0 };
+        let mut diagonal = vec![0.0; d];
+        for j in (0..d).rev() {
+            diagonal[j] = h(j, j) - (j + 1..d).map(|k| v(j, k) * v(j, k) * diagonal[k]).sum::<f64>();
+        }
+        for (i, j) in (0..d).step_by(13).flat_map(|i| (0..d).step_by(29).map(move |j| (i, j))) {
+            let back: f64 = (i.max(j)..d).map(|k| v(i, k) * diagonal[k] * v(j, k)).sum();
+            assert!((back - h(i, j)).abs() < 1e-4 * h(0, 0).max(h(d - 1, d - 1)), "{i}, {j}: {back} for {}", h(i, j));
+        }
     }
 }

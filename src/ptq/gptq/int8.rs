@@ -6,7 +6,7 @@ use crate::convert::{Calibration, QConfig, StaticPlan};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::nn::quantized::{Conv2d, DynamicScheme, Linear};
-use crate::nn::recurrent::{Recurrent, recurrent};
+use crate::nn::recurrent::float_recurrent;
 use crate::nn::{Layer, Model, Node};
 use crate::progress::Progress;
 use crate::ptq::layers::folded_alike;
@@ -135,11 +135,6 @@ fn fit(
         _ => return Err(unfit(node)),
     };
     Ok((layer, LayerFit { name: node.name().to_owned(), method: fitted.method, errors: fitted.errors }))
-}
-
-/// A recurrent layer that an earlier request has not quantized.
-fn float_recurrent(layer: &Layer) -> Option<&dyn Recurrent> {
-    recurrent(layer).filter(|_| !layer.is_quantized())
 }
 
 fn codes_of(layer: &Layer) -> Result<Option<QuantizedTensor<i8>>> {

@@ -3,7 +3,7 @@
 use super::moments::{input_of, moments, weight_of};
 use super::{Gptq, Method};
 use crate::error::{Error, Result};
-use crate::nn::recurrent::recurrent;
+use crate::nn::recurrent::float_recurrent;
 use crate::nn::{Layer, Model, Node};
 use crate::progress::Progress;
 use crate::ptq::WeightConfig;
@@ -100,7 +100,7 @@ fn fit(
     config: &WeightConfig,
     gptq: &Gptq,
 ) -> Result<(Layer, Option<LayerFit>)> {
-    if let Some(float) = recurrent(node.layer()).filter(|_| !node.layer().is_quantized()) {
+    if let Some(float) = float_recurrent(node.layer()) {
         return super::recurrent::fit_weights(float, model, node, batches, format, config, gptq);
     }
     // Rows that are picked have no inputs to be fitted to.
