@@ -62,7 +62,7 @@ impl PackedConv2d {
         match self.inner.packed {
             Packed::Panels(_) => self.inner.isa.conv_kernel(),
             Packed::Depthwise(_) => self.inner.isa.depthwise_kernel(),
-            Packed::Grouped(_) => self.inner.isa.grouped_kernel(),
+            Packed::Grouped(_) | Packed::GroupedWords(_) => self.inner.isa.grouped_kernel(),
         }
     }
 

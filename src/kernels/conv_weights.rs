@@ -3,6 +3,7 @@
 use super::depthwise::Lanes;
 use super::geometry::{Conv2dGeometry, ImageLayout, ImageShape, Padded};
 use super::grouped::GroupedLanes;
+use super::grouped_words::GroupedWords;
 use super::isa::Isa;
 use super::pack::{Columns, PanelLayout, Panels, elements};
 use super::simd::{Element, Simd};
@@ -23,6 +24,7 @@ pub(super) enum Packed<W> {
     Panels(Panels<W>),
     Depthwise(Lanes<W>),
     Grouped(GroupedLanes<W>),
+    GroupedWords(GroupedWords<W>),
 }
 
 impl<W: Element> ConvWeights<W> {
@@ -42,10 +44,10 @@ impl<W: Element> ConvWeights<W> {
             Packed::Panels(Panels::pack(isa, layout(isa), 1, blocks.out_channels, &blocks.runs(), columns))
         } else if geometry.is_depthwise() {
             Packed::Depthwise(Lanes::pack(layout(isa), geometry, weights))
+        } else if GroupedWords::<W>::suits(layout(isa), geometry) {
+            Packed::GroupedWords(GroupedWords::pack(layout(isa), geometry, &taps_of_channels(geometry, weights)))
         } else if GroupedLanes::<W>::suits(layout(isa), geometry) {
-            let k = geometry.k();
-            let steps: Vec<W> = (0..weights.len()).map(|i| weights[geometry.weight_index(i / k, i % k)]).collect();
-            Packed::Grouped(GroupedLanes::pack(layout(isa), geometry, &steps))
+            Packed::Grouped(GroupedLanes::pack(layout(isa), geometry, &taps_of_channels(geometry, weights)))
         } else {
             let n = geometry.out_channels / geometry.groups;
             let columns = Channels { weights, geometry };
@@ -72,6 +74,7 @@ impl<W: Element> ConvWeights<W> {
             Packed::Panels(panels) => panels.bytes(),
             Packed::Depthwise(lanes) => lanes.bytes(),
             Packed::Grouped(lanes) => lanes.bytes(),
+            Packed::GroupedWords(words) => words.bytes(),
         }
     }
 
@@ -86,6 +89,9 @@ impl<W: Element> ConvWeights<W> {
             }),
             Packed::Grouped(lanes) => {
                 (0..weights.len()).for_each(|i| weights[geometry.weight_index(i / k, i % k)] = lanes.at(i / k, i % k))
+            }
+            Packed::GroupedWords(words) => {
+                (0..weights.len()).for_each(|i| weights[geometry.weight_index(i / k, i % k)] = words.at(i / k, i % k))
             }
             Packed::Depthwise(lanes) => weights.iter_mut().enumerate().for_each(|(i, weight)| *weight = lanes.at(i / k, i % k)),
         }
@@ -104,6 +110,12 @@ impl<W: Element> ConvWeights<W> {
         let is_bare = matches!(self.geometry.pads(shape.h, shape.w), Ok([0, 0, 0, 0]));
         matches!(self.packed, Packed::Panels(_)) && self.blocks.is_none() && shape.layout == ImageLayout::Nhwc && is_bare && whole_words
     }
+}
+
+/// OIHW weights as `[out_channels][taps][channels of a group]`.
+fn taps_of_channels<W: Element>(geometry: &Conv2dGeometry, weights: &[W]) -> Vec<W> {
+    let k = geometry.k();
+    (0..weights.len()).map(|i| weights[geometry.weight_index(i / k, i % k)]).collect()
 }
 
 /// The output channels of OIHW weights.

@@ -114,6 +114,23 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
         }
     }
 
+    /// The `LANES` words at `p`, where [`Dot::QUADS`].
+    ///
+    /// # Safety
+    /// `p` is readable for `LANES` words.
+    #[inline(always)]
+    unsafe fn words(simd: S, p: *const Self::Lhs) -> Self::Word {
+        let _ = (simd, p);
+        unreachable!("only where QUADS says so")
+    }
+
+    /// Four vectors of sums as squares of four lanes, each turned over its diagonal, where [`Dot::QUADS`]: its own inverse.
+    #[inline(always)]
+    fn turn(simd: S, acc: [Self::Acc; 4]) -> [Self::Acc; 4] {
+        let _ = (simd, acc);
+        unreachable!("only where QUADS says so")
+    }
+
     /// For each lane the word `index[lane]` of the `LANES` words at `p`.
     ///
     /// # Safety

@@ -65,6 +65,7 @@ mod function;
 mod gemm;
 mod geometry;
 mod grouped;
+mod grouped_words;
 mod ingest;
 mod interleave;
 mod isa;

@@ -7,7 +7,7 @@ use super::output::Store;
 use super::pack::Panels;
 use super::simd::Simd;
 use super::threads::{self, Phase};
-use super::tile::{ROWS, Segment, Start, Tile};
+use super::tile::{ROWS, RUN_ROWS, Segment, Start, Tile};
 
 /// Half of a common second-level cache: weights of a column block stay there while the rows stream by. Twice as many where the rows
 /// fit no such half, since they are read once for each block.
@@ -27,6 +27,12 @@ pub const RUNS: usize = 4;
 
 /// How many products take as long as the memory takes for a weight that no cache of one core has.
 const PRODUCTS_OF_WEIGHT: usize = 8;
+
+/// Words of k up to which tiles are low, and go in runs of as many as below with each panel.
+const SHORT_WORDS: usize = 1024;
+
+/// Tiles of a run.
+const TILES: usize = 8;
 
 /// Tiles that a panel meets in one run, or panels that a tile meets, at least: a run ends with a stage beside which nothing is multiplied.
 const ACROSS_MIN: usize = 4;
@@ -201,7 +207,18 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
 
     /// Tiles of rows: even ones, and a single one as long as the rows fit.
     fn tiles(&self) -> usize {
-        if self.m <= S::MR_MAX { self.m.min(1) } else { self.m.div_ceil(S::MR) }
+        if self.m <= S::MR_MAX { self.m.min(1) } else { self.m.div_ceil(self.tile_rows()) }
+    }
+
+    /// Whether k is so short that the stage takes a good part of the time.
+    fn is_short(&self) -> bool {
+        self.segments.iter().map(|s| s.words).sum::<usize>() <= SHORT_WORDS
+    }
+
+    /// Rows of a tile, about. Low ones of a short k leave a processor that takes instructions in order room for the products of the next tile
+    /// beside the stage of this one.
+    fn tile_rows(&self) -> usize {
+        if self.is_short() { S::MR.min(*RUN_ROWS.end()) } else { S::MR }
     }
 
     /// Panels that `rows` rows go through before the next ones.
@@ -221,17 +238,27 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (weights, col_sums) = (layout.group(0), layout.col_sums());
         let block = self.panels_of_block(tiles.len() * S::MR);
         let large = self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>();
-        let (mut offsets, mut params) = ([0; ROWS], [0; ROWS]);
+        let is_short = self.is_short();
+        let (mut offsets, mut params) = ([[0; ROWS]; TILES], [[0; ROWS]; TILES]);
         for first in panels.clone().step_by(block) {
             let at = (first / in_group, first % in_group);
-            for tile in tiles.clone() {
-                let (m, end) = (self.m * tile / count, self.m * (tile + 1) / count);
-                self.rows.fill(m, &mut offsets[..end - m], &mut params);
+            let mut next = tiles.start;
+            while next < tiles.end {
+                // Tiles of as many rows.
+                let start = |tile: usize| self.m * tile / count;
+                let (m, mr) = (start(next), start(next + 1) - start(next));
+                let mut run = 0;
+                let longest = if is_short && RUN_ROWS.contains(&mr) { TILES } else { 1 };
+                while run < longest && next < tiles.end && start(next + 1) - start(next) == mr {
+                    self.rows.fill(start(next), &mut offsets[run][..mr], &mut params[run]);
+                    (run, next) = (run + 1, next + 1);
+                }
+                let rows = run * mr;
                 let dst = self.dst.wrapping_add(m * self.dst_stride);
                 let mut tile = Tile::<S, D, T> {
                     lhs: self.lhs,
-                    offsets: &offsets,
-                    params: &params,
+                    offsets: &offsets[..run],
+                    params: &params[..run],
                     segments: self.segments,
                     weights: weights.as_ptr(),
                     start: self.start,
@@ -258,7 +285,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                         tile.next_dst = if index < last {
                             tile.dst.wrapping_add(tile.columns)
                         } else {
-                            dst.wrapping_add((end - m) * self.dst_stride + at.0 * n + at.1 * nr)
+                            dst.wrapping_add(rows * self.dst_stride + at.0 * n + at.1 * nr)
                         };
                     }
                     if !col_sums.is_empty() {
@@ -266,8 +293,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                     }
                     // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel.
                     unsafe {
-                        self.simd.product_tile(end - m, tile.columns.div_ceil(S::LANES), &tile);
-                        store.after(self.simd, tile.dst, self.dst_stride, end - m, tile.columns);
+                        self.simd.product_tile(mr, tile.columns.div_ceil(S::LANES), &tile);
+                        store.after(self.simd, tile.dst, self.dst_stride, rows, tile.columns);
                     }
                     panel += 1;
                     if panel == in_group {

@@ -7,6 +7,7 @@ use super::depthwise::DepthwiseProduct;
 use super::dot::Dot;
 use super::geometry::{Conv2dGeometry, Padded};
 use super::grouped::GroupedProduct;
+use super::grouped_words::GroupedWordsProduct;
 use super::ingest::{self, Fill};
 use super::memory::Aligned;
 use super::output::Store;
@@ -25,6 +26,9 @@ const LARGE_WEIGHTS: usize = 1 << 20;
 
 /// The same for a convolution in narrow groups or of each channel by itself, whose weights are few: a first-level cache.
 const GROUPED_BYTES: usize = 32 * 1024;
+
+/// The same where a block of channels is read at a time, of which all lines of a window stay in that cache.
+const WORDS_BYTES: usize = 128 * 1024;
 
 /// Output pixels of a run of a thread, at least.
 const RUN_PIXELS: usize = 192;
@@ -95,6 +99,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         let by_line = depthwise && segments.len() <= TAPS && self.out[1] >= LONG_LINE;
         let (bytes, runs) = match &self.weights.packed {
             Packed::Depthwise(_) | Packed::Grouped(_) => (GROUPED_BYTES, RUNS),
+            Packed::GroupedWords(_) => (WORDS_BYTES, RUNS),
             Packed::Panels(panels) => {
                 let weights = panels.groups() * panels.group_len() * size_of::<D::Weight>();
                 (if weights > LARGE_WEIGHTS { 4 * STRIP_BYTES } else { STRIP_BYTES }, if weights > STRIP_BYTES { 1 } else { RUNS })
@@ -171,6 +176,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             Packed::Panels(_) => products,
             Packed::Depthwise(_) => products.saturating_mul(8),
             Packed::Grouped(_) => products.saturating_mul(2),
+            Packed::GroupedWords(_) => products,
         }
     }
 
@@ -236,6 +242,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
                 let Laid { lhs, rows, m, start, store, dst, .. } = laid;
                 let product = GroupedProduct::<S, D, T> { simd, lhs, rows, m, taps: segments, weights: lanes, start, store, dst };
                 // SAFETY: as above; weights of groups are packed only where `GROUPS`.
+                unsafe { product.run(threads) }
+            }
+            Packed::GroupedWords(weights) => {
+                let Laid { lhs, pixels, images, start, store, dst, .. } = laid;
+                let product = GroupedWordsProduct::<S, D, T> { simd, lhs, pixels, images, taps: segments, weights, start, store, dst };
+                // SAFETY: as above; weights are packed so only where `QUADS`.
                 unsafe { product.run(threads) }
             }
             Packed::Depthwise(lanes) => {

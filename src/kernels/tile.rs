@@ -9,6 +9,9 @@ use super::simd::Simd;
 /// Most rows that any instruction set takes in one tile.
 pub const ROWS: usize = 14;
 
+/// Rows of the tiles that go in runs. Of all heights there would be twice as much to compile.
+pub const RUN_ROWS: std::ops::RangeInclusive<usize> = 5..=6;
+
 /// `body` for each constant `i` below `n`, at most [`ROWS`], or for those of a list. A loop would do the same, but the compiler keeps an array in registers
 /// only when every index is a constant, and it gives up unrolling when the body is as long as an output stage: then each
 /// step of k loads and stores its accumulators. For the like reason there are no closures in tiles and stages: what is not
@@ -76,18 +79,23 @@ impl<'a> Start<'a> {
     pub fn new(zero: Zero<'a>) -> Self {
         Start { zero, bias: &[], weight_zero: &[], row_terms: &[] }
     }
+
+    /// Whether sums of all rows start from the same.
+    fn is_one(&self) -> bool {
+        matches!(self.zero, Zero::Tensor(_)) && self.weight_zero.is_empty()
+    }
 }
 
 /// Parts of a tile's one segment before each of which a share of the next output is asked for; of several segments each is a part.
 const PREFETCHES: usize = 4;
 
-/// The arguments of one product tile.
+/// The arguments of a run of product tiles, one below the other: each as many rows of the same panel.
 pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub lhs: *const D::Lhs,
-    /// Where each row starts, in elements after `lhs`.
-    pub offsets: &'a [usize; ROWS],
-    /// Which zero point and scale each row has.
-    pub params: &'a [usize; ROWS],
+    /// Where each row of each tile starts, in elements after `lhs`.
+    pub offsets: &'a [[usize; ROWS]],
+    /// Which zero point and scale each row has, for as many tiles.
+    pub params: &'a [[usize; ROWS]],
     pub segments: &'a [Segment],
     /// The panel: `[words][nv * LANES][KU]`.
     pub weights: *const D::Weight,
@@ -104,7 +112,7 @@ pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     /// Where row 0, column `n` goes.
     pub dst: *mut T::Element,
     pub dst_stride: usize,
-    /// Where the next tile's output goes, if that is to be fetched ahead, else null.
+    /// Where the output of the tile after these goes, if outputs are to be fetched ahead, else null.
     pub next_dst: *const T::Element,
 }
 
@@ -114,31 +122,89 @@ pub fn first<const N: usize>(params: &[usize; ROWS]) -> [usize; N] {
     *params.first_chunk().expect("no tile has more rows")
 }
 
-/// `dst[m][n] = stage(sum over k of (lhs[m][k] - zero_point) * weight[n][k])` for `MR` rows and `NV` vectors of columns.
+/// `dst[m][n] = stage(sum over k of (lhs[m][k] - zero_point) * weight[n][k])` for `MR` rows of each tile and `NV` vectors of columns.
 ///
 /// # Safety
-/// - each of the first `MR` rows is readable at every word of every segment;
+/// - each of the first `MR` rows of each tile is readable at every word of every segment;
 /// - `weights` holds `NV * LANES * KU` elements for each word of the segments, and `col_sums` has `columns` elements;
 /// - `(NV - 1) * LANES < columns <= NV * LANES`;
-/// - the first `MR` of `params` are inside `start` and the stage's rows, rows `m..m + MR` and columns `n..n + columns` inside both;
-/// - `dst` is writable for `columns` elements in each of `MR` rows that lie `dst_stride` apart.
+/// - the first `MR` of each tile's `params` are inside `start` and the stage's rows, all rows from `m` on and columns `n..n + columns`
+///   inside both;
+/// - of several tiles, [`RUN_ROWS`] has `MR`;
+/// - `dst` is writable for `columns` elements in each of these rows, which lie `dst_stride` apart.
 #[inline(always)]
-pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize>(simd: S, tile: &Tile<'_, S, D, T>) {
-    let params = first(tile.params);
-    // SAFETY: the caller's promise on `start`, `params` and `col_sums`.
-    let mut acc: [[D::Acc; NV]; MR] = unsafe { D::start(simd, &tile.start, (tile.m, &params), tile.col_sums, (tile.n, tile.columns)) };
+pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize>(simd: S, tiles: &Tile<'_, S, D, T>) {
+    let place = Place { row: tiles.m, column: tiles.n, columns: tiles.columns };
+    if !RUN_ROWS.contains(&MR) || tiles.offsets.len() == 1 {
+        let params = first(&tiles.params[0]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let start = D::start(simd, &tiles.start, (tiles.m, &params), tiles.col_sums, (tiles.n, tiles.columns));
+            let acc = tile_sums::<S, D, T, MR, NV>(simd, tiles, &tiles.offsets[0], start, tiles.next_dst);
+            // Only now, as the loop over k leaves no registers.
+            let stage = stage_columns(simd, tiles.store, place);
+            return finish(simd, (tiles.store, &stage), &acc, &params, place, tiles.dst, tiles.dst_stride);
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { if tiles.start.is_one() { run::<S, D, T, MR, NV, true>(simd, tiles) } else { run::<S, D, T, MR, NV, false>(simd, tiles) } }
+}
+
+/// Several tiles; `ONE` where [`Start::is_one`].
+///
+/// # Safety
+/// As for [`product_tile`].
+#[inline(always)]
+unsafe fn run<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize, const ONE: bool>(
+    simd: S,
+    tiles: &Tile<'_, S, D, T>,
+) {
+    let (mut place, mut dst) = (Place { row: tiles.m, column: tiles.n, columns: tiles.columns }, tiles.dst);
+    let columns = (tiles.n, tiles.columns);
+    // SAFETY: the caller's promise.
+    let (one, stage) = unsafe {
+        let start = D::start::<1, NV>(simd, &tiles.start, (tiles.m, &first(&tiles.params[0])), tiles.col_sums, columns);
+        (start[0], stage_columns(simd, tiles.store, place))
+    };
+    for (i, (offsets, params)) in tiles.offsets.iter().zip(tiles.params).enumerate() {
+        let below = dst.wrapping_add(MR * tiles.dst_stride);
+        let next = if i + 1 < tiles.offsets.len() && !tiles.next_dst.is_null() { below } else { tiles.next_dst };
+        let params = first(params);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let start = if ONE { [one; MR] } else { D::start(simd, &tiles.start, (place.row, &params), tiles.col_sums, columns) };
+            let acc = tile_sums::<S, D, T, MR, NV>(simd, tiles, offsets, start, next);
+            finish(simd, (tiles.store, &stage), &acc, &params, place, dst, tiles.dst_stride);
+        }
+        place.row += MR;
+        dst = below;
+    }
+}
+
+/// The sums of one tile, from `acc` on.
+///
+/// # Safety
+/// As for [`product_tile`].
+#[inline(always)]
+unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize>(
+    simd: S,
+    tile: &Tile<'_, S, D, T>,
+    offsets: &[usize; ROWS],
+    mut acc: [[D::Acc; NV]; MR],
+    next_dst: *const T::Element,
+) -> [[D::Acc; NV]; MR] {
     let mut weights = tile.weights;
     // The lines of a large output are on their way before their sums are made: stores leave in order, and one that has to wait for
     // memory holds up all behind it. Some of them at a time, as all at once would take what the weights come through. Those of the
     // tile after this one: the rows below, which come a column block later, are often gone again. Worth nothing where the output fits a
     // second-level cache.
-    let parts = if !tile.next_dst.is_null() && tile.segments.len() == 1 { PREFETCHES } else { 1 };
+    let parts = if !next_dst.is_null() && tile.segments.len() == 1 { PREFETCHES } else { 1 };
     let (mut turn, turns) = (0, tile.segments.len() * parts);
     for segment in tile.segments {
         for part in 0..parts {
-            if !tile.next_dst.is_null() {
+            if !next_dst.is_null() {
                 for m in (turn..MR).step_by(turns) {
-                    let row = tile.next_dst.wrapping_add(m * tile.dst_stride).cast::<u8>();
+                    let row = next_dst.wrapping_add(m * tile.dst_stride).cast::<u8>();
                     for at in (0..tile.columns * size_of::<T::Element>()).step_by(64) {
                         simd.prefetch(row.wrapping_add(at));
                     }
@@ -150,16 +216,14 @@ pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: us
             unsafe {
                 let mut rows = [tile.lhs; MR];
                 for m in 0..MR {
-                    rows[m] = tile.lhs.add(tile.offsets[m] + segment.offset + first * D::KU);
+                    rows[m] = tile.lhs.add(offsets[m] + segment.offset + first * D::KU);
                 }
                 D::accumulate::<MR, NV>(simd, &mut acc, &rows, end - first, weights);
                 weights = weights.add((end - first) * NV * S::LANES * D::KU);
             }
         }
     }
-    let place = Place { row: tile.m, column: tile.n, columns: tile.columns };
-    // SAFETY: the caller's promise on the stage and `dst`.
-    unsafe { finish(simd, tile.store, &acc, &params, place, tile.dst, tile.dst_stride) }
+    acc
 }
 
 /// The arguments of one depthwise tile: the rows are pixels, and each lane is a channel of its own.
@@ -210,8 +274,24 @@ pub unsafe fn lane_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize
         }
     }
     let place = Place { row: tile.m, column: tile.n, columns: tile.columns };
-    // SAFETY: the caller's promise on the stage and `dst`.
-    unsafe { finish(simd, tile.store, &acc, &params, place, tile.dst, tile.dst_stride) }
+    // SAFETY: columns n.. are inside the stage; the caller's promise on `dst`.
+    unsafe { finish(simd, (tile.store, &stage_columns(simd, tile.store, place)), &acc, &params, place, tile.dst, tile.dst_stride) }
+}
+
+/// The stage's parameters for the columns of a place.
+///
+/// # Safety
+/// Those columns are inside the stage, and fill `NV` vectors but for the last one's end.
+#[inline(always)]
+unsafe fn stage_columns<S: Simd, A, T: Store<S, A>, const NV: usize>(simd: S, store: T, place: Place) -> [T::Columns; NV] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut columns = [store.columns(simd, place.column, place.lanes::<S>(0)); NV];
+        for v in 1..NV {
+            columns[v] = store.columns(simd, place.column + v * S::LANES, place.lanes::<S>(v));
+        }
+        columns
+    }
 }
 
 /// Hands the sums to the output stage, two rows at a time, which is what narrowing to bytes fills a vector with.
@@ -221,26 +301,22 @@ pub unsafe fn lane_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize
 #[inline(always)]
 unsafe fn finish<S: Simd, A: Copy, T: Store<S, A>, const MR: usize, const NV: usize>(
     simd: S,
-    store: T,
+    (store, columns): (T, &[T::Columns; NV]),
     acc: &[[A; NV]; MR],
     params: &[usize; MR],
     place: Place,
     dst: *mut T::Element,
     dst_stride: usize,
 ) {
-    // SAFETY: columns n.. are inside the stage, and dst is writable for `columns` elements in each row.
+    // SAFETY: dst is writable for `place.columns` elements in each row.
     unsafe {
-        let mut columns = [store.columns(simd, place.column, place.lanes::<S>(0)); NV];
-        for v in 1..NV {
-            columns[v] = store.columns(simd, place.column + v * S::LANES, place.lanes::<S>(v));
-        }
         unroll!(P < MR.div_ceil(2), {
             let (at, place) = (dst.add(2 * P * dst_stride), Place { row: place.row + 2 * P, ..place });
             if 2 * P + 1 < MR {
                 let pair = [acc[2 * P], acc[(2 * P + 1) % MR]];
-                store.store(simd, &columns, [params[2 * P], params[(2 * P + 1) % MR]], pair, place, at, dst_stride);
+                store.store(simd, columns, [params[2 * P], params[(2 * P + 1) % MR]], pair, place, at, dst_stride);
             } else {
-                store.store(simd, &columns, [params[2 * P]], [acc[2 * P]], place, at, dst_stride);
+                store.store(simd, columns, [params[2 * P]], [acc[2 * P]], place, at, dst_stride);
             }
         });
     }

@@ -14,7 +14,7 @@ struct ConvCase {
 fn conv_case() -> impl Strategy<Value = ConvCase> {
     let kernel = (1usize..5, 1usize..5, 1usize..4, 1usize..4, 1usize..3, 1usize..3);
     let padding = prop::array::uniform4(0usize..3);
-    let channels = (0u8..7, 1usize..9, 1usize..20, 1usize..4);
+    let channels = (0u8..8, 1usize..9, 1usize..20, 1usize..4);
     (kernel, padding, channels, 1usize..4, 1usize..10, 1usize..10, any::<bool>()).prop_filter_map(
         "a kernel larger than the image",
         |((kh, kw, sy, sx, dy, dx), padding, (kind, a, b, groups), n, h, w, nchw)| {
@@ -25,6 +25,11 @@ fn conv_case() -> impl Strategy<Value = ConvCase> {
                 // Narrow groups of whole words, and the channels that fill a vector or a part of it.
                 4 => (4 * (a % 3 + 1) * 5 * groups, b * 5 * groups, 5 * groups),
                 5 => (16 * groups, 16 * groups, 16 * groups),
+                // Groups of as many outputs as inputs, one or two words, up to more than a block of them.
+                6 => {
+                    let (group, count) = (4 * (a % 2 + 1), b + groups);
+                    (group * count, group * count, count)
+                }
                 _ => (a + 1, 2 * (a + 1), a + 1),
             };
             let geometry = Conv2dGeometry::new(input, output, [kh, kw])
@@ -115,7 +120,8 @@ fn conv_in_strips() {
         (depthwise(70, [2, 2]).with_stride([3, 3]), 25, 26),
         (depthwise(33, [9, 9]).with_padding([4; 4]), 20, 20),
         (conv(40, 80, [3, 3]).with_groups(40).with_padding([1; 4]), 15, 17),
-        (conv(128, 128, [3, 3]).with_groups(32).with_padding([1; 4]), 12, 25),
+        (conv(128, 128, [3, 3]).with_groups(32).with_padding([1; 4]), 40, 25),
+        (conv(168, 168, [3, 3]).with_groups(21).with_stride([1, 2]).with_padding([0, 1, 1, 2]), 31, 30),
         (conv(64, 96, [3, 3]).with_groups(4).with_stride([2, 1]).with_padding([1; 4]), 30, 14),
     ];
     for (i, (geometry, h, w)) in cases.into_iter().enumerate() {

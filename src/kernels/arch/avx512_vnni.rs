@@ -89,6 +89,27 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
     }
 
     #[inline(always)]
+    unsafe fn words(_: Avx512Vnni, p: *const u8) -> __m512i {
+        // SAFETY: 64 activations at `p`, by the caller's promise.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn turn(_: Avx512Vnni, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        // SAFETY: the token exists only where AVX-512 F does, and only registers are touched.
+        unsafe {
+            let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab_low, cd_low),
+                _mm512_unpackhi_epi64(ab_low, cd_low),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn group_words(_: Avx512Vnni, p: *const u8, index: __m512i) -> __m512i {
         // SAFETY: 64 activations, by the caller's promise.
         unsafe { _mm512_permutexvar_epi32(index, _mm512_loadu_si512(p.cast())) }
