@@ -237,11 +237,13 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                 if !w.by_column {
                     self.any_taps(&line, &stage, weights, dst);
                 } else if line.step == column {
-                    self.columns::<NV, 2>(&line, &stage, weights, dst)
+                    self.columns::<NV, 2, false>(&line, &stage, weights, dst)
+                } else if line.step == 2 * column && line.step == block {
+                    self.columns::<NV, 1, true>(&line, &stage, weights, dst)
                 } else if line.step == 2 * column {
-                    self.columns::<NV, 1>(&line, &stage, weights, dst)
+                    self.columns::<NV, 1, false>(&line, &stage, weights, dst)
                 } else {
-                    self.columns::<NV, 0>(&line, &stage, weights, dst)
+                    self.columns::<NV, 0, false>(&line, &stage, weights, dst)
                 }
                 line.lhs = line.lhs.wrapping_add(line.line_step);
                 line.row += line.out_w;
@@ -286,14 +288,15 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         }
     }
 
-    /// Blocks along a line, three columns of three taps; the last `REUSE` columns of a window are the first of the next.
+    /// Blocks along a line, three columns of three taps; the last `REUSE` columns of a window are the first of the next. Where `HALVES`, a
+    /// block is two pixels, of which the middle column is the second of the first and the first of the last.
     ///
     /// Unpacking is what bounds a depthwise kernel: a column is unpacked once, not in each of the windows that it is in.
     ///
     /// # Safety
     /// As for [`DepthwiseProduct::blocks`]; `weights` are those of the block, packed by column.
     #[inline(always)]
-    unsafe fn columns<const NV: usize, const REUSE: usize>(
+    unsafe fn columns<const NV: usize, const REUSE: usize, const HALVES: bool>(
         &self,
         line: &Run<D::Lhs>,
         stage: &Finish<'_, D::Acc, T::Columns, NV>,
@@ -314,8 +317,14 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
             for x in 0..line.blocks {
                 let lhs = line.lhs.wrapping_add(x * line.step);
                 let mut acc = stage.start;
+                if HALVES {
+                    words[2] = D::interleave(simd, self.column(lhs, 2));
+                    for j in 0..4 {
+                        words[1][j] = D::halves(simd, words[0][j], words[2][j]);
+                    }
+                }
                 for c in 0..3 {
-                    if c >= REUSE {
+                    if c >= REUSE && !HALVES {
                         words[c] = D::interleave(simd, self.column(lhs, c));
                     }
                     // Weights stay in memory: with them the registers would not do, and what is spilled to the stack is not aligned.

@@ -98,6 +98,13 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
         unreachable!("only where QUADS says so")
     }
 
+    /// The second half of `a`, then the first of `b`: of words of channels that lie one after the other, those of the block in the middle.
+    #[inline(always)]
+    fn halves(simd: S, a: Self::Word, b: Self::Word) -> Self::Word {
+        let _ = (simd, a, b);
+        unreachable!("only where QUADS says so")
+    }
+
     /// Adds four taps, of which the first `N` exist: `acc` holds the channels in the order of [`Simd::interleave`], `weights` four bytes
     /// for each, in the same order.
     ///

@@ -89,6 +89,12 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
     }
 
     #[inline(always)]
+    fn halves(_: Avx512Vnni, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token exists only where AVX-512 F does, and only registers are touched.
+        unsafe { _mm512_alignr_epi64::<4>(b, a) }
+    }
+
+    #[inline(always)]
     unsafe fn words(_: Avx512Vnni, p: *const u8) -> __m512i {
         // SAFETY: 64 activations at `p`, by the caller's promise.
         unsafe { _mm512_loadu_si512(p.cast()) }
