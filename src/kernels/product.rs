@@ -199,8 +199,11 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
             match self.matrix_unit() {
                 // SAFETY: the caller's promise; no two items have the same tile and panel.
                 Some(unit) if D::MATRIX => unsafe { self.squares(unit, part, tiles, panels) },
+                // Lists of eight tiles would be a good part of what a call of one costs.
                 // SAFETY: as above.
-                _ => unsafe { self.block(part, tiles, panels) },
+                _ if self.is_short() && tiles.len() > 1 => unsafe { self.block::<TILES>(part, tiles, panels) },
+                // SAFETY: as above.
+                _ => unsafe { self.block::<1>(part, tiles, panels) },
             }
         }
     }
@@ -228,9 +231,11 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         (bytes / self.panels.panel_bytes().max(1)).max(1)
     }
 
+    /// Tiles in runs of `LONGEST` at most.
+    ///
     /// # Safety
     /// As for [`Product::run`]; nobody else writes these tiles.
-    unsafe fn block(&self, part: usize, tiles: Range<usize>, panels: Range<usize>) {
+    unsafe fn block<const LONGEST: usize>(&self, part: usize, tiles: Range<usize>, panels: Range<usize>) {
         let (store, count, layout) = (self.store.part(part), self.tiles(), self.panels);
         // Divisions that a short tile would notice.
         let (n, nr, in_group) = (layout.n(), layout.nr(), layout.panels());
@@ -238,22 +243,24 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (weights, col_sums) = (layout.group(0), layout.col_sums());
         let block = self.panels_of_block(tiles.len() * S::MR);
         let large = self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>();
-        let is_short = self.is_short();
-        let (mut offsets, mut params) = ([[0; ROWS]; TILES], [[0; ROWS]; TILES]);
+        let top = |tile: usize| match tile {
+            0 => 0,
+            tile if tile == count => self.m,
+            tile => self.m * tile / count,
+        };
+        let (mut offsets, mut params) = ([[0; ROWS]; LONGEST], [[0; ROWS]; LONGEST]);
         for first in panels.clone().step_by(block) {
             let at = (first / in_group, first % in_group);
-            let mut next = tiles.start;
+            let (mut next, mut end) = (tiles.start, top(tiles.start));
             while next < tiles.end {
-                // Tiles of as many rows.
-                let start = |tile: usize| self.m * tile / count;
-                let (m, mr) = (start(next), start(next + 1) - start(next));
+                let (m, mr) = (end, top(next + 1) - end);
                 let mut run = 0;
-                let longest = if is_short && RUN_ROWS.contains(&mr) { TILES } else { 1 };
-                while run < longest && next < tiles.end && start(next + 1) - start(next) == mr {
-                    self.rows.fill(start(next), &mut offsets[run][..mr], &mut params[run]);
-                    (run, next) = (run + 1, next + 1);
+                // Tiles of as many rows.
+                while run == 0 || run < LONGEST && next < tiles.end && RUN_ROWS.contains(&mr) && top(next + 1) == end + mr {
+                    self.rows.fill(end, &mut offsets[run][..mr], &mut params[run]);
+                    (run, next, end) = (run + 1, next + 1, end + mr);
                 }
-                let rows = run * mr;
+                let rows = end - m;
                 let dst = self.dst.wrapping_add(m * self.dst_stride);
                 let mut tile = Tile::<S, D, T> {
                     lhs: self.lhs,
