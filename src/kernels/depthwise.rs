@@ -289,7 +289,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     }
 
     /// Blocks along a line, three columns of three taps; the last `REUSE` columns of a window are the first of the next. Where `HALVES`, a
-    /// block is two pixels, of which the middle column is the second of the first and the first of the last.
+    /// column is half a block wide: the middle one is the second half of the first block and the first of the last.
     ///
     /// Unpacking is what bounds a depthwise kernel: a column is unpacked once, not in each of the windows that it is in.
     ///

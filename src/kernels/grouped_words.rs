@@ -36,10 +36,11 @@ pub struct GroupedWords<W> {
 }
 
 impl<W: Element> GroupedWords<W> {
-    /// Whether the geometry suits. Of sixteen channels the sums are turned so often that panels of each group are as fast.
+    /// Whether the geometry suits: more than half a block. Of groups of sixteen the sums are turned so often that a panel of each is as
+    /// fast.
     pub fn suits(layout: PanelLayout, geometry: &Conv2dGeometry) -> bool {
         let [outputs, inputs] = [geometry.out_channels, geometry.in_channels].map(|channels| channels / geometry.groups);
-        layout.quads && geometry.groups > 1 && outputs == inputs && [4, 8].contains(&inputs)
+        layout.quads && geometry.groups > 1 && outputs == inputs && [4, 8].contains(&inputs) && geometry.out_channels > 2 * layout.lanes
     }
 
     /// Packs weights `[out_channels][taps][channels of a group]`.
@@ -173,7 +174,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedWordsProduct<'_, S, D, T> {
                     offsets[i] = line + x * step_x;
                     x += 1;
                     if x == out_w {
-                        (x, line) = (0, line + step_y);
+                        // A stride beyond the image is never taken, however large.
+                        (x, line) = (0, line.wrapping_add(step_y));
                     }
                 } else {
                     offsets[i] = offsets[i - 1];

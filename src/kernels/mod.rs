@@ -18,7 +18,8 @@
 //! since the pixels under a kernel row are contiguous there. So a convolution is a product whose rows overlap, without im2col; and
 //! padding, filled with the zero point, needs no borders. The workspace holds a strip of lines at a time, made (quantized, transposed,
 //! padded) just before they are read. Where a lane is a channel of its own (`depthwise`) or of a narrow group
-//! (`grouped`), a dense tile would leave most lanes empty: there, taps are interleaved in fours, or each lane gets its group's word.
+//! (`grouped`, `grouped_words`), a dense tile would leave most lanes empty: there, taps are interleaved in fours, or each lane gets its
+//! group's word, or keeps the one that it has.
 //!
 //! A matrix unit ([`Isa::Amx`]) multiplies whole tiles of activations and weights beside the vectors, from the same panels: `squares` of sums leave
 //! it through memory, and are finished by the same stages while it makes the next ones.
@@ -39,7 +40,7 @@
 //!
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
-//! (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`, `depthwise_float` and `grouped` (loops),
+//! (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`, `depthwise_float`, `grouped` and `grouped_words` (loops),
 //! `strips` and `depthwise_lines` (those of a convolution around them), `gemm`, `conv`, `dynamic` with
 //! `dynamic_product`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of
 //! floats codes.

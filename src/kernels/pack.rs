@@ -19,7 +19,7 @@ pub struct PanelLayout {
     pub vectors: usize,
     /// Steps of k in a word.
     pub ku: usize,
-    /// Whether depthwise taps go in fours.
+    /// Whether depthwise taps go in fours, and narrow groups by whole words.
     pub quads: bool,
     /// Whether lanes can take the words of several groups.
     pub groups: bool,

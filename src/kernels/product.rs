@@ -1,4 +1,4 @@
-//! The loops around the tiles: columns in blocks that stay in the cache, rows in even tiles, panels innermost.
+//! The loops around the tiles: columns in blocks that stay in the cache, rows in even tiles, then panels, and innermost the tiles of a run.
 
 use std::ops::Range;
 
@@ -241,13 +241,13 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (n, nr, in_group) = (layout.n(), layout.nr(), layout.panels());
         let (group_len, panel_len) = (layout.group_len(), layout.panel_offset(1));
         let (weights, col_sums) = (layout.group(0), layout.col_sums());
-        let block = self.panels_of_block(tiles.len() * S::MR);
         let large = self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>();
         let top = |tile: usize| match tile {
             0 => 0,
             tile if tile == count => self.m,
             tile => self.m * tile / count,
         };
+        let block = self.panels_of_block(top(tiles.end) - top(tiles.start));
         let (mut offsets, mut params) = ([[0; ROWS]; LONGEST], [[0; ROWS]; LONGEST]);
         for first in panels.clone().step_by(block) {
             let at = (first / in_group, first % in_group);

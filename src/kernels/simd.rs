@@ -16,7 +16,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Vectors of columns in a product tile, at most 4.
     const NV: usize;
-    /// Rows of a product tile where there are many.
+    /// Rows of a product tile where there are many and k is long.
     const MR: usize;
     /// Most rows of a product tile, at most [`super::tile::ROWS`]: a few more than `MR`, so that a product of few rows reads its
     /// weights once.

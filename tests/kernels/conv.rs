@@ -91,6 +91,8 @@ fn conv_on_threads() {
             (Conv2dGeometry::new(16, 40, [3, 3]).with_padding([1; 4]), 30),
             (Conv2dGeometry::new(64, 64, [3, 3]).with_padding([1; 4]).with_groups(64), 40),
             (Conv2dGeometry::new(96, 700, [1, 1]), 5),
+            // Whole images of narrow groups, cut between pixels.
+            (Conv2dGeometry::new(128, 128, [3, 3]).with_padding([1; 4]).with_groups(16), 18),
         ] {
             for layout in [ImageLayout::Nchw, ImageLayout::Nhwc] {
                 check_conv::<u8>(&ConvCase { geometry: geometry.clone(), shape: ImageShape { n: 2, h, w: h, layout } }, 4, threads);
@@ -121,6 +123,9 @@ fn conv_in_strips() {
         (depthwise(33, [9, 9]).with_padding([4; 4]), 20, 20),
         (conv(40, 80, [3, 3]).with_groups(40).with_padding([1; 4]), 15, 17),
         (conv(128, 128, [3, 3]).with_groups(32).with_padding([1; 4]), 40, 25),
+        (conv(64, 64, [3, 3]).with_groups(16).with_padding([1; 4]), 21, 23),
+        (depthwise(32, [3, 3]).with_stride([2, 2]).with_padding([1; 4]), 27, 31),
+        (depthwise(32, [3, 3]).with_stride([1, 2]).with_padding([1; 4]), 16, 120),
         (conv(168, 168, [3, 3]).with_groups(21).with_stride([1, 2]).with_padding([0, 1, 1, 2]), 31, 30),
         (conv(64, 96, [3, 3]).with_groups(4).with_stride([2, 1]).with_padding([1; 4]), 30, 14),
     ];
