@@ -30,7 +30,7 @@ macro_rules! instruction_sets {
                 }
             }
 
-            /// The name of its kernel for products: rows, columns and steps of k that the tile takes at a time.
+            /// The name of its kernel for products: rows (where k is long), columns and steps of k that the tile takes at a time.
             pub(super) fn gemm_kernel(self) -> &'static str {
                 match self {
                     $(Isa::$isa => concat!("u8i8-gemm-", $tile, "-", $name),)*

@@ -205,7 +205,7 @@ impl PackedWeights {
         &self.zero_points
     }
 
-    /// The kernel that runs them, as `u8i8-gemm-<rows>x<columns>x<k>-<isa>`.
+    /// The kernel that runs them, as `u8i8-gemm-<rows>x<columns>x<k>-<isa>`, by the tile of a long k.
     pub fn kernel_name(&self) -> &'static str {
         self.isa.gemm_kernel()
     }
