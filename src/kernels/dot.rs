@@ -99,6 +99,7 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
     }
 
     /// The second half of `a`, then the first of `b`: of words of channels that lie one after the other, those of the block in the middle.
+    /// Where [`Dot::QUADS`].
     #[inline(always)]
     fn halves(simd: S, a: Self::Word, b: Self::Word) -> Self::Word {
         let _ = (simd, a, b);

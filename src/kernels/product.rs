@@ -28,7 +28,7 @@ pub const RUNS: usize = 4;
 /// How many products take as long as the memory takes for a weight that no cache of one core has.
 const PRODUCTS_OF_WEIGHT: usize = 8;
 
-/// Words of k up to which tiles are low, and go in runs of as many as below with each panel.
+/// Words of k up to which tiles are low, and go in runs of [`TILES`] with each panel.
 const SHORT_WORDS: usize = 1024;
 
 /// Tiles of a run.
@@ -213,13 +213,13 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         if self.m <= S::MR_MAX { self.m.min(1) } else { self.m.div_ceil(self.tile_rows()) }
     }
 
-    /// Whether k is so short that the stage takes a good part of the time.
+    /// Whether tiles are low and go in runs: of a longer k what is around its products takes no time worth saving.
     fn is_short(&self) -> bool {
         self.segments.iter().map(|s| s.words).sum::<usize>() <= SHORT_WORDS
     }
 
     /// Rows of a tile, about. Measured on Zen 4: runs of six rows are 2 to 5 % faster than single tiles of twelve at k from 256 to 2048,
-    /// and 7 to 15 % at 16 to 64; of eight they lose 3 % to i32 at squares of 1024 and 2048, and without runs six are as fast as twelve.
+    /// and 7 to 16 % at 16 to 64; of eight they lose 3 % to i32 at squares of 1024 and 2048, and without runs six are no faster than twelve.
     fn tile_rows(&self) -> usize {
         if self.is_short() { S::MR.min(*RUN_ROWS.end()) } else { S::MR }
     }

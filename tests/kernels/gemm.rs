@@ -117,6 +117,15 @@ fn gemm_on_threads() {
     }
 }
 
+/// Many rows of a k above which tiles are high and go one by one; below it, rows that make runs of several heights.
+#[test]
+fn gemm_of_high_and_low_tiles() {
+    check_gemm::<u8>(31, 40, 4100, (2, 2), 12, 1);
+    check_gemm::<i8>(43, 70, 8200, (2, 2), 13, 1);
+    check_gemm::<u8>(103, 70, 4096, (2, 2), 14, 1);
+    check_gemm::<i8>(151, 33, 17, (2, 2), 15, 1);
+}
+
 /// Squares of a matrix unit, which take more work to share: cut by rows and by columns; and a last one of one row.
 #[test]
 #[cfg(target_arch = "x86_64")]
