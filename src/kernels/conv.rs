@@ -12,6 +12,7 @@ use super::simd::{Element, Simd};
 use super::strips::{Activations, Convolution};
 use super::tile::Start;
 use super::weights::Bound;
+use super::winograd;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
@@ -66,6 +67,17 @@ impl PackedConv2d {
         }
     }
 
+    /// The kernel that runs it on images of a shape: [`PackedConv2d::kernel_name`], or `u8i8-winograd-<isa>` for 3 x 3 pixels at stride one where
+    /// there are enough of channels and pixels, with the same result from about a quarter of the products.
+    ///
+    /// # Errors
+    /// As [`Conv2dGeometry::output_size`].
+    pub fn kernel_name_for(&self, shape: ImageShape) -> Result<&'static str> {
+        let out = self.geometry().output_size(shape.h, shape.w)?;
+        let is_faster = self.inner.isa.visit(IsWinograd { weights: &self.inner, shape, out });
+        Ok(if is_faster { self.inner.isa.winograd_kernel() } else { self.kernel_name() })
+    }
+
     /// Bytes held, channel sums included.
     pub fn bytes(&self) -> usize {
         self.inner.bytes()
@@ -78,6 +90,21 @@ impl PackedConv2d {
 
     pub(super) fn inner(&self) -> &ConvWeights<i8> {
         &self.inner
+    }
+}
+
+/// Whether codes of a shape go through [`winograd`].
+struct IsWinograd<'a> {
+    weights: &'a ConvWeights<i8>,
+    shape: ImageShape,
+    out: [usize; 2],
+}
+
+impl Visitor for IsWinograd<'_> {
+    type Out = bool;
+    fn visit<S: Simd>(self, simd: S) -> bool {
+        let IsWinograd { weights, shape, out } = self;
+        winograd::is_faster(simd, weights, shape.n, out)
     }
 }
 
@@ -164,7 +191,7 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
         let ConvCall { codes, shape, padded, out, zero_point, weights, dst, workspace, threads } = self.call;
-        let Workspace { codes: memory, zero_points, segments, .. } = workspace;
+        let Workspace { codes: memory, zero_points, segments, winograd, .. } = workspace;
         let zero = codes.zero(zero_point, zero_points);
         let line = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_codes(simd, codes, zero.get(image), &padded, (image, y), dst);
         let blocks = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_blocks(&padded, y, dst, |y, dst| line(image, y, dst));
@@ -178,6 +205,6 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
         let (geometry, running) = weights.running(padded);
         let convolution = Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst };
         // SAFETY: `conv2d` checked input, output, zero points and stage.
-        unsafe { convolution.run(lhs, segments, threads) }
+        unsafe { convolution.run_integers(lhs, segments, winograd, threads) }
     }
 }

@@ -7,6 +7,7 @@ use super::grouped_words::GroupedWords;
 use super::isa::Isa;
 use super::pack::{Columns, PanelLayout, Panels, elements};
 use super::simd::{Element, Simd};
+use super::winograd_transforms::SUM_LIMIT;
 use crate::error::{Error, Result};
 
 /// The weights of a convolution, for one instruction set.
@@ -16,6 +17,8 @@ pub(super) struct ConvWeights<W> {
     /// What runs instead, over blocks of pixels: the same sums.
     blocks: Option<Conv2dGeometry>,
     pub isa: Isa,
+    /// Whether no sum can leave the bits that [`super::winograd`] keeps: of weights for its geometry.
+    pub sums_are_narrow: bool,
     pub(super) packed: Packed<W>,
 }
 
@@ -53,7 +56,8 @@ impl<W: Element> ConvWeights<W> {
             let columns = Channels { weights, geometry };
             Packed::Panels(Panels::pack(isa, layout(isa), geometry.groups, n, &geometry.runs(), columns))
         };
-        Ok(ConvWeights { geometry: geometry.clone(), blocks, isa, packed })
+        let sums_are_narrow = geometry.is_plain_3x3() && are_narrow(weights, geometry.k());
+        Ok(ConvWeights { geometry: geometry.clone(), blocks, isa, sums_are_narrow, packed })
     }
 
     /// The convolution that runs, and the workspace that it reads.
@@ -107,9 +111,23 @@ impl<W: Element> ConvWeights<W> {
     /// Whether rows of whole words can be read where the caller has them.
     pub fn reads_in_place(&self, shape: ImageShape, ku: usize) -> bool {
         let whole_words = self.geometry.runs_are_multiples_of(ku);
+        // By fewer products, vectors of activations are read.
+        let whole_words = whole_words && (!self.sums_are_narrow || self.geometry.in_channels.is_multiple_of(64));
         let is_bare = matches!(self.geometry.pads(shape.h, shape.w), Ok([0, 0, 0, 0]));
         matches!(self.packed, Packed::Panels(_)) && self.blocks.is_none() && shape.layout == ImageLayout::Nhwc && is_bare && whole_words
     }
+}
+
+/// Whether the sum of unsigned codes and the weights of each output channel, `k` of them, keeps within [`SUM_LIMIT`].
+fn are_narrow<W: Element>(weights: &[W], k: usize) -> bool {
+    let fits = |channel: &[W]| {
+        let (below, above) = channel.iter().fold((0, 0), |(below, above), weight| {
+            let weight = i64::from(weight.summand());
+            (below + weight.min(0), above + weight.max(0))
+        });
+        -255 * below <= SUM_LIMIT && 255 * above < SUM_LIMIT
+    };
+    W::SUMMED && k > 0 && weights.chunks_exact(k).all(fits)
 }
 
 /// OIHW weights as `[out_channels][taps][channels of a group]`.

@@ -379,7 +379,7 @@ impl Visitor for ConvVisit<'_> {
     type Out = ();
     fn visit<S: Simd>(self, simd: S) {
         let ConvVisit { input, padded, out, rule, finite, measured, weights, epilogue, measure, dst, workspace, threads } = self;
-        let Workspace { codes: memory, scales, zero_points, segments, .. } = workspace;
+        let Workspace { codes: memory, scales, zero_points, segments, winograd, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
         let line = |image: usize, y: usize, dst: &mut [_]| {
             let quantizer = rule.quantizer(scales[image], zero_points[image]);
@@ -396,6 +396,6 @@ impl Visitor for ConvVisit<'_> {
         let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales)).measured(measure)));
         let convolution = Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst };
         // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
-        unsafe { convolution.run(Activations::Lines { fill, memory, source: None }, segments, threads) }
+        unsafe { convolution.run_integers(Activations::Lines { fill, memory, source: None }, segments, winograd, threads) }
     }
 }

@@ -194,6 +194,11 @@ impl Conv2dGeometry {
         ((output * deep + channel) * high + y / 2) * wide + x / 2
     }
 
+    /// Whether it is a dense one of 3 x 3 pixels at stride one.
+    pub(super) fn is_plain_3x3(&self) -> bool {
+        self.kernel == [3, 3] && self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1
+    }
+
     /// Products in each sum.
     pub(crate) fn k(&self) -> usize {
         self.weight_shape()[1..].iter().product()

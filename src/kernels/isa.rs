@@ -44,6 +44,13 @@ macro_rules! instruction_sets {
                 }
             }
 
+            /// The name of its kernel for convolutions by fewer products.
+            pub(super) fn winograd_kernel(self) -> &'static str {
+                match self {
+                    $(Isa::$isa => concat!("u8i8-winograd-", $name),)*
+                }
+            }
+
             /// The name of its kernel for depthwise convolutions.
             pub(super) fn depthwise_kernel(self) -> &'static str {
                 match self {

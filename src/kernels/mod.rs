@@ -78,6 +78,7 @@ mod memory;
 mod operand;
 mod output;
 mod pack;
+mod pairs;
 mod pool;
 mod product;
 mod ranges;
@@ -95,6 +96,8 @@ mod team;
 mod threads;
 mod tile;
 mod weights;
+mod winograd;
+mod winograd_transforms;
 mod workspace;
 
 pub(crate) use attention::{Attention, Head, Scattered, attention};

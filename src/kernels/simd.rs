@@ -5,6 +5,7 @@ use super::lowbit::SignedDot;
 use super::matrix_unit::MatrixUnit;
 use super::operand::Codes;
 use super::output::Store;
+use super::pairs::Pairs;
 use super::tile::{LaneTile, Tile};
 
 /// A token of an instruction set, with the operations that the kernels need.
@@ -33,6 +34,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     type Grid: Copy;
     /// How 8-bit codes are multiplied.
     type Int8: Dot<Self, Acc = Self::I32, Weight = i8> + SignedDot<Self>;
+    /// How 16-bit numbers are multiplied.
+    type Pairs: Pairs<Self>;
     /// What multiplies matrices beside the vectors.
     type Matrix: MatrixUnit;
 

@@ -4,6 +4,7 @@ use super::attention::HeadMemory;
 use super::memory::Aligned;
 use super::ranges::{Range, RangeLanes};
 use super::tile::Segment;
+use super::winograd::WinogradMemory;
 
 /// Scratch memory of the kernels: it grows to what the largest call needed and never shrinks, so that calls of a size
 /// it has seen allocate nothing. One for each caller at a time; any call may follow any other.
@@ -30,6 +31,7 @@ pub struct Workspace {
     pub(super) heads: Vec<HeadMemory>,
     /// Products on their way to where they are added.
     pub(crate) columns: Aligned,
+    pub(super) winograd: WinogradMemory,
 }
 
 impl Workspace {
@@ -43,6 +45,7 @@ impl Workspace {
         self.codes.bytes()
             + self.panels.bytes()
             + self.columns.bytes()
+            + self.winograd.bytes()
             + self.heads.iter().map(HeadMemory::bytes).sum::<usize>()
             + self.zero_points.capacity() * size_of::<i32>()
             + (self.scales.capacity() + self.negated_zero_points.capacity()) * size_of::<f32>()

@@ -84,6 +84,92 @@ proptest! {
     }
 }
 
+/// Convolutions of 3 x 3 at stride one with channels and pixels enough to go by fewer products, and rests of both: of lines and columns of tiles, of
+/// vectors and words of channels, of panels.
+fn winograd_case() -> impl Strategy<Value = ConvCase> {
+    let channels = (8usize..36, 17usize..72);
+    let padding = prop::array::uniform4(0usize..3);
+    (channels, padding, 1usize..4, 5usize..16, 5usize..16, any::<bool>()).prop_map(|((words, output), padding, n, h, w, nchw)| {
+        let layout = if nchw { ImageLayout::Nchw } else { ImageLayout::Nhwc };
+        ConvCase { geometry: Conv2dGeometry::new(4 * words, output, [3, 3]).with_padding(padding), shape: ImageShape { n, h, w, layout } }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn winograd_equals_reference(case in winograd_case(), seed in any::<u64>(), signed in any::<bool>(), threads in 1usize..4) {
+        if signed { check_conv::<i8>(&case, seed, threads) } else { check_conv::<u8>(&case, seed, threads) }
+    }
+}
+
+/// Images cut into blocks of tiles, whole ones read where they are, each size of the rests, and as many threads as there are panels, more, and fewer.
+#[test]
+fn winograd_in_blocks() {
+    let conv = Conv2dGeometry::new;
+    let cases = [
+        (conv(64, 33, [3, 3]).with_padding([1; 4]), 1, 57, 46),
+        (conv(64, 64, [3, 3]), 2, 15, 13),
+        (conv(128, 40, [3, 3]).with_padding([1; 4]), 1, 24, 31),
+        (conv(96, 96, [3, 3]).with_padding([1; 4]), 1, 14, 14),
+        (conv(40, 48, [3, 3]).with_padding([0, 1, 2, 0]), 3, 11, 9),
+    ];
+    for (i, (geometry, n, h, w)) in cases.into_iter().enumerate() {
+        for threads in [1, 2, 3] {
+            let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n, h, w, layout: ImageLayout::Nhwc } };
+            if (i + threads) % 2 == 0 { check_conv::<i8>(&case, i as u64, threads) } else { check_conv::<u8>(&case, i as u64, threads) }
+        }
+    }
+}
+
+/// The largest sums that come back from fewer products, 112 * 9 * 127 * 255 of 2^25, and the smallest that would not, which keep all products.
+#[test]
+fn winograd_up_to_its_limit() {
+    for (channels, fits) in [(112, true), (116, false)] {
+        let geometry = Conv2dGeometry::new(channels, 32, [3, 3]).with_padding([1; 4]);
+        let shape = ImageShape { n: 1, h: 14, w: 14, layout: ImageLayout::Nhwc };
+        let weights: Vec<i8> = (0..32 * channels * 9).map(|i| if i / (channels * 9) % 2 == 0 { 127 } else { -127 }).collect();
+        let input = vec![255u8; channels * 14 * 14];
+        let sums = reference::conv2d(&input, shape, Per::Tensor(0), &geometry, &weights);
+        assert_eq!(sums.iter().max(), Some(&(channels as i32 * 9 * 127 * 255)));
+        for isa in Isa::available() {
+            let packed = PackedConv2d::pack_for(isa, &geometry, &weights).unwrap();
+            let mut dst = vec![0; sums.len()];
+            conv2d(&input, shape, Per::Tensor(0), &packed, &Accumulate, &mut dst, &mut Workspace::new(), 1).unwrap();
+            assert!(dst == sums, "{}", isa.name());
+            let by_fewer = packed.kernel_name_for(shape).unwrap().contains("winograd");
+            let has_pairs = ["avx2", "avx512", "avxvnni", "vnni256", "avx512vnni"].contains(&isa.name());
+            assert_eq!(by_fewer, fits && has_pairs, "{}", isa.name());
+        }
+    }
+}
+
+/// Which kernel runs is said: few channels or pixels, other kernels, strides and dilations keep all products.
+#[test]
+fn winograd_where_it_is_faster() {
+    let isa = Isa::available().into_iter().find(|isa| isa.name() == "avx2");
+    let Some(isa) = isa else { return };
+    let name = |geometry: Conv2dGeometry, side: usize| {
+        let weights = vec![1; geometry.weight_shape().iter().product()];
+        let shape = ImageShape { n: 1, h: side, w: side, layout: ImageLayout::Nhwc };
+        PackedConv2d::pack_for(isa, &geometry, &weights).unwrap().kernel_name_for(shape).unwrap()
+    };
+    let dense = || Conv2dGeometry::new(64, 64, [3, 3]).with_padding([1; 4]);
+    assert_eq!(name(dense(), 28), "u8i8-winograd-avx2");
+    for (geometry, side) in [
+        (dense(), 2),
+        (dense().with_stride([2, 1]), 28),
+        (dense().with_dilation([1, 2]), 28),
+        (dense().with_groups(4), 28),
+        (Conv2dGeometry::new(64, 64, [3, 1]), 28),
+        (Conv2dGeometry::new(8, 64, [3, 3]), 28),
+        (Conv2dGeometry::new(66, 64, [3, 3]), 28),
+    ] {
+        assert_eq!(name(geometry.clone(), side), "u8i8-conv-6x16x2-avx2", "{geometry:?}");
+    }
+}
+
 #[test]
 fn conv_on_threads() {
     for threads in [1, 2, 3] {

@@ -3,11 +3,12 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes256::{LANES, low_bytes, mask, memory_ops, simd_of_256_bits, store_codes};
+use super::lanes256::{LANES, low_bytes, mask, memory_ops, pairs_of_256_bits, simd_of_256_bits, store_codes};
 use super::register_ops;
 use crate::kernels::dot::Dot;
 use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
+use crate::kernels::pairs::{Pairs, pair_dot};
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
 
@@ -84,3 +85,11 @@ impl SignedDot<Avx2> for Int8 {
         }
     }
 }
+
+pairs_of_256_bits!(
+    Avx2,
+    |acc, word, weights| _mm256_add_epi32(acc, _mm256_madd_epi16(word, weights)),
+    split: false,
+    |p: i16| [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast())],
+    |p, step| [_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())), _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(step).cast()))]
+);

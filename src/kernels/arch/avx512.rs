@@ -3,12 +3,15 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes512::{LANES, mask, memory_ops, signed_dot_by_pairs, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
+use super::lanes512::{
+    LANES, mask, memory_ops, pairs_of_512_bits, signed_dot_by_pairs, simd_of_512_bits, store_codes, store_interleaved_codes, transpose,
+};
 use super::register_ops;
 use crate::kernels::dot::Dot;
 use crate::kernels::lowbit::SignedDot;
 use crate::kernels::matrix_unit::NoMatrixUnit;
 use crate::kernels::output::Store;
+use crate::kernels::pairs::{Pairs, pair_dot};
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
 
@@ -79,3 +82,11 @@ impl SignedDot<Avx512> for Int8 {
         unsafe { signed_dot_by_pairs::<WIDE>(acc, codes, word) }
     }
 }
+
+pairs_of_512_bits!(
+    Avx512,
+    |acc, word, weights| _mm512_add_epi32(acc, _mm512_madd_epi16(word, weights)),
+    split: false,
+    |p: i16| [_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(32).cast())],
+    |p, step| [_mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())), _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.add(step).cast()))]
+);

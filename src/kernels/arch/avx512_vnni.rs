@@ -2,11 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes512::{LANES, mask, memory_ops, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
+use super::lanes512::{LANES, mask, memory_ops, pairs_of_512_bits, simd_of_512_bits, store_codes, store_interleaved_codes, transpose};
 use super::{AmxUnit, register_ops};
 use crate::kernels::dot::Dot;
 use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
+use crate::kernels::pairs::{Pairs, pair_dot};
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
 
@@ -141,4 +142,36 @@ impl SignedDot<Avx512Vnni> for Int8 {
         // SAFETY: the token exists only where VNNI does, and only registers are touched.
         unsafe { _mm512_dpbusd_epi32(acc, codes, word) }
     }
+}
+
+pairs_of_512_bits!(
+    Avx512Vnni,
+    |acc, word, weights| dot_of_pairs(acc, word, weights),
+    split: true,
+    |p: u8| {
+        let codes = _mm512_loadu_si512(p.cast());
+        [_mm512_and_si512(codes, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(codes)]
+    },
+    |p, _step| {
+        let codes = _mm512_loadu_si512(p.cast());
+        [_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(codes)), _mm512_srai_epi16::<8>(codes)]
+    }
+);
+
+/// `vpdpwssd`: two products added to each lane. Of the intrinsic the compiler makes a product and an addition, which is as good on the
+/// processors that it has in mind, and takes half as long again on Zen 4.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_of_pairs(mut acc: __m512i, word: __m512i, weights: __m512i) -> __m512i {
+    // SAFETY: the instruction is there, and touches registers alone.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {acc}, {word}, {weights}",
+            acc = inout(zmm_reg) acc,
+            word = in(zmm_reg) word,
+            weights = in(zmm_reg) weights,
+            options(pure, nomem, nostack, preserves_flags)
+        )
+    }
+    acc
 }

@@ -106,6 +106,7 @@ macro_rules! simd_of_128_bits {
             type F32 = float32x4_t;
             type Grid = CodeGrid;
             type Int8 = Int8;
+            type Pairs = crate::kernels::pairs::NoPairs;
             type Matrix = crate::kernels::matrix_unit::NoMatrixUnit;
 
             #[inline(always)]

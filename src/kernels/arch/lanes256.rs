@@ -90,6 +90,7 @@ macro_rules! simd_of_256_bits {
             type F32 = __m256;
             type Grid = CodeGrid;
             type Int8 = Int8;
+            type Pairs = Pairs16;
             type Matrix = crate::kernels::matrix_unit::NoMatrixUnit;
 
             #[inline(always)]
@@ -194,4 +195,64 @@ macro_rules! memory_ops {
         })*
     };
 }
-pub(super) use {memory_ops, simd_of_256_bits};
+
+/// Implements [`Pairs`](crate::kernels::pairs::Pairs): a product of words, and how codes become pairs.
+macro_rules! pairs_of_256_bits {
+    ($token:ident, |$acc:ident, $word:ident, $weights:ident| $dot:expr, split: $split:literal, |$p:ident: $lhs:ty| $activations:expr, |$w:ident, $step:ident| $four:expr) => {
+        /// Numbers of 16 bits, two to a word.
+        #[derive(Debug, Clone, Copy)]
+        pub struct Pairs16;
+
+        // SAFETY: i16 is valid for every bit pattern, and two are 4 bytes.
+        unsafe impl Dot<$token> for Pairs16 {
+            pair_dot!($token, __m256i);
+
+            #[inline(always)]
+            fn dot(_: $token, $acc: __m256i, $word: __m256i, $weights: __m256i) -> __m256i {
+                // SAFETY: the token exists only where the instruction does, and only registers are touched.
+                unsafe { $dot }
+            }
+        }
+
+        // SAFETY: as above.
+        unsafe impl Pairs<$token> for Pairs16 {
+            const AVAILABLE: bool = true;
+            const SPLIT: bool = $split;
+            type Numbers = __m256i;
+
+            pairs_of_256_bits! { @registers $token
+                fn add_numbers(a: __m256i, b: __m256i) = _mm256_add_epi16(a, b);
+                fn sub_numbers(a: __m256i, b: __m256i) = _mm256_sub_epi16(a, b);
+                fn quadruple(a: __m256i) = _mm256_slli_epi16::<2>(a);
+                fn sub_i32(a: __m256i, b: __m256i) = _mm256_sub_epi32(a, b);
+                fn shift_down(a: __m256i, n: u32) = _mm256_sra_epi32(a, _mm_cvtsi32_si128(n as i32));
+            }
+
+            #[inline(always)]
+            unsafe fn store_numbers(_: $token, p: *mut i16, a: __m256i) {
+                // SAFETY: 16 numbers at `p`, by the caller's promise.
+                unsafe { _mm256_storeu_si256(p.cast(), a) }
+            }
+
+            #[inline(always)]
+            unsafe fn activations(_: $token, $p: *const $lhs) -> [__m256i; 2] {
+                // SAFETY: 32 activations at `p`, by the caller's promise.
+                unsafe { $activations }
+            }
+
+            #[inline(always)]
+            unsafe fn four_weights(_: $token, $w: *const i8, $step: usize) -> [__m256i; 2] {
+                // SAFETY: the vectors of four channels, by the caller's promise.
+                unsafe { $four }
+            }
+        }
+    };
+    (@registers $token:ident $(fn $name:ident($($a:ident: $t:ty),*) = $body:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(_: $token, $($a: $t),*) -> __m256i {
+            // SAFETY: the token exists only where AVX2 does, and only registers are touched.
+            unsafe { $body }
+        })*
+    };
+}
+pub(super) use {memory_ops, pairs_of_256_bits, simd_of_256_bits};

@@ -114,6 +114,7 @@ macro_rules! simd_of_512_bits {
             type F32 = __m512;
             type Grid = super::lanes512::Grid;
             type Int8 = Int8;
+            type Pairs = Pairs16;
             type Matrix = $matrix;
 
             #[inline(always)]
@@ -394,4 +395,64 @@ macro_rules! memory_ops {
         })*
     };
 }
-pub(super) use {memory_ops, simd_of_512_bits};
+
+/// Implements [`Pairs`](crate::kernels::pairs::Pairs): a product of words, and how codes become pairs.
+macro_rules! pairs_of_512_bits {
+    ($token:ident, |$acc:ident, $word:ident, $weights:ident| $dot:expr, split: $split:literal, |$p:ident: $lhs:ty| $activations:expr, |$w:ident, $step:ident| $four:expr) => {
+        /// Numbers of 16 bits, two to a word.
+        #[derive(Debug, Clone, Copy)]
+        pub struct Pairs16;
+
+        // SAFETY: i16 is valid for every bit pattern, and two are 4 bytes.
+        unsafe impl Dot<$token> for Pairs16 {
+            pair_dot!($token, __m512i);
+
+            #[inline(always)]
+            fn dot(_: $token, $acc: __m512i, $word: __m512i, $weights: __m512i) -> __m512i {
+                // SAFETY: the token exists only where the instruction does, and only registers are touched.
+                unsafe { $dot }
+            }
+        }
+
+        // SAFETY: as above.
+        unsafe impl Pairs<$token> for Pairs16 {
+            const AVAILABLE: bool = true;
+            const SPLIT: bool = $split;
+            type Numbers = __m512i;
+
+            pairs_of_512_bits! { @registers $token
+                fn add_numbers(a: __m512i, b: __m512i) = _mm512_add_epi16(a, b);
+                fn sub_numbers(a: __m512i, b: __m512i) = _mm512_sub_epi16(a, b);
+                fn quadruple(a: __m512i) = _mm512_slli_epi16::<2>(a);
+                fn sub_i32(a: __m512i, b: __m512i) = _mm512_sub_epi32(a, b);
+                fn shift_down(a: __m512i, n: u32) = _mm512_sra_epi32(a, _mm_cvtsi32_si128(n as i32));
+            }
+
+            #[inline(always)]
+            unsafe fn store_numbers(_: $token, p: *mut i16, a: __m512i) {
+                // SAFETY: 32 numbers at `p`, by the caller's promise.
+                unsafe { _mm512_storeu_si512(p.cast(), a) }
+            }
+
+            #[inline(always)]
+            unsafe fn activations(_: $token, $p: *const $lhs) -> [__m512i; 2] {
+                // SAFETY: 64 activations at `p`, by the caller's promise.
+                unsafe { $activations }
+            }
+
+            #[inline(always)]
+            unsafe fn four_weights(_: $token, $w: *const i8, $step: usize) -> [__m512i; 2] {
+                // SAFETY: the vectors of four channels, by the caller's promise.
+                unsafe { $four }
+            }
+        }
+    };
+    (@registers $token:ident $(fn $name:ident($($a:ident: $t:ty),*) = $body:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(_: $token, $($a: $t),*) -> __m512i {
+            // SAFETY: the token exists only where AVX-512 F and BW do, and only registers are touched.
+            unsafe { $body }
+        })*
+    };
+}
+pub(super) use {memory_ops, pairs_of_512_bits, simd_of_512_bits};

@@ -4,6 +4,7 @@ use crate::kernels::dot::Dot;
 use crate::kernels::lowbit::SignedDot;
 use crate::kernels::matrix_unit::NoMatrixUnit;
 use crate::kernels::output::Store;
+use crate::kernels::pairs::NoPairs;
 use crate::kernels::simd::{CodeGrid, Simd, store_codes_by_lane};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
 
@@ -61,6 +62,7 @@ unsafe impl Simd for Scalar {
     type F32 = [f32; LANES];
     type Grid = CodeGrid;
     type Int8 = Int8;
+    type Pairs = NoPairs;
     type Matrix = NoMatrixUnit;
 
     #[inline(always)]

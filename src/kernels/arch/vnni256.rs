@@ -3,17 +3,18 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes256::{LANES, low_bytes, mask, memory_ops, simd_of_256_bits, store_codes};
+use super::lanes256::{LANES, low_bytes, mask, memory_ops, pairs_of_256_bits, simd_of_256_bits, store_codes};
 use super::register_ops;
 use crate::kernels::dot::Dot;
 use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
+use crate::kernels::pairs::{Pairs, pair_dot};
 use crate::kernels::simd::{CodeGrid, Simd};
 use crate::kernels::tile::{LaneTile, Start, Tile, lane_tile, product_tile, start_integers, tile_arms};
 
 /// The instruction in one of its encodings.
 macro_rules! vnni_of_256_bits {
-    ($module:ident, $token:ident, $features:literal, $dot:ident, $what:literal, |$detect:ident| $detected:expr) => {
+    ($module:ident, $token:ident, $features:literal, $dot:ident, $pairs:literal, $what:literal, |$detect:ident| $detected:expr) => {
         mod $module {
             use super::*;
 
@@ -80,19 +81,57 @@ macro_rules! vnni_of_256_bits {
                     unsafe { $dot(acc, codes, word) }
                 }
             }
+
+            pairs_of_256_bits!(
+                $token,
+                |acc, word, weights| dot_of_pairs(acc, word, weights),
+                split: true,
+                |p: u8| {
+                    let codes = _mm256_loadu_si256(p.cast());
+                    [_mm256_and_si256(codes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(codes)]
+                },
+                |p, _step| {
+                    let codes = _mm256_loadu_si256(p.cast());
+                    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes)), _mm256_srai_epi16::<8>(codes)]
+                }
+            );
+
+            /// `vpdpwssd`: two products added to each lane. Not the intrinsic: see `avx512_vnni`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn dot_of_pairs(mut acc: __m256i, word: __m256i, weights: __m256i) -> __m256i {
+                // SAFETY: the instruction is there, and touches registers alone.
+                unsafe {
+                    std::arch::asm!(
+                        $pairs,
+                        acc = inout(ymm_reg) acc,
+                        word = in(ymm_reg) word,
+                        weights = in(ymm_reg) weights,
+                        options(pure, nomem, nostack, preserves_flags)
+                    )
+                }
+                acc
+            }
         }
         pub use $module::$token;
     };
 }
 
-vnni_of_256_bits!(vex, AvxVnni, "avx2,fma,avxvnni", _mm256_dpbusd_avx_epi32, "Exists only where AVX2, FMA and AVX-VNNI do.", |d| {
-    is_x86_feature_detected!("avxvnni")
-});
+vnni_of_256_bits!(
+    vex,
+    AvxVnni,
+    "avx2,fma,avxvnni",
+    _mm256_dpbusd_avx_epi32,
+    "{{vex}} vpdpwssd {acc}, {word}, {weights}",
+    "Exists only where AVX2, FMA and AVX-VNNI do.",
+    |d| { is_x86_feature_detected!("avxvnni") }
+);
 vnni_of_256_bits!(
     evex,
     Vnni256,
     "avx2,fma,avx512vl,avx512vnni",
     _mm256_dpbusd_epi32,
+    "vpdpwssd {acc}, {word}, {weights}",
     "Exists only where AVX2, FMA, AVX-512 VL and VNNI do.",
     |d| { is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni") }
 );
