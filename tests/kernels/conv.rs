@@ -87,7 +87,7 @@ proptest! {
 /// Convolutions of 3 x 3 at stride one with channels and pixels enough to go by fewer products, and rests of both: of lines and columns of tiles, of
 /// vectors and words of channels, of panels.
 fn winograd_case() -> impl Strategy<Value = ConvCase> {
-    let channels = (8usize..36, 17usize..72);
+    let channels = (12usize..36, 30usize..72);
     let padding = prop::array::uniform4(0usize..3);
     (channels, padding, 1usize..4, 5usize..16, 5usize..16, any::<bool>()).prop_map(|((words, output), padding, n, h, w, nchw)| {
         let layout = if nchw { ImageLayout::Nchw } else { ImageLayout::Nhwc };
@@ -163,7 +163,7 @@ fn winograd_where_it_is_faster() {
         (dense().with_dilation([1, 2]), 28),
         (dense().with_groups(4), 28),
         (Conv2dGeometry::new(64, 64, [3, 1]), 28),
-        (Conv2dGeometry::new(8, 64, [3, 3]), 28),
+        (Conv2dGeometry::new(4, 64, [3, 3]), 28),
         (Conv2dGeometry::new(66, 64, [3, 3]), 28),
     ] {
         assert_eq!(name(geometry.clone(), side), "u8i8-conv-6x16x2-avx2", "{geometry:?}");
