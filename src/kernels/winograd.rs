@@ -26,10 +26,10 @@ use super::tile::{ROWS, Segment, Start, Tile, Zero};
 use super::winograd_transforms::{self as transforms, POINTS, SIDE, is_shared};
 
 /// Activations at the points that lie in memory at a time: half of a common second-level cache.
-const BLOCK_BYTES: usize = 128 * 1024;
+const BLOCK_BYTES: usize = 72 * 1024;
 
 /// Sums at the points that lie in memory at a time.
-const SUMS_BYTES: usize = 128 * 1024;
+const SUMS_BYTES: usize = 64 * 1024;
 
 /// Numbers of a cache line, put between points: else many of them would have the same place in a first-level cache.
 const LINE: usize = 32;
@@ -190,12 +190,12 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
         let parts = threads::parts(threads, work, GRAIN);
         let tile_lines = rows.whole + rows.half;
         let bytes = tile_lines * across * POINTS * words.row * size_of::<i16>();
-        let cuts = if bytes <= 4 * BLOCK_BYTES { 1 } else { bytes.div_ceil(BLOCK_BYTES * parts).clamp(1, tile_lines) };
+        let cuts = if bytes <= 512 * 1024 { 1 } else { bytes.div_ceil(BLOCK_BYTES * parts).clamp(1, tile_lines) };
         let largest = tile_lines.div_ceil(cuts);
         // Tiles of each block, its chunks, and the tiles of the largest chunk.
         let most = largest * across;
-        let chunk = SUMS_BYTES / (POINTS * panels.nr() * size_of::<i32>());
-        let chunk = if chunk < most { chunk / S::MR_MAX * S::MR_MAX } else { most };
+        let fitting = SUMS_BYTES / (POINTS * panels.nr() * size_of::<i32>());
+        let chunk = if most <= 2 * fitting { most } else { fitting / S::MR_MAX * S::MR_MAX };
         let (point, sums_point) = (most * words.row + LINE, chunk * panels.nr() + LINE / 2);
         let weights_len = POINTS * words.point(panels.nr());
         // Where all tiles meet a panel once, its weights are at the points only meanwhile.
@@ -239,7 +239,7 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
             let phases = [
                 Phase { items: if fill.is_some() { line_count } else { 0 }, runs: RUNS },
                 Phase { items: tiles.len(), runs: RUNS },
-                Phase { items: if !passing && block == 0 { panels.panels() } else { 0 }, runs: RUNS },
+                Phase { items: if !passing && block == 0 { 2 * panels.panels() } else { 0 }, runs: RUNS },
                 Phase { items: panels.panels() * if passing { 1 } else { chunks }, runs: RUNS },
             ];
             threads::phases(phases, parts, |phase, part, range| match (phase, &fill) {
@@ -250,16 +250,24 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
                     || unsafe { of.activations(range) },
                 ),
                 // SAFETY: each panel has its own memory.
-                (2, _) => range.for_each(|panel| unsafe { of.weights(panel, weights.at(panel * weights_len)) }),
+                (2, _) => range.for_each(|item| unsafe { of.weights(item / 2, item % 2, weights.at(item * (weights_len / 2))) }),
                 (3, _) if passing => {
                     let (to, sums) = (weights.at(part * weights_len), block_sums(part));
                     for panel in range {
                         // SAFETY: no two runs at a time are of the same part, which has its own memory; panels are disjoint columns of `dst`.
                         unsafe {
-                            let vectors = panels.vectors(panel);
-                            of.weights(panel, to);
+                            if chunks == 1 {
+                                for half in 0..2 {
+                                    of.weights(panel, half, to);
+                                    of.products(panel, half, 0..tiles.len(), to, sums);
+                                }
+                                of.outputs(panel, 0..tiles.len(), sums, part);
+                                continue;
+                            }
+                            let halves = [to, to.add(weights_len / 2)];
+                            (0..2).for_each(|half| of.weights(panel, half, halves[half]));
                             for of_chunk in (0..chunks).map(chunk_of) {
-                                of.products(vectors, of_chunk.clone(), to, sums);
+                                (0..2).for_each(|half| of.products(panel, half, of_chunk.clone(), halves[half], sums));
                                 of.outputs(panel, of_chunk, sums, part);
                             }
                         }
@@ -271,7 +279,10 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
                         let of_chunk = chunk_of(i);
                         // SAFETY: as above; the weights of all panels are there, and nobody writes them any more.
                         unsafe {
-                            of.products(panels.vectors(panel), of_chunk.clone(), weights.at(panel * weights_len), block_sums(part));
+                            for half in 0..2 {
+                                let weights = weights.at((2 * panel + half) * (weights_len / 2));
+                                of.products(panel, half, of_chunk.clone(), weights, block_sums(part));
+                            }
                             of.outputs(panel, of_chunk, block_sums(part), part);
                         }
                     }
@@ -442,67 +453,83 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
         }
     }
 
-    /// Brings the weights of a panel to the points.
+    /// Brings the weights of a panel to half of the points: `0..18` or those behind.
     ///
     /// # Safety
     /// `to` is writable for them, and nobody else uses it.
-    unsafe fn weights(&self, panel: usize, to: *mut i16) {
-        let (simd, vectors) = (self.convolution.simd, self.panels.vectors(panel));
+    unsafe fn weights(&self, panel: usize, half: usize, to: *mut i16) {
+        let simd = self.convolution.simd;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match half {
+                0 => simd.vectorize(
+                    #[inline(always)]
+                    || self.weights_at::<0>(panel, to),
+                ),
+                _ => simd.vectorize(
+                    #[inline(always)]
+                    || self.weights_at::<3>(panel, to),
+                ),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Block::weights`]: the points of three lines from `FIRST` on.
+    #[inline(always)]
+    unsafe fn weights_at<const FIRST: usize>(&self, panel: usize, to: *mut i16) {
+        let vectors = self.panels.vectors(panel);
         let columns = vectors * S::LANES;
-        let ku = <S::Int8 as Dot<S>>::KU;
         let from = self.panels.group(0)[self.panels.panel_offset(panel)..].as_ptr();
-        simd.vectorize(
-            #[inline(always)]
-            || {
-                for four in 0..self.words.channels / 4 {
-                    let words = self.words.of_four(four);
-                    for v in 0..vectors {
-                        // SAFETY: the panel has a vector of each word of each tap, four channels to one or two words; `to` has a vector of each word
-                        // of each point.
-                        unsafe {
-                            let from = from.add(4 * four * columns + v * S::LANES * ku);
-                            self.weights_of::<0>(columns, from, to.add((words[0] * columns + v * S::LANES) * 2));
-                            self.weights_of::<1>(columns, from, to.add((words[1] * columns + v * S::LANES) * 2));
-                        }
-                    }
+        for four in 0..self.words.channels / 4 {
+            let words = self.words.of_four(four);
+            for v in 0..vectors {
+                // SAFETY: the panel has a vector of each word of each tap, four channels to one or two words; `to` has a vector of each word of each point.
+                unsafe {
+                    let from = from.add(4 * four * columns + v * S::LANES * <S::Int8 as Dot<S>>::KU);
+                    self.weights_of::<0, FIRST>(columns, from, to.add((words[0] * columns + v * S::LANES) * 2));
+                    self.weights_of::<1, FIRST>(columns, from, to.add((words[1] * columns + v * S::LANES) * 2));
                 }
-            },
-        );
+            }
+        }
     }
 
     /// One of the two vectors of words of four channels, for `LANES` of the panel's `columns`. Bound by its stores: asking for their lines ahead took as
     /// long.
     ///
     /// # Safety
-    /// At each tap, `from` is readable for four channels; `to` is writable for a vector at each point.
+    /// At each tap, `from` is readable for four channels; `to` is writable for a vector at each of these points.
     #[inline(always)]
-    unsafe fn weights_of<const HALF: usize>(&self, columns: usize, from: *const i8, to: *mut i16) {
+    unsafe fn weights_of<const HALF: usize, const FIRST: usize>(&self, columns: usize, from: *const i8, to: *mut i16) {
         let simd = self.convolution.simd;
         let (step, tap, point) = (columns * <S::Int8 as Dot<S>>::KU, self.words.channels * columns, self.words.point(columns));
         // SAFETY: the caller's promise.
         unsafe {
-            let mut across = [[S::Pairs::four_weights(simd, from, step)[HALF]; SIDE]; 3];
-            for y in 0..3 {
-                let mut w = [across[0][0]; 3];
-                for x in 0..3 {
-                    w[x] = S::Pairs::four_weights(simd, from.add((3 * y + x) * tap), step)[HALF];
+            let mut down = [[S::Pairs::four_weights(simd, from, step)[HALF]; SIDE]; 3];
+            for x in 0..3 {
+                let mut w = [down[0][0]; 3];
+                for y in 0..3 {
+                    w[y] = S::Pairs::four_weights(simd, from.add((3 * y + x) * tap), step)[HALF];
                 }
-                across[y] = transforms::weights::<S, S::Pairs>(simd, w);
+                down[x] = transforms::weights::<S, S::Pairs>(simd, w);
             }
-            for x in 0..SIDE {
-                let down = transforms::weights::<S, S::Pairs>(simd, [across[0][x], across[1][x], across[2][x]]);
-                for y in 0..SIDE {
-                    S::Pairs::store_numbers(simd, to.add((y * SIDE + x) * point), down[y]);
+            for y in 0..3 {
+                let across = transforms::weights::<S, S::Pairs>(simd, [down[0][FIRST + y], down[1][FIRST + y], down[2][FIRST + y]]);
+                for x in 0..SIDE {
+                    S::Pairs::store_numbers(simd, to.add((y * SIDE + x) * point), across[x]);
                 }
             }
         }
     }
 
-    /// The products at each point of some tiles, for so many vectors of columns.
+    /// The products of a panel at half of the points of some tiles, whose weights are at `weights`.
     ///
     /// # Safety
     /// Activations and weights are at the points; nobody else uses `sums`.
-    unsafe fn products(&self, vectors: usize, tiles: Range<usize>, weights: *const i16, sums: *mut i32) {
+    unsafe fn products(&self, panel: usize, half: usize, tiles: Range<usize>, weights: *const i16, sums: *mut i32) {
+        let vectors = self.panels.vectors(panel);
+        let ahead = &self.panels.group(0)[(self.panels.panel_offset(panel + 1)).min(self.panels.group_len())
+            ..self.panels.panel_offset(panel + 2).min(self.panels.group_len())];
         let (simd, row, nr) = (self.convolution.simd, self.words.row, self.panels.nr());
         let columns = vectors * S::LANES;
         let (runs, count) = &self.words.runs;
@@ -510,7 +537,11 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
         for i in 0..S::MR_MAX {
             offsets[0][i] = i * row;
         }
-        for point in 0..POINTS {
+        for i in 0..POINTS / 2 {
+            let point = half * POINTS / 2 + i;
+            for line in ahead[ahead.len() * point / POINTS..ahead.len() * (point + 1) / POINTS].chunks(64) {
+                simd.prefetch(line.as_ptr().cast());
+            }
             let having = self.tiles.with_point(point);
             let having = having.start.max(tiles.start)..having.end.min(tiles.end);
             let cuts = having.len().div_ceil(S::MR_MAX);
@@ -521,7 +552,7 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
                     offsets: &offsets,
                     params: &[[0; ROWS]],
                     segments: &runs[..*count],
-                    weights: weights.wrapping_add(point * self.words.point(columns)),
+                    weights: weights.wrapping_add(i * self.words.point(columns)),
                     start: Start::new(Zero::Tensor(0)),
                     col_sums: std::ptr::null(),
                     store: Integers(&Accumulate),
