@@ -31,6 +31,16 @@ const PRODUCTS_OF_WEIGHT: usize = 8;
 /// Words of k up to which tiles are low, and go in runs of [`TILES`] with each panel.
 const SHORT_WORDS: usize = 1024;
 
+/// Weights from which on panels are fetched ahead: fewer are soon there.
+const FETCHED_BYTES: usize = 128 * 1024;
+
+/// Bytes of a panel up to which it is. Longer ones are read for so long that the processor foresees them, and what is asked for at once
+/// holds up all else: products of k = 2048 took a quarter longer.
+const FETCHED_PANEL: usize = 16 * 1024;
+
+/// Tiles that share that, at least: fewer take no longer than what they ask for.
+const SHARES_MIN: usize = 3;
+
 /// Tiles of a run.
 const TILES: usize = 8;
 
@@ -242,11 +252,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (group_len, panel_len) = (layout.group_len(), layout.panel_offset(1));
         let (weights, col_sums) = (layout.group(0), layout.col_sums());
         let large = self.m.saturating_mul(self.dst_stride) > LARGE_OUTPUT_BYTES / size_of::<T::Element>();
-        let top = |tile: usize| match tile {
-            0 => 0,
-            tile if tile == count => self.m,
-            tile => self.m * tile / count,
-        };
+        // The higher tiles first, so that those of one height are in one run.
+        let (low, more) = if count > 1 { (self.m / count, self.m % count) } else { (self.m, 0) };
+        let top = |tile: usize| tile * low + tile.min(more);
+        let fetched = size_of_val(weights) >= FETCHED_BYTES && layout.panel_bytes() <= FETCHED_PANEL;
         let block = self.panels_of_block(top(tiles.end) - top(tiles.start));
         let (mut offsets, mut params) = ([[0; ROWS]; LONGEST], [[0; ROWS]; LONGEST]);
         for first in panels.clone().step_by(block) {
@@ -261,6 +270,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                     (run, next, end) = (run + 1, next + 1, end + mr);
                 }
                 let rows = end - m;
+                // Panels that no tile has met, if there are tiles enough for each to fetch a share.
+                let new = fetched && m == top(tiles.start) && run >= SHARES_MIN;
                 let dst = self.dst.wrapping_add(m * self.dst_stride);
                 let mut tile = Tile::<S, D, T> {
                     lhs: self.lhs,
@@ -277,6 +288,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                     dst,
                     dst_stride: self.dst_stride,
                     next_dst: std::ptr::null(),
+                    next_weights: &[],
                 };
                 let (mut group, mut panel) = at;
                 let last = (first + block).min(panels.end) - 1;
@@ -294,6 +306,11 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                         } else {
                             dst.wrapping_add(rows * self.dst_stride + at.0 * n + at.1 * nr)
                         };
+                    }
+                    if new && index + 1 < panels.end {
+                        let (group, panel) = ((index + 1) / in_group, (index + 1) % in_group);
+                        let rest = &weights[group * group_len + panel * panel_len..(group + 1) * group_len];
+                        tile.next_weights = &rest[..panel_len.min(rest.len())];
                     }
                     if !col_sums.is_empty() {
                         tile.col_sums = col_sums[tile.n..].as_ptr();

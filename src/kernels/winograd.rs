@@ -562,6 +562,7 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
                     dst: sums.wrapping_add(point * self.sums_point + (of_cut.start - tiles.start) * nr),
                     dst_stride: nr,
                     next_dst: std::ptr::null(),
+                    next_weights: &[],
                 };
                 // SAFETY: each tile has all words of its channels at each of its points, the panel's weights as many, and `sums` a row of each; pairs
                 // start from zeros, without sums of columns, and this stage has no parameters.
