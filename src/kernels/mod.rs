@@ -21,6 +21,9 @@
 //! (`grouped`, `grouped_words`), a dense tile would leave most lanes empty: there, taps are interleaved in fours, or each lane gets its
 //! group's word, or keeps the one that it has.
 //!
+//! Dense convolutions of 3 x 3 pixels at stride one take a quarter of the products with AVX2, AVX-512 and VNNI, where they have enough of channels and pixels:
+//! tiles of 4 x 4 outputs meet kernels at 36 points (`winograd`), in 16-bit numbers and sums that wrap, from which the exact sums come back.
+//!
 //! A matrix unit ([`Isa::Amx`]) multiplies whole tiles of activations and weights beside the vectors, from the same panels: `squares` of sums leave
 //! it through memory, and are finished by the same stages while it makes the next ones.
 //!
@@ -41,7 +44,8 @@
 //! The layers, each using those before it: `simd`, `dot`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
 //! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `weights` and `conv_weights`, `ingest`
 //! (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`, `depthwise_float`, `grouped` and `grouped_words` (loops),
-//! `strips` and `depthwise_lines` (those of a convolution around them), `gemm`, `conv`, `dynamic` with
+//! `strips` and `depthwise_lines` (those of a convolution around them), `pairs`, `winograd_transforms`, `winograd_layout` and `winograd_block` with
+//! `winograd` around them, `gemm`, `conv`, `dynamic` with
 //! `dynamic_product`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of
 //! floats codes.
 #![allow(unsafe_code)]
@@ -97,6 +101,8 @@ mod threads;
 mod tile;
 mod weights;
 mod winograd;
+mod winograd_block;
+mod winograd_layout;
 mod winograd_transforms;
 mod workspace;
 

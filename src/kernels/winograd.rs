@@ -6,8 +6,8 @@
 //! ([`SUM_LIMIT`]): no calibration, no scales, no rounding. Wrapping is what makes this fit vectors: the products themselves need some 40 bits.
 //!
 //! An instruction multiplies half as many pairs as bytes, so 144 products against 36 pairs are at most twice as fast with VNNI, four times with AVX2.
-//! Weights are brought to the points in each call, for a panel of columns at a time: kept, they would take eight bytes each, which come more slowly from
-//! memory than they are made.
+//! Weights are brought to the points in each call, for a panel of columns at a time, of small images half of the points at a time: kept, they would take
+//! eight bytes each, and a network of such layers would wait for them to come from memory.
 
 use std::ops::Range;
 
@@ -15,24 +15,30 @@ use super::conv_weights::{ConvWeights, Packed};
 use super::dot::Dot;
 use super::ingest::Fill;
 use super::memory::Aligned;
-use super::output::{Accumulate, Integers, Place, Store};
+use super::output::Store;
 use super::pack::Panels;
 use super::pairs::Pairs;
 use super::product::{GRAIN, RUNS};
 use super::simd::Simd;
 use super::strips::{Activations, Convolution};
 use super::threads::{self, Disjoint, Phase};
-use super::tile::{ROWS, Segment, Start, Tile, Zero};
-use super::winograd_transforms::{self as transforms, POINTS, SIDE, is_shared};
+use super::tile::Segment;
+use super::winograd_block::Block;
+use super::winograd_layout::{Axis, LINE, Tiles, Words};
+use super::winograd_transforms::POINTS;
 
-/// Activations at the points that lie in memory at a time: half of a common second-level cache.
+/// Activations at the points of an image that is not cut: half of a common second-level cache.
+const IMAGE_BYTES: usize = 512 * 1024;
+
+/// Those of a block of lines of tiles, of an image that is cut, for each thread. Of large images all these come from beyond the caches and go there again
+/// with each convolution, and so small blocks win: 64 channels at 56 x 56 took 350 microseconds with 72 KB, alone, and a tenth more with 512.
 const BLOCK_BYTES: usize = 72 * 1024;
 
-/// Sums at the points that lie in memory at a time.
+/// Sums at the points that lie in memory at a time, for a thread; up to twice as many of small images.
 const SUMS_BYTES: usize = 64 * 1024;
 
-/// Numbers of a cache line, put between points: else many of them would have the same place in a first-level cache.
-const LINE: usize = 32;
+/// Weights up to which they go to the points: 72 bytes there for nine of them, all at a time if images are cut.
+const WEIGHTS_MAX: usize = 9 << 20;
 
 /// Memory of such convolutions.
 #[derive(Debug, Default)]
@@ -51,89 +57,12 @@ impl WinogradMemory {
     }
 }
 
-/// Tiles along an axis: those of four outputs, and one of one or two behind them.
-#[derive(Debug, Clone, Copy)]
-struct Axis {
-    whole: usize,
-    half: usize,
-}
-
-impl Axis {
-    fn new(outputs: usize) -> Axis {
-        let rest = outputs % 4;
-        Axis { whole: outputs / 4 + usize::from(rest == 3), half: usize::from(rest == 1 || rest == 2) }
-    }
-
-    /// Points along this axis, of all tiles.
-    fn points(&self) -> usize {
-        6 * self.whole + 4 * self.half
-    }
-}
-
-/// Some lines of tiles of an image.
-///
-/// In this order: halves of lines, whole tiles, halves of columns, quarters. So the tiles of each point lie together: all have the points that halves have,
-/// all but the quarters and the halves along one axis have those beside.
-#[derive(Debug, Clone, Copy)]
-struct Tiles {
-    /// The first line of tiles, and how many are whole.
-    first: usize,
-    whole: usize,
-    half: usize,
-    columns: Axis,
-}
-
-/// Where a tile's outputs are, and whether they are two along an axis.
-#[derive(Debug, Clone, Copy)]
-struct TilePlace {
-    y: usize,
-    x: usize,
-    half: [bool; 2],
-}
-
-impl Tiles {
-    fn len(&self) -> usize {
-        (self.whole + self.half) * (self.columns.whole + self.columns.half)
-    }
-
-    /// Where the kinds end.
-    fn ends(&self) -> [usize; 3] {
-        let lower = self.half * self.columns.whole;
-        let whole = lower + self.whole * self.columns.whole;
-        [lower, whole, whole + self.whole * self.columns.half]
-    }
-
-    fn place(&self, tile: usize) -> TilePlace {
-        let ([lower, whole, right], Axis { whole: across, .. }) = (self.ends(), self.columns);
-        let (line, column, half) = if tile < lower {
-            (self.whole, tile, [true, false])
-        } else if tile < whole {
-            ((tile - lower) / across, (tile - lower) % across, [false, false])
-        } else if tile < right {
-            (tile - whole, across, [false, true])
-        } else {
-            (self.whole, across, [true, true])
-        };
-        TilePlace { y: 4 * (self.first + line), x: 4 * column, half }
-    }
-
-    /// The tiles that have a point.
-    fn with_point(&self, point: usize) -> Range<usize> {
-        let [lower, whole, right] = self.ends();
-        match [is_shared(point / SIDE), is_shared(point % SIDE)] {
-            [true, true] => 0..self.len(),
-            [true, false] => 0..whole,
-            [false, true] => lower..right,
-            [false, false] => lower..whole,
-        }
-    }
-}
-
 /// Whether a convolution has this form, and it is faster so.
 pub(super) fn is_faster<S: Simd>(simd: S, weights: &ConvWeights<i8>, images: usize, [out_h, out_w]: [usize; 2]) -> bool {
     let geometry = &weights.geometry;
     let whole_words = geometry.in_channels.is_multiple_of(4);
-    if !S::Pairs::AVAILABLE || simd.matrix_unit().is_some() || !weights.sums_are_narrow || !whole_words {
+    let few = geometry.in_channels * geometry.out_channels <= WEIGHTS_MAX / 9;
+    if !S::Pairs::AVAILABLE || simd.matrix_unit().is_some() || !weights.sums_are_narrow || !whole_words || !few {
         return false;
     }
     // In instructions for a lane, about, as measured on Zen 4: what brings activations, weights and sums to the points and back is most of it where there
@@ -190,7 +119,7 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
         let parts = threads::parts(threads, work, GRAIN);
         let tile_lines = rows.whole + rows.half;
         let bytes = tile_lines * across * POINTS * words.row * size_of::<i16>();
-        let cuts = if bytes <= 512 * 1024 { 1 } else { bytes.div_ceil(BLOCK_BYTES * parts).clamp(1, tile_lines) };
+        let cuts = if bytes <= IMAGE_BYTES { 1 } else { bytes.div_ceil(BLOCK_BYTES * parts).clamp(1, tile_lines) };
         let largest = tile_lines.div_ceil(cuts);
         // Tiles of each block, its chunks, and the tiles of the largest chunk.
         let most = largest * across;
@@ -298,403 +227,5 @@ fn fill_lines<L>(fill: &Fill<'_, L>, to: &Disjoint<'_, L>, (image, first): (usiz
     for line in lines {
         // SAFETY: runs of lines are disjoint.
         fill(image, first + line, unsafe { to.part(line * row..(line + 1) * row) });
-    }
-}
-
-/// In which order the channels lie at the points.
-struct Words<S> {
-    channels: usize,
-    /// Numbers from a tile to the next.
-    row: usize,
-    /// Runs of words that lie together, up to three.
-    runs: ([Segment; 3], usize),
-    /// Words of all runs.
-    count: usize,
-    simd: std::marker::PhantomData<S>,
-}
-
-impl<S: Simd> Words<S> {
-    fn new(channels: usize) -> Self {
-        let vectors = 4 * S::LANES;
-        let (whole, rest) = (channels / vectors * vectors, channels % vectors);
-        let none = Segment { offset: 0, words: 0 };
-        let runs = match rest {
-            _ if !S::Pairs::SPLIT || rest == 0 => ([Segment { offset: 0, words: channels / 2 }, none, none], 1),
-            _ => {
-                let half = |i: usize| Segment { offset: whole + i * vectors / 2, words: rest / 4 };
-                ([Segment { offset: 0, words: whole / 2 }, half(0), half(1)], 3)
-            }
-        };
-        Words { channels, row: channels.next_multiple_of(vectors), runs, count: channels / 2, simd: std::marker::PhantomData }
-    }
-
-    /// Numbers from the weights of a point to those of the next, of `columns` columns.
-    fn point(&self, columns: usize) -> usize {
-        self.count * columns * 2 + LINE
-    }
-
-    /// The words of four channels, `4 * four` and those behind it.
-    #[inline(always)]
-    fn of_four(&self, four: usize) -> [usize; 2] {
-        if !S::Pairs::SPLIT {
-            return [2 * four, 2 * four + 1];
-        }
-        let (block, i) = (four / S::LANES, four % S::LANES);
-        let first = block * 2 * S::LANES + i;
-        [first, first + (self.channels / 4 - block * S::LANES).min(S::LANES)]
-    }
-}
-
-/// Some lines of tiles, and where their numbers are.
-struct Block<'a, S: Simd, T: Store<S, S::I32>> {
-    convolution: &'a Convolution<'a, S, S::Int8, T>,
-    panels: &'a Panels<i8>,
-    words: &'a Words<S>,
-    tiles: Tiles,
-    image: usize,
-    /// The padded lines under them.
-    lines: *const <S::Int8 as Dot<S>>::Lhs,
-    line_count: usize,
-    activations: *mut i16,
-    /// Numbers from a point to the next.
-    point: usize,
-    /// Sums from a point to the next.
-    sums_point: usize,
-}
-
-// SAFETY: threads read lines and weights, and write disjoint tiles of the activations and of `dst`.
-unsafe impl<S: Simd, T: Store<S, S::I32>> Sync for Block<'_, S, T> {}
-
-impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
-    /// Brings the activations of some tiles to the points.
-    ///
-    /// # Safety
-    /// The lines are there, with a vector of channels behind them unless pixels are whole vectors; nobody else writes these tiles.
-    #[inline(always)]
-    unsafe fn activations(&self, tiles: Range<usize>) {
-        for tile in tiles {
-            let place = self.tiles.place(tile);
-            // SAFETY: the caller's promise.
-            unsafe {
-                match place.half {
-                    [false, false] => self.activations_of::<false, false>(tile, place),
-                    [false, true] => self.activations_of::<false, true>(tile, place),
-                    [true, false] => self.activations_of::<true, false>(tile, place),
-                    [true, true] => self.activations_of::<true, true>(tile, place),
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`Block::activations`]; `place` is that of `tile`.
-    #[inline(always)]
-    unsafe fn activations_of<const LOW: bool, const NARROW: bool>(&self, tile: usize, place: TilePlace) {
-        let padded = self.convolution.padded;
-        let (row, width, channels) = (padded.row(), padded.width, padded.channels);
-        // What is beyond the image meets only outputs that are not there: it may be anything.
-        let (mut lines, mut columns) = ([0; SIDE], [0; SIDE]);
-        for i in 0..SIDE {
-            lines[i] = (place.y - 4 * self.tiles.first + i).min(self.line_count - 1) * row;
-            columns[i] = (place.x + i).min(width - 1) * channels;
-        }
-        let to = self.activations.wrapping_add(tile * self.words.row);
-        for channel in (0..channels).step_by(4 * S::LANES) {
-            let to = to.wrapping_add(channel);
-            // SAFETY: the pixels are inside the lines, and what is read behind them by the caller's promise; each point has memory for all channels of the
-            // tile, filled up to whole vectors.
-            unsafe {
-                let from = self.lines.add(channel);
-                self.half_of::<0, LOW, NARROW>(from, (&lines, &columns), to);
-                self.half_of::<1, LOW, NARROW>(from, (&lines, &columns), to.add(2 * S::LANES));
-            }
-        }
-    }
-
-    /// One of the two vectors of numbers of `4 * LANES` channels of a tile.
-    ///
-    /// # Safety
-    /// `from` is readable for these channels at each line and column, `to` writable for a vector at each point of the tile.
-    #[inline(always)]
-    unsafe fn half_of<const HALF: usize, const LOW: bool, const NARROW: bool>(
-        &self,
-        from: *const <S::Int8 as Dot<S>>::Lhs,
-        (lines, columns): (&[usize; SIDE], &[usize; SIDE]),
-        to: *mut i16,
-    ) {
-        let simd = self.convolution.simd;
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut across = [[S::Pairs::activations(simd, from.add(lines[0] + columns[0]))[HALF]; SIDE]; SIDE];
-            for y in 0..SIDE {
-                if LOW && y > 3 {
-                    continue;
-                }
-                let mut d = across[0];
-                for x in 0..SIDE {
-                    if !NARROW || x < 4 {
-                        d[x] = S::Pairs::activations(simd, from.add(lines[y] + columns[x]))[HALF];
-                    }
-                }
-                across[y] = transforms::activations::<S, S::Pairs, NARROW>(simd, d);
-            }
-            for x in 0..SIDE {
-                if NARROW && !is_shared(x) {
-                    continue;
-                }
-                let d = [across[0][x], across[1][x], across[2][x], across[3][x], across[4][x], across[5][x]];
-                let d = transforms::activations::<S, S::Pairs, LOW>(simd, d);
-                for y in 0..SIDE {
-                    if !LOW || is_shared(y) {
-                        S::Pairs::store_numbers(simd, to.add((y * SIDE + x) * self.point), d[y]);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Brings the weights of a panel to half of the points: `0..18` or those behind.
-    ///
-    /// # Safety
-    /// `to` is writable for them, and nobody else uses it.
-    unsafe fn weights(&self, panel: usize, half: usize, to: *mut i16) {
-        let simd = self.convolution.simd;
-        // SAFETY: the caller's promise.
-        unsafe {
-            match half {
-                0 => simd.vectorize(
-                    #[inline(always)]
-                    || self.weights_at::<0>(panel, to),
-                ),
-                _ => simd.vectorize(
-                    #[inline(always)]
-                    || self.weights_at::<3>(panel, to),
-                ),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`Block::weights`]: the points of three lines from `FIRST` on.
-    #[inline(always)]
-    unsafe fn weights_at<const FIRST: usize>(&self, panel: usize, to: *mut i16) {
-        let vectors = self.panels.vectors(panel);
-        let columns = vectors * S::LANES;
-        let from = self.panels.group(0)[self.panels.panel_offset(panel)..].as_ptr();
-        for four in 0..self.words.channels / 4 {
-            let words = self.words.of_four(four);
-            for v in 0..vectors {
-                // SAFETY: the panel has a vector of each word of each tap, four channels to one or two words; `to` has a vector of each word of each point.
-                unsafe {
-                    let from = from.add(4 * four * columns + v * S::LANES * <S::Int8 as Dot<S>>::KU);
-                    self.weights_of::<0, FIRST>(columns, from, to.add((words[0] * columns + v * S::LANES) * 2));
-                    self.weights_of::<1, FIRST>(columns, from, to.add((words[1] * columns + v * S::LANES) * 2));
-                }
-            }
-        }
-    }
-
-    /// One of the two vectors of words of four channels, for `LANES` of the panel's `columns`. Bound by its stores: asking for their lines ahead took as
-    /// long.
-    ///
-    /// # Safety
-    /// At each tap, `from` is readable for four channels; `to` is writable for a vector at each of these points.
-    #[inline(always)]
-    unsafe fn weights_of<const HALF: usize, const FIRST: usize>(&self, columns: usize, from: *const i8, to: *mut i16) {
-        let simd = self.convolution.simd;
-        let (step, tap, point) = (columns * <S::Int8 as Dot<S>>::KU, self.words.channels * columns, self.words.point(columns));
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut down = [[S::Pairs::four_weights(simd, from, step)[HALF]; SIDE]; 3];
-            for x in 0..3 {
-                let mut w = [down[0][0]; 3];
-                for y in 0..3 {
-                    w[y] = S::Pairs::four_weights(simd, from.add((3 * y + x) * tap), step)[HALF];
-                }
-                down[x] = transforms::weights::<S, S::Pairs>(simd, w);
-            }
-            for y in 0..3 {
-                let across = transforms::weights::<S, S::Pairs>(simd, [down[0][FIRST + y], down[1][FIRST + y], down[2][FIRST + y]]);
-                for x in 0..SIDE {
-                    S::Pairs::store_numbers(simd, to.add((y * SIDE + x) * point), across[x]);
-                }
-            }
-        }
-    }
-
-    /// The products of a panel at half of the points of some tiles, whose weights are at `weights`.
-    ///
-    /// # Safety
-    /// Activations and weights are at the points; nobody else uses `sums`.
-    unsafe fn products(&self, panel: usize, half: usize, tiles: Range<usize>, weights: *const i16, sums: *mut i32) {
-        let vectors = self.panels.vectors(panel);
-        let ahead = &self.panels.group(0)[(self.panels.panel_offset(panel + 1)).min(self.panels.group_len())
-            ..self.panels.panel_offset(panel + 2).min(self.panels.group_len())];
-        let (simd, row, nr) = (self.convolution.simd, self.words.row, self.panels.nr());
-        let columns = vectors * S::LANES;
-        let (runs, count) = &self.words.runs;
-        let mut offsets = [[0; ROWS]];
-        for i in 0..S::MR_MAX {
-            offsets[0][i] = i * row;
-        }
-        for i in 0..POINTS / 2 {
-            let point = half * POINTS / 2 + i;
-            for line in ahead[ahead.len() * point / POINTS..ahead.len() * (point + 1) / POINTS].chunks(64) {
-                simd.prefetch(line.as_ptr().cast());
-            }
-            let having = self.tiles.with_point(point);
-            let having = having.start.max(tiles.start)..having.end.min(tiles.end);
-            let cuts = having.len().div_ceil(S::MR_MAX);
-            for cut in 0..cuts {
-                let of_cut = having.start + having.len() * cut / cuts..having.start + having.len() * (cut + 1) / cuts;
-                let tile = Tile::<S, S::Pairs, Integers<&Accumulate>> {
-                    lhs: self.activations.wrapping_add(point * self.point + of_cut.start * row),
-                    offsets: &offsets,
-                    params: &[[0; ROWS]],
-                    segments: &runs[..*count],
-                    weights: weights.wrapping_add(i * self.words.point(columns)),
-                    start: Start::new(Zero::Tensor(0)),
-                    col_sums: std::ptr::null(),
-                    store: Integers(&Accumulate),
-                    m: 0,
-                    n: 0,
-                    columns,
-                    dst: sums.wrapping_add(point * self.sums_point + (of_cut.start - tiles.start) * nr),
-                    dst_stride: nr,
-                    next_dst: std::ptr::null(),
-                    next_weights: &[],
-                };
-                // SAFETY: each tile has all words of its channels at each of its points, the panel's weights as many, and `sums` a row of each; pairs
-                // start from zeros, without sums of columns, and this stage has no parameters.
-                unsafe { simd.product_tile(of_cut.len(), vectors, &tile) }
-            }
-        }
-    }
-
-    /// Brings the sums of a panel's columns in some tiles back from the points, and hands them to the output stage.
-    ///
-    /// # Safety
-    /// `sums` has them; nobody else writes these pixels of `dst` in these columns; the output stage is as [`Convolution::run`] asks.
-    unsafe fn outputs(&self, panel: usize, tiles: Range<usize>, sums: *const i32, part: usize) {
-        let (simd, store) = (self.convolution.simd, self.convolution.store.only(self.image).part(part));
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self.panels.vectors(panel) {
-                1 => simd.vectorize(
-                    #[inline(always)]
-                    || self.outputs_of_panel::<1>(store, panel, tiles, sums),
-                ),
-                _ => simd.vectorize(
-                    #[inline(always)]
-                    || self.outputs_of_panel::<2>(store, panel, tiles, sums),
-                ),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`Block::outputs`]; the panel has `NV` vectors.
-    #[inline(always)]
-    unsafe fn outputs_of_panel<const NV: usize>(&self, store: T, panel: usize, tiles: Range<usize>, sums: *const i32) {
-        let simd = self.convolution.simd;
-        let n = panel * self.panels.nr();
-        let columns = (self.panels.n() - n).min(NV * S::LANES);
-        let lanes = |v: usize| (columns - v * S::LANES).min(S::LANES);
-        let start = Start { zero: self.convolution.start.zero.only(self.image), ..self.convolution.start };
-        let col_sums = self.panels.col_sums()[n..].as_ptr();
-        // SAFETY: these columns are inside stage, sums of columns and bias.
-        let (start, stage) = unsafe {
-            let mut stage = [store.columns(simd, n, lanes(0)); NV];
-            for v in 1..NV {
-                stage[v] = store.columns(simd, n + v * S::LANES, lanes(v));
-            }
-            (S::Int8::start::<1, NV>(simd, &start, (0, &[self.image]), col_sums, (n, columns))[0], stage)
-        };
-        for tile in tiles.clone() {
-            let (place, sums) = (self.tiles.place(tile), sums.wrapping_add((tile - tiles.start) * self.panels.nr()));
-            let place_of = (place.y, place.x, n, columns);
-            // SAFETY: the caller's promise.
-            unsafe {
-                match place.half {
-                    [false, false] => self.outputs_of::<NV, false, false>((store, &stage), &start, place_of, sums),
-                    [false, true] => self.outputs_of::<NV, false, true>((store, &stage), &start, place_of, sums),
-                    [true, false] => self.outputs_of::<NV, true, false>((store, &stage), &start, place_of, sums),
-                    [true, true] => self.outputs_of::<NV, true, true>((store, &stage), &start, place_of, sums),
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`Block::outputs`], for the tile whose sums are at `sums`, and whose first pixel is at `y` and `x`.
-    #[inline(always)]
-    unsafe fn outputs_of<const NV: usize, const LOW: bool, const NARROW: bool>(
-        &self,
-        (store, stage): (T, &[T::Columns; NV]),
-        start: &[S::I32; NV],
-        (y0, x0, n, columns): (usize, usize, usize, usize),
-        sums: *const i32,
-    ) {
-        let (simd, [out_h, out_w]) = (self.convolution.simd, self.convolution.out);
-        let stride = self.panels.n();
-        let mut acc = [[[start[0]; NV]; 4]; 4];
-        for v in 0..NV {
-            // SAFETY: the sums of a tile are at each of its points.
-            let of_vector = unsafe { self.sums_of::<LOW, NARROW>(start[v], sums.add(v * S::LANES)) };
-            for y in 0..transforms::outputs(LOW) {
-                for x in 0..transforms::outputs(NARROW) {
-                    acc[y][x][v] = of_vector[y][x];
-                }
-            }
-        }
-        let (lines, pixels) = (transforms::outputs(LOW).min(out_h - y0), transforms::outputs(NARROW).min(out_w - x0));
-        for y in 0..lines {
-            for x in (0..pixels).step_by(2) {
-                let place = Place { row: (self.image * out_h + y0 + y) * out_w + x0 + x, column: n, columns };
-                let dst = self.convolution.dst.wrapping_add(place.row * stride + n);
-                // SAFETY: these pixels are in the image, and these columns in the panel.
-                unsafe {
-                    if x + 1 < pixels {
-                        store.store(simd, stage, [self.image; 2], [acc[y][x], acc[y][x + 1]], place, dst, stride);
-                    } else {
-                        store.store(simd, stage, [self.image], [acc[y][x]], place, dst, stride);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The sums of a vector of columns at a tile's pixels, each added to `start`.
-    ///
-    /// # Safety
-    /// `sums` is readable for a vector at each of the tile's points.
-    #[inline(always)]
-    unsafe fn sums_of<const LOW: bool, const NARROW: bool>(&self, start: S::I32, sums: *const i32) -> [[S::I32; 4]; 4] {
-        let simd = self.convolution.simd;
-        let mut across = [[start; 4]; SIDE];
-        for y in 0..SIDE {
-            if LOW && !is_shared(y) {
-                continue;
-            }
-            let mut m = [start; SIDE];
-            for x in 0..SIDE {
-                if !NARROW || is_shared(x) {
-                    // SAFETY: the caller's promise.
-                    m[x] = unsafe { simd.load_i32(sums.add((y * SIDE + x) * self.sums_point), S::LANES) };
-                }
-            }
-            across[y] = transforms::sums::<S, S::Pairs, NARROW>(simd, m);
-        }
-        let unfold = simd.splat_i32(transforms::UNFOLD);
-        let mut acc = [[start; 4]; 4];
-        for x in 0..transforms::outputs(NARROW) {
-            let m = [across[0][x], across[1][x], across[2][x], across[3][x], across[4][x], across[5][x]];
-            let m = transforms::sums::<S, S::Pairs, LOW>(simd, m);
-            for y in 0..transforms::outputs(LOW) {
-                let shift = transforms::shifts(LOW)[y] + transforms::shifts(NARROW)[x];
-                acc[y][x] = simd.add_i32(start, S::Pairs::shift_down(simd, simd.mul_i32(m[y], unfold), shift));
-            }
-        }
-        acc
     }
 }
