@@ -114,7 +114,7 @@ pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub dst_stride: usize,
     /// Where the output of the tile after these goes, if outputs are to be fetched ahead, else null.
     pub next_dst: *const T::Element,
-    /// Weights of the panel after this one, if they are to be fetched ahead: a share before each of these tiles.
+    /// Weights of the panel after this one, if they are to be fetched ahead: a share before each of several tiles.
     pub next_weights: &'a [D::Weight],
 }
 
@@ -142,7 +142,7 @@ pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: us
         // SAFETY: the caller's promise.
         unsafe {
             let start = D::start(simd, &tiles.start, (tiles.m, &params), tiles.col_sums, (tiles.n, tiles.columns));
-            let acc = tile_sums::<S, D, T, MR, NV>(simd, tiles, &tiles.offsets[0], start, tiles.next_dst, tiles.next_weights);
+            let acc = tile_sums::<S, D, T, MR, NV>(simd, tiles, &tiles.offsets[0], start, tiles.next_dst);
             // Only now, as the loop over k leaves no registers.
             let stage = stage_columns(simd, tiles.store, place);
             return finish(simd, (tiles.store, &stage), &acc, &params, place, tiles.dst, tiles.dst_stride);
@@ -168,16 +168,20 @@ unsafe fn run<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV
         let start = D::start::<1, NV>(simd, &tiles.start, (tiles.m, &first(&tiles.params[0])), tiles.col_sums, columns);
         (start[0], stage_columns(simd, tiles.store, place))
     };
+    let share = tiles.next_weights.len().div_ceil(tiles.offsets.len());
     for (i, (offsets, params)) in tiles.offsets.iter().zip(tiles.params).enumerate() {
+        // A panel that comes from beyond the caches would else be waited for by the first of its tiles. Not among the products, where asking whether
+        // there is something to fetch took tiles of few words a tenth longer.
+        for line in (0..share).step_by(64 / size_of::<D::Weight>()) {
+            simd.prefetch(tiles.next_weights.as_ptr().wrapping_add(i * share + line).cast());
+        }
         let below = dst.wrapping_add(MR * tiles.dst_stride);
         let next = if i + 1 < tiles.offsets.len() && !tiles.next_dst.is_null() { below } else { tiles.next_dst };
         let params = first(params);
         // SAFETY: the caller's promise.
         unsafe {
             let start = if ONE { [one; MR] } else { D::start(simd, &tiles.start, (place.row, &params), tiles.col_sums, columns) };
-            let (weights, count) = (tiles.next_weights, tiles.offsets.len());
-            let weights = &weights[weights.len() * i / count..weights.len() * (i + 1) / count];
-            let acc = tile_sums::<S, D, T, MR, NV>(simd, tiles, offsets, start, next, weights);
+            let acc = tile_sums::<S, D, T, MR, NV>(simd, tiles, offsets, start, next);
             finish(simd, (tiles.store, &stage), &acc, &params, place, dst, tiles.dst_stride);
         }
         place.row += MR;
@@ -196,25 +200,16 @@ unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, co
     offsets: &[usize; ROWS],
     mut acc: [[D::Acc; NV]; MR],
     next_dst: *const T::Element,
-    next_weights: &[D::Weight],
 ) -> [[D::Acc; NV]; MR] {
     let mut weights = tile.weights;
     // The lines of a large output are on their way before their sums are made: stores leave in order, and one that has to wait for
     // memory holds up all behind it. Some of them at a time, as all at once would take what the weights come through. Those of the
     // tile after this one: the rows below, which come a column block later, are often gone again. Worth nothing where the output fits a
     // second-level cache.
-    // So are weights that come from beyond the caches: a panel that is new would else be waited for by the first of its tiles.
-    let ahead = !next_dst.is_null() || !next_weights.is_empty();
-    let parts = if ahead && tile.segments.len() == 1 { PREFETCHES } else { 1 };
+    let parts = if !next_dst.is_null() && tile.segments.len() == 1 { PREFETCHES } else { 1 };
     let (mut turn, turns) = (0, tile.segments.len() * parts);
     for segment in tile.segments {
         for part in 0..parts {
-            if ahead {
-                let weights = &next_weights[next_weights.len() * turn / turns..next_weights.len() * (turn + 1) / turns];
-                for at in (0..weights.len()).step_by(64 / size_of::<D::Weight>()) {
-                    simd.prefetch(weights.as_ptr().wrapping_add(at).cast());
-                }
-            }
             if !next_dst.is_null() {
                 for m in (turn..MR).step_by(turns) {
                     let row = next_dst.wrapping_add(m * tile.dst_stride).cast::<u8>();
@@ -222,8 +217,8 @@ unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, co
                         simd.prefetch(row.wrapping_add(at));
                     }
                 }
+                turn += 1;
             }
-            turn += 1;
             let (first, end) = (segment.words * part / parts, segment.words * (part + 1) / parts);
             // SAFETY: rows are readable at every word of every segment, the panel has NV vectors for each of those words.
             unsafe {
