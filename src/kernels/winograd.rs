@@ -164,7 +164,19 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
             let block_sums = |part: usize| sums.at(part * POINTS * sums_point).cast::<i32>();
             let chunks = tiles.len().div_ceil(chunk);
             let chunk_of = |i: usize| i * chunk..tiles.len().min((i + 1) * chunk);
-            let of = Block { convolution: self, panels, words: &words, tiles, image, lines, line_count, activations, point, sums_point };
+            let of = Block {
+                convolution: self,
+                panels,
+                words: &words,
+                tiles,
+                image,
+                lines,
+                line_count,
+                passing,
+                activations,
+                point,
+                sums_point,
+            };
             let phases = [
                 Phase { items: if fill.is_some() { line_count } else { 0 }, runs: RUNS },
                 Phase { items: tiles.len(), runs: RUNS },

@@ -22,6 +22,8 @@ pub struct Block<'a, S: Simd, T: Store<S, S::I32>> {
     /// The padded lines under them.
     pub lines: *const <S::Int8 as Dot<S>>::Lhs,
     pub line_count: usize,
+    /// Whether the weights of a panel are at the points only while all tiles meet them.
+    pub passing: bool,
     pub activations: *mut i16,
     /// Numbers from a point to the next.
     pub point: usize,
@@ -195,8 +197,10 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
     /// Activations and weights are at the points; nobody else uses `sums`.
     pub unsafe fn products(&self, panel: usize, half: usize, tiles: Range<usize>, weights: *const i16, sums: *mut i32) {
         let vectors = self.panels.vectors(panel);
-        let ahead = &self.panels.group(0)[(self.panels.panel_offset(panel + 1)).min(self.panels.group_len())
-            ..self.panels.panel_offset(panel + 2).min(self.panels.group_len())];
+        // The weights that go to the points next, a share before each product: they would come when nothing else is there to be done.
+        let ahead = |panel: usize| self.panels.panel_offset(panel).min(self.panels.group_len());
+        let ahead = if self.passing && tiles.start == 0 { ahead(panel + 1)..ahead(panel + 2) } else { 0..0 };
+        let ahead = &self.panels.group(0)[ahead];
         let (simd, row, nr) = (self.convolution.simd, self.words.row, self.panels.nr());
         let columns = vectors * S::LANES;
         let (runs, count) = &self.words.runs;
