@@ -50,6 +50,9 @@ fn a_warm_workspace_allocates_nothing() {
     let nhwc = ImageShape { layout: ImageLayout::Nhwc, ..shape };
     let dense = Conv2dGeometry::new(9, 20, [3, 3]).with_padding([1; 4]);
     let depthwise = Conv2dGeometry::new(9, 18, [3, 3]).with_padding([1; 4]).with_groups(9);
+    let by_fewer_products = Conv2dGeometry::new(128, 32, [3, 3]).with_padding([1; 4]);
+    let large = ImageShape { n: 1, h: 30, w: 30, layout: ImageLayout::Nhwc };
+    let (pixels, mut planes) = (vec![5u8; 128 * 900], vec![0i32; 32 * 900]);
     let grid = U8Grid::new(0.5, 3).unwrap();
     let pairs = Pairwise::sum(grid, grid, grid).unwrap();
     let rule = ActivationRule::default();
@@ -61,6 +64,7 @@ fn a_warm_workspace_allocates_nothing() {
             let len = g.weight_shape().iter().product();
             (PackedConv2d::pack_for(isa, g, &vec![1; len]).unwrap(), PackedFloatConv2d::pack_for(isa, g, &vec![1.0; len]).unwrap())
         });
+        let wide = PackedConv2d::pack_for(isa, &by_fewer_products, &vec![1; 128 * 32 * 9]).unwrap();
         let mut workspace = Workspace::new();
         let mut pass = || {
             let w = &mut workspace;
@@ -85,6 +89,7 @@ fn a_warm_workspace_allocates_nothing() {
                     conv2d_f32(&floats, shape, float, &FloatEpilogue::new(), &mut result[..110 * channels], w, 1).unwrap();
                 }
             }
+            conv2d(&pixels, large, Per::Tensor(3), &wide, &Accumulate, &mut planes, w, 1).unwrap();
             let range = min_max(&floats);
             quantize_u8(&floats, range.max / 255.0, 0, 0, 255, &mut out[..m * k]).unwrap();
             pairs.with_isa(isa).unwrap().run(&codes, &codes, &mut out[..m * k], 1).unwrap();

@@ -57,7 +57,7 @@ impl PackedConv2d {
         self.inner.isa
     }
 
-    /// The kernel that runs it, as `u8i8-conv-<pixels>x<channels>x<k>-<isa>`, `u8i8-depthwise-<isa>` or
+    /// The kernel that its weights are packed for, as `u8i8-conv-<pixels>x<channels>x<k>-<isa>`, `u8i8-depthwise-<isa>` or
     /// `u8i8-grouped-<isa>`.
     pub fn kernel_name(&self) -> &'static str {
         match self.inner.packed {
@@ -73,7 +73,7 @@ impl PackedConv2d {
     /// # Errors
     /// As [`Conv2dGeometry::output_size`].
     pub fn kernel_name_for(&self, shape: ImageShape) -> Result<&'static str> {
-        let out = self.geometry().output_size(shape.h, shape.w)?;
+        let (_, out) = Padded::new(self.geometry(), shape)?;
         let is_faster = self.inner.isa.visit(IsWinograd { weights: &self.inner, shape, out });
         Ok(if is_faster { self.inner.isa.winograd_kernel() } else { self.kernel_name() })
     }
@@ -197,8 +197,10 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
         let blocks = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_blocks(&padded, y, dst, |y, dst| line(image, y, dst));
         let fill: Fill<'_, _> = if weights.in_blocks() { &blocks } else { &line };
         let source = Element::in_place(codes).filter(|_| shape.layout == ImageLayout::Nhwc);
+        // By fewer products, activations are read in vectors.
+        let beyond = winograd::is_faster(simd, weights, shape.n, out) && !weights.geometry.in_channels.is_multiple_of(4 * S::LANES);
         let lhs = match source {
-            Some(lhs) if weights.reads_in_place(shape, S::Int8::KU) => Activations::InPlace(lhs),
+            Some(lhs) if weights.reads_in_place(shape, S::Int8::KU) && !beyond => Activations::InPlace(lhs),
             source => Activations::Lines { fill, memory, source },
         };
         let (start, store) = (Start { bias: self.stage.bias(), ..Start::new(zero) }, Integers(self.stage));

@@ -111,8 +111,6 @@ impl<W: Element> ConvWeights<W> {
     /// Whether rows of whole words can be read where the caller has them.
     pub fn reads_in_place(&self, shape: ImageShape, ku: usize) -> bool {
         let whole_words = self.geometry.runs_are_multiples_of(ku);
-        // By fewer products, vectors of activations are read.
-        let whole_words = whole_words && (!self.sums_are_narrow || self.geometry.in_channels.is_multiple_of(64));
         let is_bare = matches!(self.geometry.pads(shape.h, shape.w), Ok([0, 0, 0, 0]));
         matches!(self.packed, Packed::Panels(_)) && self.blocks.is_none() && shape.layout == ImageLayout::Nhwc && is_bare && whole_words
     }

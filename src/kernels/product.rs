@@ -307,6 +307,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                             dst.wrapping_add(rows * self.dst_stride + at.0 * n + at.1 * nr)
                         };
                     }
+                    tile.next_weights = &[];
                     if new && index + 1 < panels.end {
                         let (group, panel) = ((index + 1) / in_group, (index + 1) % in_group);
                         let rest = &weights[group * group_len + panel * panel_len..(group + 1) * group_len];

@@ -2,8 +2,8 @@
 //! convolution itself, bit for bit.
 //!
 //! Activations and weights go to 36 points ([`super::winograd_transforms`]), where each point has a product of its own: all tiles times all output channels,
-//! over 16-bit numbers ([`super::pairs`]), in i32 that wraps. What comes back is 576 times each sum modulo 2^32, which says it exactly while it fits 26 bits
-//! ([`SUM_LIMIT`]): no calibration, no scales, no rounding. Wrapping is what makes this fit vectors: the products themselves need some 40 bits.
+//! over 16-bit numbers ([`super::pairs`]), in i32 that wraps. What comes back is 576 times each sum modulo 2^32 (144 and 36 times where a tile has two
+//! outputs along an axis), which says it exactly while it fits 26 bits ([`SUM_LIMIT`](super::winograd_transforms::SUM_LIMIT)): no calibration, no scales, no rounding. Wrapping is what makes this fit vectors: the products themselves need some 40 bits.
 //!
 //! An instruction multiplies half as many pairs as bytes, so 144 products against 36 pairs are at most twice as fast with VNNI, four times with AVX2.
 //! Weights are brought to the points in each call, for a panel of columns at a time, of small images half of the points at a time: kept, they would take
@@ -110,6 +110,10 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
         memory: &mut WinogradMemory,
         threads: usize,
     ) {
+        const {
+            assert!(!S::Pairs::AVAILABLE || S::NV <= 2, "`Block::outputs` has panels of one vector and of two");
+            assert!(!S::Pairs::AVAILABLE || SUMS_BYTES / (POINTS * S::NV * S::LANES * 4) >= S::MR_MAX, "a chunk has tiles for a product");
+        }
         let (geometry, padded, [out_h, out_w]) = (self.geometry, self.padded, self.out);
         let (rows, columns) = (Axis::new(out_h), Axis::new(out_w));
         let (channels, row) = (geometry.in_channels, padded.row());
@@ -184,18 +188,21 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
                 Phase { items: panels.panels() * if passing { 1 } else { chunks }, runs: RUNS },
             ];
             threads::phases(phases, parts, |phase, part, range| match (phase, &fill) {
-                (0, Some((fill, to))) => fill_lines(fill, to, (image, first_line), row, range),
-                // SAFETY: lines are there, as nobody writes them any more; runs are disjoint, and each tile has its own memory.
+                // SAFETY: runs of lines are disjoint.
+                (0, Some((fill, to))) => unsafe { fill_lines(fill, to, (image, first_line), row, range) },
+                // SAFETY: nobody writes lines any more, and a vector is readable behind them, or pixels are whole vectors; runs are disjoint, and each
+                // tile has its own memory.
                 (1, _) => self.simd.vectorize(
                     #[inline(always)]
                     || unsafe { of.activations(range) },
                 ),
-                // SAFETY: each panel has its own memory.
+                // SAFETY: each half of a panel has its own memory.
                 (2, _) => range.for_each(|item| unsafe { of.weights(item / 2, item % 2, weights.at(item * (weights_len / 2))) }),
                 (3, _) if passing => {
                     let (to, sums) = (weights.at(part * weights_len), block_sums(part));
                     for panel in range {
-                        // SAFETY: no two runs at a time are of the same part, which has its own memory; panels are disjoint columns of `dst`.
+                        // SAFETY: nobody writes activations at the points any more; no two runs at a time are of the same part, which has its own
+                        // memory; panels are disjoint columns of `dst`.
                         unsafe {
                             if chunks == 1 {
                                 for half in 0..2 {
@@ -218,7 +225,7 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
                     for item in range {
                         let (panel, i) = (item / chunks, item % chunks);
                         let of_chunk = chunk_of(i);
-                        // SAFETY: as above; the weights of all panels are there, and nobody writes them any more.
+                        // SAFETY: as above, and tiles disjoint pixels of `dst`; the weights of all panels are there, and nobody writes them any more.
                         unsafe {
                             for half in 0..2 {
                                 let weights = weights.at((2 * panel + half) * (weights_len / 2));
@@ -235,9 +242,12 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
 }
 
 /// Some lines of an image.
-fn fill_lines<L>(fill: &Fill<'_, L>, to: &Disjoint<'_, L>, (image, first): (usize, usize), row: usize, lines: Range<usize>) {
+///
+/// # Safety
+/// Nobody else has the same lines at the time.
+unsafe fn fill_lines<L>(fill: &Fill<'_, L>, to: &Disjoint<'_, L>, (image, first): (usize, usize), row: usize, lines: Range<usize>) {
     for line in lines {
-        // SAFETY: runs of lines are disjoint.
+        // SAFETY: the caller's promise.
         fill(image, first + line, unsafe { to.part(line * row..(line + 1) * row) });
     }
 }

@@ -99,7 +99,7 @@ impl Conv2d {
         self.packed.geometry()
     }
 
-    /// Name of the integer kernel that runs.
+    /// Name of the integer kernel that the weights are packed for.
     pub fn kernel_name(&self) -> &'static str {
         self.packed.kernel_name()
     }

@@ -77,7 +77,7 @@ macro_rules! accessors {
                 Ok($layer { numbers: self.numbers.with_residual(residual)?, ..self })
             }
 
-            /// Name of the integer kernel that runs.
+            /// Name of the integer kernel that the weights are packed for.
             pub fn kernel_name(&self) -> &'static str {
                 self.packed.kernel_name()
             }
