@@ -248,6 +248,9 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         }
     }
 
+    /// Whether [`Simd::prefetch`] does something.
+    const PREFETCHES: bool = false;
+
     /// Asks for the cache line at `p`, which need not be valid, where the instruction set can.
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

@@ -86,6 +86,9 @@ impl<'a> Start<'a> {
     }
 }
 
+/// Words between which some lines of the next panel are asked for.
+const FETCH_WORDS: usize = 4;
+
 /// Parts of a tile's one segment before each of which a share of the next output is asked for; of several segments each is a part.
 const PREFETCHES: usize = 4;
 
@@ -114,7 +117,7 @@ pub struct Tile<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub dst_stride: usize,
     /// Where the output of the tile after these goes, if outputs are to be fetched ahead, else null.
     pub next_dst: *const T::Element,
-    /// Weights of the panel after this one, if they are to be fetched ahead: a share before each of several tiles.
+    /// Weights of the panel after this one, if they are to be fetched ahead: a share along each of several tiles.
     pub next_weights: &'a [D::Weight],
 }
 
@@ -142,22 +145,29 @@ pub unsafe fn product_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: us
         // SAFETY: the caller's promise.
         unsafe {
             let start = D::start(simd, &tiles.start, (tiles.m, &params), tiles.col_sums, (tiles.n, tiles.columns));
-            let acc = tile_sums::<S, D, T, MR, NV>(simd, tiles, &tiles.offsets[0], start, tiles.next_dst);
+            let acc = tile_sums::<S, D, T, MR, NV, false>(simd, tiles, &tiles.offsets[0], start, tiles.next_dst, 0);
             // Only now, as the loop over k leaves no registers.
             let stage = stage_columns(simd, tiles.store, place);
             return finish(simd, (tiles.store, &stage), &acc, &params, place, tiles.dst, tiles.dst_stride);
         }
     }
     // SAFETY: the caller's promise.
-    unsafe { if tiles.start.is_one() { run::<S, D, T, MR, NV, true>(simd, tiles) } else { run::<S, D, T, MR, NV, false>(simd, tiles) } }
+    unsafe {
+        match tiles.start.is_one() {
+            // Floats would be as much to compile again.
+            true if S::PREFETCHES && D::EXACT && !tiles.next_weights.is_empty() => run::<S, D, T, MR, NV, true, true>(simd, tiles),
+            true => run::<S, D, T, MR, NV, true, false>(simd, tiles),
+            false => run::<S, D, T, MR, NV, false, false>(simd, tiles),
+        }
+    }
 }
 
-/// Several tiles; `ONE` where [`Start::is_one`].
+/// Several tiles; `ONE` where [`Start::is_one`], `FETCH` where there are weights to fetch ahead.
 ///
 /// # Safety
 /// As for [`product_tile`].
 #[inline(always)]
-unsafe fn run<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize, const ONE: bool>(
+unsafe fn run<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize, const ONE: bool, const FETCH: bool>(
     simd: S,
     tiles: &Tile<'_, S, D, T>,
 ) {
@@ -168,20 +178,14 @@ unsafe fn run<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV
         let start = D::start::<1, NV>(simd, &tiles.start, (tiles.m, &first(&tiles.params[0])), tiles.col_sums, columns);
         (start[0], stage_columns(simd, tiles.store, place))
     };
-    let share = tiles.next_weights.len().div_ceil(tiles.offsets.len());
     for (i, (offsets, params)) in tiles.offsets.iter().zip(tiles.params).enumerate() {
-        // A panel that comes from beyond the caches would else be waited for by the first of its tiles. Not among the products, where asking whether
-        // there is something to fetch took tiles of few words a tenth longer.
-        for line in (0..share).step_by(64 / size_of::<D::Weight>()) {
-            simd.prefetch(tiles.next_weights.as_ptr().wrapping_add(i * share + line).cast());
-        }
         let below = dst.wrapping_add(MR * tiles.dst_stride);
         let next = if i + 1 < tiles.offsets.len() && !tiles.next_dst.is_null() { below } else { tiles.next_dst };
         let params = first(params);
         // SAFETY: the caller's promise.
         unsafe {
             let start = if ONE { [one; MR] } else { D::start(simd, &tiles.start, (place.row, &params), tiles.col_sums, columns) };
-            let acc = tile_sums::<S, D, T, MR, NV>(simd, tiles, offsets, start, next);
+            let acc = tile_sums::<S, D, T, MR, NV, FETCH>(simd, tiles, offsets, start, next, i);
             finish(simd, (tiles.store, &stage), &acc, &params, place, dst, tiles.dst_stride);
         }
         place.row += MR;
@@ -194,14 +198,19 @@ unsafe fn run<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV
 /// # Safety
 /// As for [`product_tile`].
 #[inline(always)]
-unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize>(
+unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, const NV: usize, const FETCH: bool>(
     simd: S,
     tile: &Tile<'_, S, D, T>,
     offsets: &[usize; ROWS],
     mut acc: [[D::Acc; NV]; MR],
     next_dst: *const T::Element,
+    index: usize,
 ) -> [[D::Acc; NV]; MR] {
     let mut weights = tile.weights;
+    // Lines for as many words, of which the panel has as many as this one.
+    let lines = if FETCH { (FETCH_WORDS * NV * S::LANES * D::KU * size_of::<D::Weight>() / 64).div_ceil(tile.offsets.len()) } else { 0 };
+    let share = if FETCH { size_of_val(tile.next_weights).div_ceil(tile.offsets.len()) } else { 0 };
+    let mut fetched = tile.next_weights.as_ptr().cast::<u8>().wrapping_add(index * share);
     // The lines of a large output are on their way before their sums are made: stores leave in order, and one that has to wait for
     // memory holds up all behind it. Some of them at a time, as all at once would take what the weights come through. Those of the
     // tile after this one: the rows below, which come a column block later, are often gone again. Worth nothing where the output fits a
@@ -226,8 +235,23 @@ unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, co
                 for m in 0..MR {
                     rows[m] = tile.lhs.add(offsets[m] + segment.offset + first * D::KU);
                 }
-                D::accumulate::<MR, NV>(simd, &mut acc, &rows, end - first, weights);
-                weights = weights.add((end - first) * NV * S::LANES * D::KU);
+                let mut words = end - first;
+                // A share of the next panel, as evenly as may be: asked for before each tile, it held up all else, and took longer than it gave. In
+                // code of its own, as asking whether there is something to fetch took tiles of few words a tenth longer.
+                while FETCH && words >= FETCH_WORDS {
+                    for line in 0..lines {
+                        simd.prefetch(fetched.wrapping_add(line * 64));
+                    }
+                    fetched = fetched.wrapping_add(lines * 64);
+                    D::accumulate::<MR, NV>(simd, &mut acc, &rows, FETCH_WORDS, weights);
+                    weights = weights.add(FETCH_WORDS * NV * S::LANES * D::KU);
+                    for m in 0..MR {
+                        rows[m] = rows[m].add(FETCH_WORDS * D::KU);
+                    }
+                    words -= FETCH_WORDS;
+                }
+                D::accumulate::<MR, NV>(simd, &mut acc, &rows, words, weights);
+                weights = weights.add(words * NV * S::LANES * D::KU);
             }
         }
     }

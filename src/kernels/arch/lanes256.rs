@@ -86,6 +86,7 @@ macro_rules! simd_of_256_bits {
             const MR_MAX: usize = $mr_max;
             const FUSED: bool = true;
             const PERMUTES: bool = true;
+            const PREFETCHES: bool = true;
             type I32 = __m256i;
             type F32 = __m256;
             type Grid = CodeGrid;

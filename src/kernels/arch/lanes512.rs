@@ -109,6 +109,7 @@ macro_rules! simd_of_512_bits {
             const MR_MAX: usize = $mr_max;
             const FUSED: bool = true;
             const PERMUTES: bool = true;
+            const PREFETCHES: bool = true;
             const TURNS: bool = true;
             type I32 = __m512i;
             type F32 = __m512;
