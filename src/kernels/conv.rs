@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 
 /// 8-bit weights of a convolution, packed for one instruction set, with the sum of each output channel.
 ///
-/// About one byte per weight; a few more where a matrix unit reads a first layer in blocks of pixels. The packed form is a cache: it differs between processors and is never saved.
+/// About one byte per weight; a few more where a matrix unit reads a first layer in blocks of pixels. The packed form is a cache: it
+/// differs between processors and is never saved.
 #[derive(Debug, Clone)]
 pub struct PackedConv2d {
     inner: ConvWeights<i8>,
@@ -67,8 +68,8 @@ impl PackedConv2d {
         }
     }
 
-    /// The kernel that runs it on images of a shape: [`PackedConv2d::kernel_name`], or `u8i8-winograd-<isa>` for 3 x 3 pixels at stride one where
-    /// there are enough of channels and pixels, with the same result from about a quarter of the products.
+    /// The kernel that runs it on images of a shape: [`PackedConv2d::kernel_name`], or `u8i8-winograd-<isa>` for 3 x 3 pixels at stride one
+    /// where there are enough of channels and pixels, with the same result from about a quarter of the products.
     ///
     /// # Errors
     /// As [`Conv2dGeometry::output_size`].

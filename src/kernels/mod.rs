@@ -21,32 +21,33 @@
 //! (`grouped`, `grouped_words`), a dense tile would leave most lanes empty: there, taps are interleaved in fours, or each lane gets its
 //! group's word, or keeps the one that it has.
 //!
-//! Dense convolutions of 3 x 3 pixels at stride one take a quarter of the products with AVX2, AVX-512 and VNNI, where they have enough of channels and pixels:
-//! tiles of 4 x 4 outputs meet kernels at 36 points (`winograd`), in 16-bit numbers and sums that wrap, from which the exact sums come back.
+//! Dense convolutions of 3 x 3 pixels at stride one take a quarter of the products with AVX2, AVX-512 and VNNI, where they have enough of
+//! channels and pixels: tiles of 4 x 4 outputs meet kernels at 36 points (`winograd`), in 16-bit numbers and sums that wrap, from which the
+//! exact sums come back.
 //!
-//! A matrix unit ([`Isa::Amx`]) multiplies whole tiles of activations and weights beside the vectors, from the same panels: `squares` of sums leave
-//! it through memory, and are finished by the same stages while it makes the next ones.
+//! A matrix unit ([`Isa::Amx`]) multiplies whole tiles of activations and weights beside the vectors, from the same panels: `squares` of
+//! sums leave it through memory, and are finished by the same stages while it makes the next ones.
 //!
 //! Weights with zero points add a term of their row sums to what the accumulators start from. A sum that may leave i32 is taken
 //! apart into runs of k, added in 64 bits, and meets its stage there; an i32 output refuses it.
 //!
-//! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to [`mod@reference`].
-//! Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated;
-//! on AMX, each thread keeps a copy of windows whose pixels lie unevenly, and a line on its way into blocks of pixels, and allocates them the
+//! **Promises**: integer results are equal on every instruction set ([`Isa`]) and for any number of threads, bit for bit, to
+//! [`mod@reference`]. Float results do not depend on threads or batch. With one thread and a warm [`Workspace`] nothing is allocated; on
+//! AMX, each thread keeps a copy of windows whose pixels lie unevenly, and a line on its way into blocks of pixels, and allocates them the
 //! first time.
 //!
-//! Weights of 2, 3, 4 and 8 bits ([`PackedLowBit`]) are multiplied on their packed codes, with scales for groups along k (`lowbit`): by bytes of
-//! activations quantized inside the call ([`gemm_low_bit`]) or by floats ([`gemm_low_bit_f32`]).
+//! Weights of 2, 3, 4 and 8 bits ([`PackedLowBit`]) are multiplied on their packed codes, with scales for groups along k (`lowbit`): by
+//! bytes of activations quantized inside the call ([`gemm_low_bit`]) or by floats ([`gemm_low_bit_f32`]).
 //!
 //! Between products, codes meet element by element ([`Pairwise`], [`lookup`]) or in windows (`pool`, which floats share), without
 //! leaving their integers for longer than a register.
 //!
-//! The layers, each using those before it: `simd`, `dot`, `pairs`, `tile`, `output` with its stages `dequantize` and `requantize` (registers), and
-//! `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `winograd_transforms`, `weights` and `conv_weights`, `ingest`
-//! (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`, `depthwise_float`, `grouped` and `grouped_words` (loops),
-//! `strips` and `depthwise_lines` (those of a convolution around them), `winograd_layout` and `winograd_block` with `winograd` around them, `gemm`, `conv`, `dynamic` with
-//! `dynamic_product`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of
-//! floats codes.
+//! The layers, each using those before it: `simd`, `dot`, `pairs`, `tile`, `output` with its stages `dequantize` and `requantize`
+//! (registers), and `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `winograd_transforms`,
+//! `weights` and `conv_weights`, `ingest` (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`,
+//! `depthwise_float`, `grouped` and `grouped_words` (loops), `strips` and `depthwise_lines` (those of a convolution around them),
+//! `winograd_layout` and `winograd_block` with `winograd` around them, `gemm`, `conv`, `dynamic` with `dynamic_product`, `float`,
+//! `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]

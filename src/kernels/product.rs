@@ -31,8 +31,9 @@ const PRODUCTS_OF_WEIGHT: usize = 8;
 /// Words of k up to which tiles are low, and go in runs of [`TILES`] with each panel.
 const SHORT_WORDS: usize = 1024;
 
-/// Weights from which on a panel that no tile has met is fetched ahead, while tiles meet the one before it: they lie in memory when their turn in a network
-/// comes. Products of k = 512 at 7 x 7 pixels gained 14 % there, of 1024 and 2048 5 to 6 %; weights that are in a cache anyhow lost nothing.
+/// Weights from which on a panel that no tile has met is fetched ahead, while tiles meet the one before it: they lie in memory when their
+/// turn in a network comes. Products of k = 512 at 7 x 7 pixels gained 14 % there, of 1024 and 2048 5 to 6 %; weights that are in a cache
+/// anyhow lost nothing.
 const FETCHED_BYTES: usize = 128 * 1024;
 
 /// Tiles that share that, at least: fewer take no longer than what they would ask for.
@@ -226,7 +227,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
     }
 
     /// Rows of a tile, about. Measured on Zen 4: runs of six rows are 2 to 5 % faster than single tiles of twelve at k from 256 to 2048,
-    /// and 7 to 16 % at 16 to 64; of eight they lose 3 % to i32 at squares of 1024 and 2048, and without runs six are no faster than twelve.
+    /// and 7 to 16 % at 16 to 64; of eight they lose 3 % to i32 at squares of 1024 and 2048, and without runs six are no faster than
+    /// twelve.
     fn tile_rows(&self) -> usize {
         if self.is_short() { S::MR.min(*RUN_ROWS.end()) } else { S::MR }
     }

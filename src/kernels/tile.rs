@@ -12,10 +12,10 @@ pub const ROWS: usize = 14;
 /// Rows of the tiles that go in runs. Of all heights there would be twice as much to compile.
 pub const RUN_ROWS: std::ops::RangeInclusive<usize> = 5..=6;
 
-/// `body` for each constant `i` below `n`, at most [`ROWS`], or for those of a list. A loop would do the same, but the compiler keeps an array in registers
-/// only when every index is a constant, and it gives up unrolling when the body is as long as an output stage: then each
-/// step of k loads and stores its accumulators. For the like reason there are no closures in tiles and stages: what is not
-/// inlined to where the instruction set is enabled becomes calls, one for each vector.
+/// `body` for each constant `i` below `n`, at most [`ROWS`], or for those of a list. A loop would do the same, but the compiler keeps an
+/// array in registers only when every index is a constant, and it gives up unrolling when the body is as long as an output stage: then each
+/// step of k loads and stores its accumulators. For the like reason there are no closures in tiles and stages: what is not inlined to where
+/// the instruction set is enabled becomes calls, one for each vector.
 macro_rules! unroll {
     ($i:ident < $n:expr, $body:expr) => { unroll!($i < $n; [0 1 2 3 4 5 6 7 8 9 10 11 12 13], $body) };
     ($i:ident < $n:expr; [$($at:literal)*], $body:expr) => {
@@ -236,8 +236,8 @@ unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, co
                     rows[m] = tile.lhs.add(offsets[m] + segment.offset + first * D::KU);
                 }
                 let mut words = end - first;
-                // A share of the next panel, as evenly as may be: asked for before each tile, it held up all else, and took longer than it gave. In
-                // code of its own, as asking whether there is something to fetch took tiles of few words a tenth longer.
+                // A share of the next panel, as evenly as may be: asked for before each tile, it held up all else, and took longer than it
+                // gave. In code of its own, as asking whether there is something to fetch took tiles of few words a tenth longer.
                 while FETCH && words >= FETCH_WORDS {
                     for line in 0..lines {
                         simd.prefetch(fetched.wrapping_add(line * 64));

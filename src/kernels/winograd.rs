@@ -1,13 +1,15 @@
-//! Convolutions of 3 x 3 at stride one by a quarter of the products: tiles of 4 x 4 outputs, in whole numbers, so that sums are those of the
-//! convolution itself, bit for bit.
+//! Convolutions of 3 x 3 at stride one by a quarter of the products: tiles of 4 x 4 outputs, in whole numbers, so that sums are those of
+//! the convolution itself, bit for bit.
 //!
-//! Activations and weights go to 36 points ([`super::winograd_transforms`]), where each point has a product of its own: all tiles times all output channels,
-//! over 16-bit numbers ([`super::pairs`]), in i32 that wraps. What comes back is 576 times each sum modulo 2^32 (144 and 36 times where a tile has two
-//! outputs along an axis), which says it exactly while it fits 26 bits ([`SUM_LIMIT`](super::winograd_transforms::SUM_LIMIT)): no calibration, no scales, no rounding. Wrapping is what makes this fit vectors: the products themselves need some 40 bits.
+//! Activations and weights go to 36 points ([`super::winograd_transforms`]), where each point has a product of its own: all tiles times all
+//! output channels, over 16-bit numbers ([`super::pairs`]), in i32 that wraps. What comes back is 576 times each sum modulo 2^32 (144 and
+//! 36 times where a tile has two outputs along an axis), which says it exactly while it fits 26 bits
+//! ([`SUM_LIMIT`](super::winograd_transforms::SUM_LIMIT)): no calibration, no scales, no rounding. Wrapping is what makes this fit vectors:
+//! the products themselves need some 40 bits.
 //!
-//! An instruction multiplies half as many pairs as bytes, so 144 products against 36 pairs are at most twice as fast with VNNI, four times with AVX2.
-//! Weights are brought to the points in each call, for a panel of columns at a time, of small images half of the points at a time: kept, they would take
-//! eight bytes each, and a network of such layers would wait for them to come from memory.
+//! An instruction multiplies half as many pairs as bytes, so 144 products against 36 pairs are at most twice as fast with VNNI, four times
+//! with AVX2. Weights are brought to the points in each call, for a panel of columns at a time, of small images half of the points at a
+//! time: kept, they would take eight bytes each, and a network of such layers would wait for them to come from memory.
 
 use std::ops::Range;
 
@@ -30,8 +32,9 @@ use super::winograd_transforms::POINTS;
 /// Activations at the points of an image that is not cut: half of a common second-level cache.
 const IMAGE_BYTES: usize = 512 * 1024;
 
-/// Those of a block of lines of tiles, of an image that is cut, for each thread. Of large images all these come from beyond the caches and go there again
-/// with each convolution, and so small blocks win: 64 channels at 56 x 56 took 350 microseconds with 72 KB, alone, and a tenth more with 512.
+/// Those of a block of lines of tiles, of an image that is cut, for each thread. Of large images all these come from beyond the caches and
+/// go there again with each convolution, and so small blocks win: 64 channels at 56 x 56 took 350 microseconds with 72 KB, alone, and a
+/// tenth more with 512.
 const BLOCK_BYTES: usize = 72 * 1024;
 
 /// Sums at the points that lie in memory at a time, for a thread; up to twice as many of small images.
@@ -65,8 +68,8 @@ pub(super) fn is_faster<S: Simd>(simd: S, weights: &ConvWeights<i8>, images: usi
     if !S::Pairs::AVAILABLE || simd.matrix_unit().is_some() || !weights.sums_are_narrow || !whole_words || !few {
         return false;
     }
-    // In instructions for a lane, about, as measured on Zen 4: what brings activations, weights and sums to the points and back is most of it where there
-    // are few channels or few tiles. A product of pairs is one where it is one of four bytes, too, else two.
+    // In instructions for a lane, about, as measured on Zen 4: what brings activations, weights and sums to the points and back is most of
+    // it where there are few channels or few tiles. A product of pairs is one where it is one of four bytes, too, else two.
     let [channels, n, images] = [geometry.in_channels, geometry.out_channels, images].map(|count| count as f64);
     let (lines, columns) = (Axis::new(out_h), Axis::new(out_w));
     let tiles = ((lines.whole + lines.half) * (columns.whole + columns.half)) as f64 * images;
@@ -190,8 +193,8 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
             threads::phases(phases, parts, |phase, part, range| match (phase, &fill) {
                 // SAFETY: runs of lines are disjoint.
                 (0, Some((fill, to))) => unsafe { fill_lines(fill, to, (image, first_line), row, range) },
-                // SAFETY: nobody writes lines any more, and a vector is readable behind them, or pixels are whole vectors; runs are disjoint, and each
-                // tile has its own memory.
+                // SAFETY: nobody writes lines any more, and a vector is readable behind them, or pixels are whole vectors; runs are
+                // disjoint, and each tile has its own memory.
                 (1, _) => self.simd.vectorize(
                     #[inline(always)]
                     || unsafe { of.activations(range) },
@@ -201,8 +204,8 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
                 (3, _) if passing => {
                     let (to, sums) = (weights.at(part * weights_len), block_sums(part));
                     for panel in range {
-                        // SAFETY: nobody writes activations at the points any more; no two runs at a time are of the same part, which has its own
-                        // memory; panels are disjoint columns of `dst`.
+                        // SAFETY: nobody writes activations at the points any more; no two runs at a time are of the same part, which has
+                        // its own memory; panels are disjoint columns of `dst`.
                         unsafe {
                             if chunks == 1 {
                                 for half in 0..2 {
@@ -225,7 +228,8 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
                     for item in range {
                         let (panel, i) = (item / chunks, item % chunks);
                         let of_chunk = chunk_of(i);
-                        // SAFETY: as above, and tiles disjoint pixels of `dst`; the weights of all panels are there, and nobody writes them any more.
+                        // SAFETY: as above, and tiles disjoint pixels of `dst`; the weights of all panels are there, and nobody writes them
+                        // any more.
                         unsafe {
                             for half in 0..2 {
                                 let weights = weights.at((2 * panel + half) * (weights_len / 2));

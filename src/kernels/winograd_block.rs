@@ -70,8 +70,8 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
         let to = self.activations.wrapping_add(tile * self.words.row);
         for channel in (0..channels).step_by(4 * S::LANES) {
             let to = to.wrapping_add(channel);
-            // SAFETY: the pixels are inside the lines, and what is read behind them by the caller's promise; each point has memory for all channels of the
-            // tile, filled up to whole vectors.
+            // SAFETY: the pixels are inside the lines, and what is read behind them by the caller's promise; each point has memory for all
+            // channels of the tile, filled up to whole vectors.
             unsafe {
                 let from = self.lines.add(channel);
                 self.half_of::<0, LOW, NARROW>(from, (&lines, &columns), to);
@@ -153,7 +153,8 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
         for four in 0..self.words.channels / 4 {
             let words = self.words.of_four(four);
             for v in 0..vectors {
-                // SAFETY: the panel has a vector of each word of each tap, four channels to one or two words; `to` has a vector of each word of each point.
+                // SAFETY: the panel has a vector of each word of each tap, four channels to one or two words; `to` has a vector of each
+                // word of each point.
                 unsafe {
                     let from = from.add(4 * four * columns + v * S::LANES * <S::Int8 as Dot<S>>::KU);
                     self.weights_of::<0, FIRST>(columns, from, to.add((words[0] * columns + v * S::LANES) * 2));
@@ -163,8 +164,8 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
         }
     }
 
-    /// One of the two vectors of words of four channels, for `LANES` of the panel's `columns`. Bound by its stores: asking for their lines ahead took as
-    /// long.
+    /// One of the two vectors of words of four channels, for `LANES` of the panel's `columns`. Bound by its stores: asking for their lines
+    /// ahead took as long.
     ///
     /// # Safety
     /// At each tap, `from` is readable for four channels; `to` is writable for a vector at each of these points.
@@ -235,8 +236,8 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
                     next_dst: std::ptr::null(),
                     next_weights: &[],
                 };
-                // SAFETY: each tile has all words of its channels at each of its points, the panel's weights as many, and `sums` a row of each; pairs
-                // start from zeros, without sums of columns, and this stage has no parameters.
+                // SAFETY: each tile has all words of its channels at each of its points, the panel's weights as many, and `sums` a row of
+                // each; pairs start from zeros, without sums of columns, and this stage has no parameters.
                 unsafe { simd.product_tile(of_cut.len(), vectors, &tile) }
             }
         }

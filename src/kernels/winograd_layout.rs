@@ -31,8 +31,8 @@ impl Axis {
 
 /// Some lines of tiles of an image.
 ///
-/// In this order: halves of lines, whole tiles, halves of columns, quarters. So the tiles of each point lie together: all have the points that halves have,
-/// all but the quarters and the halves along one axis have those beside.
+/// In this order: halves of lines, whole tiles, halves of columns, quarters. So the tiles of each point lie together: all have the points
+/// that halves have, all but the quarters and the halves along one axis have those beside.
 #[derive(Debug, Clone, Copy)]
 pub struct Tiles {
     /// The first line of tiles, and how many are whole.

@@ -1,9 +1,9 @@
 //! The three linear maps of a convolution of 3 x 3 by fewer products, in whole numbers.
 //!
-//! A tile of 4 x 4 outputs depends on 6 x 6 activations. Both polynomials, activations and kernel, are evaluated at the points 0, 1, -1, 2, -2 and
-//! infinity of each axis, multiplied there, 36 products instead of 144, and brought back (Winograd 1980; Lavin and Gray 2015, "Fast algorithms for
-//! convolutional neural networks", F(4x4, 3x3)). The usual maps have fractions in that of the kernel; here each of its rows is multiplied by what
-//! makes it whole, and the map of the outputs bears the rest: along one axis the outputs come out 24-fold.
+//! A tile of 4 x 4 outputs depends on 6 x 6 activations. Both polynomials, activations and kernel, are evaluated at the points 0, 1, -1, 2,
+//! -2 and infinity of each axis, multiplied there, 36 products instead of 144, and brought back (Winograd 1980; Lavin and Gray 2015, "Fast
+//! algorithms for convolutional neural networks", F(4x4, 3x3)). The usual maps have fractions in that of the kernel; here each of its rows
+//! is multiplied by what makes it whole, and the map of the outputs bears the rest: along one axis the outputs come out 24-fold.
 //!
 //! Two outputs along an axis need four of the points, 0, 1, -1 and infinity, and come out 6-fold, from the same kernel.
 
@@ -28,8 +28,8 @@ pub const fn outputs(half: bool) -> usize {
 
 /// Six activations along an axis, or four, at the points; what is not needed is left as it was.
 ///
-/// Of codes up to 255, both axes done, none is above 68 * 255, which fits 16 bits: no row's positive coefficients, and no row's negative ones, sum up to
-/// more than 8, and those of products to no more than 8 * 8 + 2 * 2.
+/// Of codes up to 255, both axes done, none is above 68 * 255, which fits 16 bits: no row's positive coefficients, and no row's negative
+/// ones, sum up to more than 8, and those of products to no more than 8 * 8 + 2 * 2.
 #[inline(always)]
 pub fn activations<S: Simd, P: Pairs<S>, const HALF: bool>(simd: S, d: [P::Numbers; SIDE]) -> [P::Numbers; SIDE] {
     if HALF {

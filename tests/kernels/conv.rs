@@ -84,8 +84,8 @@ proptest! {
     }
 }
 
-/// Convolutions of 3 x 3 at stride one with channels and pixels enough to go by fewer products, and rests of both: of lines and columns of tiles, of
-/// vectors and words of channels, of panels.
+/// Convolutions of 3 x 3 at stride one with channels and pixels enough to go by fewer products, and rests of both: of lines and columns of
+/// tiles, of vectors and words of channels, of panels.
 fn winograd_case() -> impl Strategy<Value = ConvCase> {
     let channels = (12usize..32, 30usize..72);
     let padding = prop::array::uniform4(0usize..3);
@@ -104,8 +104,8 @@ proptest! {
     }
 }
 
-/// Images cut into blocks of tiles, several of them read where they are, rests of vectors of channels and of panels; on threads that take a panel each,
-/// or chunks of all panels.
+/// Images cut into blocks of tiles, several of them read where they are, rests of vectors of channels and of panels; on threads that take a
+/// panel each, or chunks of all panels.
 #[test]
 fn winograd_in_blocks() {
     let conv = Conv2dGeometry::new;
@@ -137,7 +137,8 @@ fn has_pairs(isa: Isa) -> bool {
     ["avx2", "avx512", "avxvnni", "vnni256", "avx512vnni"].contains(&isa.name())
 }
 
-/// The largest sums that come back from fewer products, 112 * 9 * 127 * 255 of 2^25, and the smallest that would not, which keep all products.
+/// The largest sums that come back from fewer products, 112 * 9 * 127 * 255 of 2^25, and the smallest that would not, which keep all
+/// products.
 #[test]
 fn winograd_up_to_its_limit() {
     for (channels, fits) in [(112, true), (116, false)] {
