@@ -207,7 +207,8 @@ unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, co
     index: usize,
 ) -> [[D::Acc; NV]; MR] {
     let mut weights = tile.weights;
-    // Lines for as many words, of which the panel has as many as this one.
+    // Where this tile's share of the next panel begins, and how many of its lines are asked for between words: the panel has as many words
+    // as this one. A narrower last one is asked for beyond its end, which reads nothing.
     let lines = if FETCH { (FETCH_WORDS * NV * S::LANES * D::KU * size_of::<D::Weight>() / 64).div_ceil(tile.offsets.len()) } else { 0 };
     let share = if FETCH { size_of_val(tile.next_weights).div_ceil(tile.offsets.len()) } else { 0 };
     let mut fetched = tile.next_weights.as_ptr().cast::<u8>().wrapping_add(index * share);

@@ -159,7 +159,7 @@ pairs_of_512_bits!(
 );
 
 /// `vpdpwssd`: two products added to each lane. Of the intrinsic the compiler makes a product and an addition, which is as good on the
-/// processors that it has in mind, and takes half as long again on Zen 4.
+/// processors that it has in mind, and takes a third longer on Zen 4.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn dot_of_pairs(mut acc: __m512i, word: __m512i, weights: __m512i) -> __m512i {
