@@ -103,6 +103,7 @@ mod weights;
 mod winograd;
 mod winograd_block;
 mod winograd_layout;
+mod winograd_products;
 mod winograd_transforms;
 mod workspace;
 

@@ -25,7 +25,7 @@ use super::simd::Simd;
 use super::strips::{Activations, Convolution};
 use super::threads::{self, Disjoint, Phase};
 use super::tile::Segment;
-use super::winograd_block::Block;
+use super::winograd_block::{Block, sums_of_tile};
 use super::winograd_layout::{Axis, LINE, Tiles, Words};
 use super::winograd_transforms::POINTS;
 
@@ -50,7 +50,7 @@ pub(super) struct WinogradMemory {
     activations: Aligned,
     /// `[panel][point][word][column][2]`: of all panels, or of one for each thread.
     weights: Aligned,
-    /// `[thread][point][tile][column]`.
+    /// `[thread][tile][point][column]`.
     sums: Aligned,
 }
 
@@ -132,7 +132,7 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
         let most = largest * across;
         let fitting = SUMS_BYTES / (POINTS * panels.nr() * size_of::<i32>());
         let chunk = if most <= 2 * fitting { most } else { fitting / S::MR_MAX * S::MR_MAX };
-        let (point, sums_point) = (most * words.row + LINE, chunk * panels.nr() + LINE / 2);
+        let (point, sums_len) = (most * words.row + LINE, chunk * sums_of_tile::<S>());
         let weights_len = POINTS * words.point(panels.nr());
         // Where all tiles meet a panel once, its weights are at the points only meanwhile.
         let passing = cuts * padded.images == 1 && panels.panels().is_multiple_of(parts);
@@ -140,7 +140,7 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
         let activations = activations.grow::<i16>(POINTS * point).as_mut_ptr();
         let weights = Disjoint::new(weights.grow::<i16>(weights_len * if passing { parts } else { panels.panels() }));
         // Sums are written before they are read.
-        let sums = Disjoint::new(sums.grow::<f32>(parts * POINTS * sums_point));
+        let sums = Disjoint::new(sums.grow::<f32>(parts * sums_len));
         let lines_len = (4 * largest + 2).min(padded.height) * row;
         let (fill, lines, in_place) = match lhs {
             Activations::InPlace(lhs) => {
@@ -168,22 +168,10 @@ impl<S: Simd, T: Store<S, S::I32>> Convolution<'_, S, S::Int8, T> {
                 Some(_) => lines,
                 None => in_place.wrapping_add((image * padded.height + first_line) * row),
             };
-            let block_sums = |part: usize| sums.at(part * POINTS * sums_point).cast::<i32>();
+            let block_sums = |part: usize| sums.at(part * sums_len).cast::<i32>();
             let chunks = tiles.len().div_ceil(chunk);
             let chunk_of = |i: usize| i * chunk..tiles.len().min((i + 1) * chunk);
-            let of = Block {
-                convolution: self,
-                panels,
-                words: &words,
-                tiles,
-                image,
-                lines,
-                line_count,
-                passing,
-                activations,
-                point,
-                sums_point,
-            };
+            let of = Block { convolution: self, panels, words: &words, tiles, image, lines, line_count, passing, activations, point };
             let phases = [
                 Phase { items: if fill.is_some() { line_count } else { 0 }, runs: RUNS },
                 Phase { items: tiles.len(), runs: RUNS },

@@ -3,14 +3,20 @@
 use std::ops::Range;
 
 use super::dot::Dot;
-use super::output::{Accumulate, Integers, Place, Store};
+use super::output::{Place, Store};
 use super::pack::Panels;
 use super::pairs::Pairs;
 use super::simd::Simd;
 use super::strips::Convolution;
-use super::tile::{ROWS, Start, Tile, Zero};
-use super::winograd_layout::{TilePlace, Tiles, Words};
+use super::tile::{Start, unroll};
+use super::winograd_layout::{LINE, TilePlace, Tiles, Words};
+use super::winograd_products::{Points, products};
 use super::winograd_transforms::{self as transforms, POINTS, SIDE, is_shared};
+
+/// Sums of a tile, `[point][column]` of a panel, and a line between tiles: see [`LINE`].
+pub const fn sums_of_tile<S: Simd>() -> usize {
+    POINTS * S::NV * S::LANES + LINE / 2
+}
 
 /// Some lines of tiles, and where their numbers are.
 pub struct Block<'a, S: Simd, T: Store<S, S::I32>> {
@@ -27,8 +33,6 @@ pub struct Block<'a, S: Simd, T: Store<S, S::I32>> {
     pub activations: *mut i16,
     /// Numbers from a point to the next.
     pub point: usize,
-    /// Sums from a point to the next.
-    pub sums_point: usize,
 }
 
 // SAFETY: threads read lines and weights, and write disjoint tiles of the activations and of `dst`.
@@ -202,43 +206,45 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
         let ahead = |panel: usize| self.panels.panel_offset(panel).min(self.panels.group_len());
         let ahead = if self.passing && tiles.start == 0 { ahead(panel + 1)..ahead(panel + 2) } else { 0..0 };
         let ahead = &self.panels.group(0)[ahead];
-        let (simd, row, nr) = (self.convolution.simd, self.words.row, self.panels.nr());
+        let (simd, row) = (self.convolution.simd, self.words.row);
         let columns = vectors * S::LANES;
         let (runs, count) = &self.words.runs;
-        let mut offsets = [[0; ROWS]];
-        for i in 0..S::MR_MAX {
-            offsets[0][i] = i * row;
-        }
-        for i in 0..POINTS / 2 {
-            let point = half * POINTS / 2 + i;
-            for line in ahead[ahead.len() * point / POINTS..ahead.len() * (point + 1) / POINTS].chunks(64) {
+        let (first, end) = (half * POINTS / 2, (half + 1) * POINTS / 2);
+        let having = |point: usize| {
+            let having = self.tiles.with_point(point);
+            having.start.max(tiles.start)..having.end.min(tiles.end)
+        };
+        let mut next = first;
+        while next < end {
+            let point = next;
+            let rows = having(point);
+            // Points of the same tiles.
+            while next < end && having(next) == rows {
+                next += 1;
+            }
+            for line in ahead[ahead.len() * point / POINTS..ahead.len() * next / POINTS].chunks(64) {
                 simd.prefetch(line.as_ptr().cast());
             }
-            let having = self.tiles.with_point(point);
-            let having = having.start.max(tiles.start)..having.end.min(tiles.end);
-            let cuts = having.len().div_ceil(S::MR_MAX);
+            let cuts = rows.len().div_ceil(S::MR_MAX);
             for cut in 0..cuts {
-                let of_cut = having.start + having.len() * cut / cuts..having.start + having.len() * (cut + 1) / cuts;
-                let tile = Tile::<S, S::Pairs, Integers<&Accumulate>> {
-                    lhs: self.activations.wrapping_add(point * self.point + of_cut.start * row),
-                    offsets: &offsets,
-                    params: &[[0; ROWS]],
-                    segments: &runs[..*count],
-                    weights: weights.wrapping_add(i * self.words.point(columns)),
-                    start: Start::new(Zero::Tensor(0)),
-                    col_sums: std::ptr::null(),
-                    store: Integers(&Accumulate),
-                    m: 0,
-                    n: 0,
-                    columns,
-                    dst: sums.wrapping_add(point * self.sums_point + (of_cut.start - tiles.start) * nr),
-                    dst_stride: nr,
-                    next_dst: std::ptr::null(),
-                    next_weights: &[],
+                let of_cut = rows.start + rows.len() * cut / cuts..rows.start + rows.len() * (cut + 1) / cuts;
+                let points = Points {
+                    count: next - point,
+                    tiles: of_cut.len(),
+                    vectors,
+                    activations: self.activations.wrapping_add(point * self.point + of_cut.start * row),
+                    row,
+                    activations_step: self.point,
+                    runs: &runs[..*count],
+                    weights: weights.wrapping_add((point - first) * self.words.point(columns)),
+                    weights_step: self.words.point(columns),
+                    sums: sums.wrapping_add((of_cut.start - tiles.start) * sums_of_tile::<S>() + point * S::NV * S::LANES),
+                    sums_row: sums_of_tile::<S>(),
+                    sums_step: S::NV * S::LANES,
                 };
                 // SAFETY: each tile has all words of its channels at each of its points, the panel's weights as many, and `sums` a row of
-                // each; pairs start from zeros, without sums of columns, and this stage has no parameters.
-                unsafe { simd.product_tile(of_cut.len(), vectors, &tile) }
+                // each.
+                unsafe { products(simd, &points) }
             }
         }
     }
@@ -283,7 +289,7 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
             (S::Int8::start::<1, NV>(simd, &start, (0, &[self.image]), col_sums, (n, columns))[0], stage)
         };
         for tile in tiles.clone() {
-            let (place, sums) = (self.tiles.place(tile), sums.wrapping_add((tile - tiles.start) * self.panels.nr()));
+            let (place, sums) = (self.tiles.place(tile), sums.wrapping_add((tile - tiles.start) * sums_of_tile::<S>()));
             let place_of = (place.y, place.x, n, columns);
             // SAFETY: the caller's promise.
             unsafe {
@@ -309,63 +315,91 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
     ) {
         let (simd, [out_h, out_w]) = (self.convolution.simd, self.convolution.out);
         let stride = self.panels.n();
-        let mut acc = [[[start[0]; NV]; 4]; 4];
-        for v in 0..NV {
-            // SAFETY: the sums of a tile are at each of its points.
-            let of_vector = unsafe { self.sums_of::<LOW, NARROW>(start[v], sums.add(v * S::LANES)) };
-            for y in 0..transforms::outputs(LOW) {
-                for x in 0..transforms::outputs(NARROW) {
-                    acc[y][x][v] = of_vector[y][x];
-                }
-            }
-        }
         let (lines, pixels) = (transforms::outputs(LOW).min(out_h - y0), transforms::outputs(NARROW).min(out_w - x0));
-        for y in 0..lines {
-            for x in (0..pixels).step_by(2) {
-                let place = Place { row: (self.image * out_h + y0 + y) * out_w + x0 + x, column: n, columns };
-                let dst = self.convolution.dst.wrapping_add(place.row * stride + n);
-                // SAFETY: these pixels are in the image, and these columns in the panel.
-                unsafe {
-                    if x + 1 < pixels {
-                        store.store(simd, stage, [self.image; 2], [acc[y][x], acc[y][x + 1]], place, dst, stride);
-                    } else {
-                        store.store(simd, stage, [self.image], [acc[y][x]], place, dst, stride);
+        for v in 0..NV {
+            let (column, lanes) = (n + v * S::LANES, (columns - v * S::LANES).min(S::LANES));
+            let stage = &stage[v..v + 1].try_into().expect("one of them");
+            let line = |y: usize| {
+                let place = Place { row: (self.image * out_h + y0 + y) * out_w + x0, column, columns: lanes };
+                (place, self.convolution.dst.wrapping_add(place.row * stride + column))
+            };
+            if !LOW && !NARROW && lines == 4 && pixels == 4 {
+                // Two lines at a time, since what comes down for four takes more registers than there are beside the stage's.
+                unroll!(FIRST < 2; [0 1], {
+                    let mut down = [[start[v]; SIDE]; 2];
+                    for x in 0..SIDE {
+                        // SAFETY: the sums of a tile are at each of its points.
+                        let m = unsafe { self.column_of::<false>(x, start[v], sums.add(v * S::LANES)) };
+                        [down[0][x], down[1][x]] = transforms::sums_of_half::<S, S::Pairs, FIRST>(simd, m);
                     }
+                    unroll!(I < 2; [0 1], {
+                        let acc = self.pixels_of::<false>(start[v], transforms::shifts(false)[FIRST + 2 * I], down[I]);
+                        let ((place, dst), acc) = (line(FIRST + 2 * I), [[acc[0]], [acc[1]], [acc[2]], [acc[3]]]);
+                        // SAFETY: these pixels are in the image, and these columns in the panel.
+                        unsafe { store.store::<4, 1>(simd, stage, [self.image; 4], acc, place, dst, stride) }
+                    });
+                });
+                continue;
+            }
+            // SAFETY: as above.
+            let down = unsafe { self.lines_of::<LOW, NARROW>(start[v], sums.add(v * S::LANES)) };
+            for y in 0..lines {
+                let acc = self.pixels_of::<NARROW>(start[v], transforms::shifts(LOW)[y], down[y]);
+                let (first, dst) = line(y);
+                for x in 0..pixels {
+                    let (place, dst) = (Place { row: first.row + x, ..first }, dst.wrapping_add(x * stride));
+                    // SAFETY: as above.
+                    unsafe { store.store::<1, 1>(simd, stage, [self.image], [[acc[x]]], place, dst, stride) }
                 }
             }
         }
     }
 
-    /// The sums of a vector of columns at a tile's pixels, each added to `start`.
+    /// The sums of a vector of columns at a column of points of a tile; those that a half has not are `none`.
     ///
     /// # Safety
     /// `sums` is readable for a vector at each of the tile's points.
     #[inline(always)]
-    unsafe fn sums_of<const LOW: bool, const NARROW: bool>(&self, start: S::I32, sums: *const i32) -> [[S::I32; 4]; 4] {
-        let simd = self.convolution.simd;
-        let mut across = [[start; 4]; SIDE];
+    unsafe fn column_of<const LOW: bool>(&self, x: usize, none: S::I32, sums: *const i32) -> [S::I32; SIDE] {
+        let mut m = [none; SIDE];
         for y in 0..SIDE {
-            if LOW && !is_shared(y) {
-                continue;
+            if !LOW || is_shared(y) {
+                // SAFETY: the caller's promise.
+                m[y] = unsafe { self.convolution.simd.load_i32(sums.add((y * SIDE + x) * S::NV * S::LANES), S::LANES) };
             }
-            let mut m = [start; SIDE];
-            for x in 0..SIDE {
-                if !NARROW || is_shared(x) {
-                    // SAFETY: the caller's promise.
-                    m[x] = unsafe { simd.load_i32(sums.add((y * SIDE + x) * self.sums_point), S::LANES) };
+        }
+        m
+    }
+
+    /// The sums of a vector of columns at a tile's points, brought back along the columns of points: for each line of pixels six.
+    ///
+    /// # Safety
+    /// As for [`Block::column_of`].
+    #[inline(always)]
+    unsafe fn lines_of<const LOW: bool, const NARROW: bool>(&self, none: S::I32, sums: *const i32) -> [[S::I32; SIDE]; 4] {
+        let mut down = [[none; SIDE]; 4];
+        for x in 0..SIDE {
+            if !NARROW || is_shared(x) {
+                // SAFETY: the caller's promise.
+                let m = unsafe { self.column_of::<LOW>(x, none, sums) };
+                let m = transforms::sums::<S, S::Pairs, LOW>(self.convolution.simd, m);
+                for y in 0..transforms::outputs(LOW) {
+                    down[y][x] = m[y];
                 }
             }
-            across[y] = transforms::sums::<S, S::Pairs, NARROW>(simd, m);
         }
+        down
+    }
+
+    /// The sums of a line of pixels, each added to `start`, from what [`Block::lines_of`] made, shifted up by `shift` bits there.
+    #[inline(always)]
+    fn pixels_of<const NARROW: bool>(&self, start: S::I32, shift: u32, m: [S::I32; SIDE]) -> [S::I32; 4] {
+        let simd = self.convolution.simd;
         let unfold = simd.splat_i32(transforms::UNFOLD);
-        let mut acc = [[start; 4]; 4];
+        let mut acc = transforms::sums::<S, S::Pairs, NARROW>(simd, m);
         for x in 0..transforms::outputs(NARROW) {
-            let m = [across[0][x], across[1][x], across[2][x], across[3][x], across[4][x], across[5][x]];
-            let m = transforms::sums::<S, S::Pairs, LOW>(simd, m);
-            for y in 0..transforms::outputs(LOW) {
-                let shift = transforms::shifts(LOW)[y] + transforms::shifts(NARROW)[x];
-                acc[y][x] = simd.add_i32(start, S::Pairs::shift_down(simd, simd.mul_i32(m[y], unfold), shift));
-            }
+            let sum = S::Pairs::shift_down(simd, simd.mul_i32(acc[x], unfold), shift + transforms::shifts(NARROW)[x]);
+            acc[x] = simd.add_i32(start, sum);
         }
         acc
     }

@@ -73,21 +73,27 @@ pub fn weights<S: Simd, P: Pairs<S>>(simd: S, [a, b, c]: [P::Numbers; 3]) -> [P:
 /// The outputs along an axis, four or two, from the products at its points: [`FOLD`] times as large, shifted up by [`shifts`].
 #[inline(always)]
 pub fn sums<S: Simd, P: Pairs<S>, const HALF: bool>(simd: S, m: [S::I32; SIDE]) -> [S::I32; 4] {
-    let (near_even, near_odd) = (simd.add_i32(m[1], m[2]), P::sub_i32(simd, m[1], m[2]));
     if HALF {
+        let (near_even, near_odd) = (simd.add_i32(m[1], m[2]), P::sub_i32(simd, m[1], m[2]));
         let (first, last) = (simd.add_i32(m[0], near_even), simd.add_i32(m[5], near_odd));
         let (first, last) = (simd.add_i32(first, simd.add_i32(first, near_even)), simd.add_i32(last, simd.add_i32(last, near_odd)));
         return [first, last, m[0], m[0]];
     }
-    let (far_even, far_odd) = (simd.add_i32(m[3], m[4]), P::sub_i32(simd, m[3], m[4]));
-    let first = P::sub_i32(simd, m[0], simd.add_i32(near_even, near_even));
-    let last = simd.add_i32(far_odd, m[5]);
-    [
-        simd.add_i32(simd.add_i32(first, first), far_even),
-        P::sub_i32(simd, far_odd, simd.add_i32(near_odd, near_odd)),
-        P::sub_i32(simd, far_even, near_even),
-        P::sub_i32(simd, simd.add_i32(last, last), near_odd),
-    ]
+    let (even, odd) = (sums_of_half::<S, P, 0>(simd, m), sums_of_half::<S, P, 1>(simd, m));
+    [even[0], odd[0], even[1], odd[1]]
+}
+
+/// Outputs `FIRST` and `FIRST + 2` of the four that [`sums`] makes: the even ones and the odd ones share nothing.
+#[inline(always)]
+pub fn sums_of_half<S: Simd, P: Pairs<S>, const FIRST: usize>(simd: S, m: [S::I32; SIDE]) -> [S::I32; 2] {
+    if FIRST == 0 {
+        let (near, far) = (simd.add_i32(m[1], m[2]), simd.add_i32(m[3], m[4]));
+        let first = P::sub_i32(simd, m[0], simd.add_i32(near, near));
+        return [simd.add_i32(simd.add_i32(first, first), far), P::sub_i32(simd, far, near)];
+    }
+    let (near, far) = (P::sub_i32(simd, m[1], m[2]), P::sub_i32(simd, m[3], m[4]));
+    let last = simd.add_i32(far, m[5]);
+    [P::sub_i32(simd, far, simd.add_i32(near, near)), P::sub_i32(simd, simd.add_i32(last, last), near)]
 }
 
 /// By how many bits the outputs of [`sums`] are shifted up.

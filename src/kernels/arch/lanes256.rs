@@ -26,28 +26,27 @@ pub(super) fn low_bytes(a: __m256i) -> [u8; LANES] {
     }
 }
 
-/// Two rows of two vectors, narrowed with saturation to 16 and to 8 bits, then clamped: bytes come out of the in-lane packs
-/// as `[lane / 4][row][vector]` words, which one permutation puts in order.
+/// Four vectors narrowed with saturation to 16 and to 8 bits, then clamped: bytes come out of the in-lane packs as `[lane / 4][vector]`
+/// words, which one permutation puts in order.
 ///
 /// # Safety
-/// AVX2 is there; `dst` is valid for writes of 16 bytes in each of two rows.
+/// AVX2 is there.
 #[inline(always)]
-unsafe fn store_code_pair(q: [[__m256i; 2]; 2], grid: CodeGrid, dst: *mut u8, stride: usize) {
-    // SAFETY: registers up to the stores, which write 16 bytes in each row.
+unsafe fn narrowed(q: [__m256i; 4], grid: CodeGrid) -> [__m128i; 2] {
+    // SAFETY: registers alone.
     unsafe {
         let zero = _mm256_set1_epi16(i16::from(grid.zero_point));
-        let row = |q: [__m256i; 2]| _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), zero);
-        let bytes = _mm256_packus_epi16(row(q[0]), row(q[1]));
+        let pair = |a, b| _mm256_adds_epi16(_mm256_packs_epi32(a, b), zero);
+        let bytes = _mm256_packus_epi16(pair(q[0], q[1]), pair(q[2], q[3]));
         let splat = |x: u8| _mm256_set1_epi8(x as i8);
         let bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, splat(grid.lo)), splat(grid.hi));
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         let bytes = _mm256_permutevar8x32_epi32(_mm256_xor_si256(bytes, splat(grid.flip)), order);
-        _mm_storeu_si128(dst.cast(), _mm256_castsi256_si128(bytes));
-        _mm_storeu_si128(dst.add(stride).cast(), _mm256_extracti128_si256::<1>(bytes));
+        [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)]
     }
 }
 
-/// [`Simd::store_codes`]: pairs of rows of full tiles together, the others one by one.
+/// [`Simd::store_codes`]: pairs of rows of full tiles together, and four rows of one vector, the others one by one.
 ///
 /// # Safety
 /// As there.
@@ -63,7 +62,15 @@ pub(super) unsafe fn store_codes<S: Simd<I32 = __m256i>, const R: usize, const N
     // SAFETY: the caller's promise.
     unsafe {
         if R == 2 && NV == 2 && columns == 2 * LANES {
-            store_code_pair([[q[0][0], q[0][NV - 1]], [q[R - 1][0], q[R - 1][NV - 1]]], grid, dst, stride)
+            let rows = narrowed([q[0][0], q[0][NV - 1], q[R - 1][0], q[R - 1][NV - 1]], grid);
+            _mm_storeu_si128(dst.cast(), rows[0]);
+            _mm_storeu_si128(dst.add(stride).cast(), rows[1]);
+        } else if R == 4 && NV == 1 && columns == LANES {
+            let pairs = narrowed([q[0][0], q[1 % R][0], q[2 % R][0], q[3 % R][0]], grid);
+            for (i, pair) in pairs.into_iter().enumerate() {
+                _mm_storel_epi64(dst.add(2 * i * stride).cast(), pair);
+                _mm_storel_epi64(dst.add((2 * i + 1) * stride).cast(), _mm_unpackhi_epi64(pair, pair));
+            }
         } else {
             store_codes_by_lane(simd, q, grid, dst, stride, columns)
         }

@@ -57,7 +57,12 @@ impl Grid {
     unsafe fn bytes(&self, low: __m512i, high: __m512i) -> __m512i {
         // SAFETY: registers alone.
         unsafe {
-            let bytes = _mm512_packus_epi16(_mm512_adds_epi16(low, self.zero_point), _mm512_adds_epi16(high, self.zero_point));
+            // A zero point of 0, as behind a ReLU: a stage beside few products notices each instruction.
+            let bytes = if self.plain.zero_point == 0 {
+                _mm512_packus_epi16(low, high)
+            } else {
+                _mm512_packus_epi16(_mm512_adds_epi16(low, self.zero_point), _mm512_adds_epi16(high, self.zero_point))
+            };
             // Saturation is all that most stages need.
             if self.plain.lo == 0 && self.plain.hi == u8::MAX && self.plain.flip == 0 {
                 return bytes;
@@ -88,6 +93,33 @@ pub(super) unsafe fn store_code_pair(q: [[__m512i; 2]; 2], grid: Grid, dst: *mut
             let mask = (1u64 << columns) - 1;
             _mm512_mask_storeu_epi8(dst.cast(), mask, bytes);
             _mm512_mask_storeu_epi8(dst.add(stride).wrapping_sub(2 * LANES).cast(), mask << (2 * LANES), bytes);
+        }
+    }
+}
+
+/// Four rows of one vector, as [`store_code_pair`]: out of the packs come `[lane / 4][row]` words.
+///
+/// # Safety
+/// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes in each of four rows, `columns <= 16`.
+#[inline(always)]
+unsafe fn store_four_codes(q: [__m512i; 4], grid: Grid, dst: *mut u8, stride: usize, columns: usize) {
+    // SAFETY: registers up to the stores, which write `columns` bytes in each row.
+    unsafe {
+        let bytes = grid.bytes(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let bytes = _mm512_permutexvar_epi32(order, bytes);
+        let rows = [
+            _mm512_castsi512_si128(bytes),
+            _mm512_extracti32x4_epi32::<1>(bytes),
+            _mm512_extracti32x4_epi32::<2>(bytes),
+            _mm512_extracti32x4_epi32::<3>(bytes),
+        ];
+        for r in 0..4 {
+            if columns == LANES {
+                _mm_storeu_si128(dst.add(r * stride).cast(), rows[r]);
+            } else {
+                _mm_mask_storeu_epi8(dst.add(r * stride).cast(), mask(columns), rows[r]);
+            }
         }
     }
 }
@@ -332,7 +364,8 @@ pub(super) unsafe fn store_interleaved_codes(q: [__m512i; 4], grid: Grid, dst: *
     }
 }
 
-/// [`Simd::store_codes`](crate::kernels::simd::Simd::store_codes): pairs of rows of full tiles together, the others one by one.
+/// [`Simd::store_codes`](crate::kernels::simd::Simd::store_codes): pairs of rows of full tiles together, and four rows of one vector, the
+/// others one by one.
 ///
 /// # Safety
 /// As there.
@@ -354,6 +387,8 @@ pub(super) unsafe fn store_codes<S, const R: usize, const NV: usize>(
                 let pair = [[q[r][0], q[r][NV - 1]], [q[r + 1][0], q[r + 1][NV - 1]]];
                 store_code_pair(pair, grid, dst.add(r * stride), stride, columns)
             }
+        } else if R == 4 && NV == 1 {
+            store_four_codes([q[0][0], q[1 % R][0], q[2 % R][0], q[3 % R][0]], grid, dst, stride, columns)
         } else {
             store_codes_by_lane(simd, q, grid.plain, dst, stride, columns)
         }
