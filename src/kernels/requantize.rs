@@ -178,6 +178,37 @@ impl RequantizeBytes<'_> {
     }
 }
 
+impl RequantizeBytes<'_> {
+    /// Values at a place, and what the residual adds to them; `PLAIN` if its bytes are unsigned codes whose zero point is 0, as behind a
+    /// ReLU: a stage beside few products notices each instruction.
+    ///
+    /// # Safety
+    /// The residual has these rows and columns.
+    #[inline(always)]
+    unsafe fn beside_residual<S: Simd, const R: usize, const NV: usize, const PLAIN: bool>(
+        &self,
+        simd: S,
+        residual: &ResidualBytes,
+        mut x: [[S::F32; NV]; R],
+        place: Place,
+    ) -> [[S::F32; NV]; R] {
+        let (flip, zero) = (simd.splat_i32(i32::from(self.grid.flip)), simd.splat_i32(-i32::from(residual.zero_point)));
+        let scale = simd.splat_f32(residual.multiplier);
+        for r in 0..R {
+            for v in 0..NV {
+                let at = residual.codes.wrapping_add((place.row + r) * residual.stride + place.column + v * S::LANES);
+                // SAFETY: the caller's promise.
+                let mut codes = unsafe { simd.load_bytes(at, place.lanes::<S>(v)) };
+                if !PLAIN {
+                    codes = simd.add_i32(simd.xor_i32(codes, flip), zero);
+                }
+                x[r][v] = simd.add_f32(x[r][v], simd.mul_f32(simd.to_f32(codes), scale));
+            }
+        }
+        x
+    }
+}
+
 /// Multipliers of a vector of columns, and the grid, the same for all.
 #[derive(Clone, Copy)]
 pub(super) struct RequantizeColumns<F, G> {
@@ -229,19 +260,14 @@ impl IntegerStage for RequantizeBytes<'_> {
             }
         }
         if let Some(residual) = &self.residual {
-            let (flip, zero) = (simd.splat_i32(i32::from(self.grid.flip)), simd.splat_i32(-i32::from(residual.zero_point)));
-            let scale = simd.splat_f32(residual.multiplier);
-            for r in 0..R {
-                for v in 0..NV {
-                    let at = residual.codes.wrapping_add((place.row + r) * residual.stride + place.column + v * S::LANES);
-                    // SAFETY: `check_parameters` saw a code for each row and column of the output.
-                    let mut codes = unsafe { simd.load_bytes(at, place.lanes::<S>(v)) };
-                    if self.grid.flip != 0 {
-                        codes = simd.xor_i32(codes, flip);
-                    }
-                    x[r][v] = simd.add_f32(x[r][v], simd.mul_f32(simd.to_f32(simd.add_i32(codes, zero)), scale));
+            // In code of its own: of a branch at each operation the compiler makes an operation with zeros.
+            // SAFETY: `check_parameters` saw a code for each row and column of the output.
+            x = unsafe {
+                match (self.grid.flip, residual.zero_point) {
+                    (0, 0) => self.beside_residual::<S, R, NV, true>(simd, residual, x, place),
+                    _ => self.beside_residual::<S, R, NV, false>(simd, residual, x, place),
                 }
-            }
+            };
         }
         // No NaN: multipliers are finite, and bounded where two products are added.
         if !self.bounded {

@@ -72,6 +72,8 @@ pub struct Parameters<T> {
     m: usize,
     /// Elements between the rows of the residual.
     gap: usize,
+    /// Whether zero points of codes that are written or added are the smallest code, as behind a ReLU.
+    lowest: bool,
 }
 
 impl<T: Code> Parameters<T> {
@@ -95,6 +97,7 @@ impl<T: Code> Parameters<T> {
             before: random.floats(len),
             m,
             gap,
+            lowest: random.below(2) == 0,
         }
     }
 
@@ -111,10 +114,11 @@ impl<T: Code> Parameters<T> {
     }
 
     pub fn requantize<'a, U: Code>(&'a self, residual: &'a [U], n: usize) -> Requantize<'a, U> {
-        let zero_point = (U::QMIN + U::QMAX + 1) / 2 + 3;
+        let middle = (U::QMIN + U::QMAX + 1) / 2;
+        let (zero_point, of_residual) = if self.lowest { (U::QMIN, U::QMIN) } else { (middle + 3, middle - 4) };
         let relu = self.activation == Activation::Relu;
         let codes = Matrix::new(residual, self.m, n).and_then(|codes| codes.with_stride(n + self.gap)).expect("long enough");
-        let residual = self.adds.then_some(Residual { codes, zero_point: zero_point - 7, multiplier: 0.37 });
+        let residual = self.adds.then_some(Residual { codes, zero_point: of_residual, multiplier: 0.37 });
         let bias = self.with_bias.then_some(&self.integer_bias[..]);
         let stage = Requantize::new(&self.scales).with_bias(bias).with_zero_point(zero_point).with_residual(residual);
         if relu { stage.with_range(zero_point, U::QMAX - 5) } else { stage }
