@@ -231,6 +231,22 @@ struct Window<'a, P: Pooling> {
 }
 
 impl<P: Pooling> Window<'_, P> {
+    /// `N` channels of `COUNT` taps beside each other, the first at `at`.
+    #[inline(always)]
+    fn line<const N: usize, const COUNT: usize>(&self, mut block: [P::Sum; N], at: usize) -> [P::Sum; N] {
+        let x = &self.x[at..at + (COUNT - 1) * self.steps[1] + N];
+        for i in 0..COUNT {
+            let from: [P::In; N] = x[i * self.steps[1]..][..N].try_into().expect("as long as that");
+            // Into another array: written in place, the block would stay in memory, behind masked stores.
+            let mut next = block;
+            for i in 0..N {
+                next[i] = self.pooling.take(block[i], from[i]);
+            }
+            block = next;
+        }
+        block
+    }
+
     /// Channels from `done` on, `N` at a time; how many are done then.
     #[inline(always)]
     fn blocks<const N: usize>(&self, mut done: usize, y: &mut [P::Out]) -> usize {
@@ -239,15 +255,16 @@ impl<P: Pooling> Window<'_, P> {
             let mut block = [pooling.start(); N];
             let mut row = self.first + done;
             for _ in 0..self.taps[0] {
-                let mut at = row;
-                for _ in 0..self.taps[1] {
-                    let from: [P::In; N] = self.x[at..at + N].try_into().expect("as long as that");
-                    // Into another array: written in place, the block would stay in memory, behind masked stores.
-                    let mut next = block;
-                    for i in 0..N {
-                        next[i] = pooling.take(block[i], from[i]);
+                // Most windows have lines of two or three, which are taken without a loop.
+                match self.taps[1] {
+                    2 => block = self.line::<N, 2>(block, row),
+                    3 => block = self.line::<N, 3>(block, row),
+                    more => {
+                        let mut at = row;
+                        for _ in 0..more {
+                            (block, at) = (self.line::<N, 1>(block, at), at + self.steps[1]);
+                        }
                     }
-                    (block, at) = (next, at + self.steps[1]);
                 }
                 row += self.steps[0];
             }
