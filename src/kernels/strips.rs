@@ -21,7 +21,7 @@ use super::tile::{Segment, Start};
 /// there are strips.
 const STRIP_BYTES: usize = 256 * 1024;
 
-/// Weights up to which strips are of [`SHORT_ELEMENTS`], as reading them again takes nothing.
+/// Bytes of weights up to which strips are of [`SHORT_ELEMENTS`], as reading them again takes nothing.
 const FEW_WEIGHTS: usize = 32 * 1024;
 
 /// Elements of the input lines under such a strip: reading floats for the next strip and writing those of this one take turns. Alone, made
@@ -109,10 +109,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             Packed::GroupedWords(_) => (WORDS_BYTES, RUNS),
             Packed::Panels(panels) => {
                 let weights = panels.groups() * panels.group_len() * size_of::<D::Weight>();
-                let bytes = match weights {
-                    0..=FEW_WEIGHTS => SHORT_ELEMENTS * size_of::<D::Lhs>(),
-                    ..=LARGE_WEIGHTS => STRIP_BYTES,
-                    _ => 4 * STRIP_BYTES,
+                let bytes = if weights <= FEW_WEIGHTS {
+                    SHORT_ELEMENTS * size_of::<D::Lhs>()
+                } else if weights <= LARGE_WEIGHTS {
+                    STRIP_BYTES
+                } else {
+                    4 * STRIP_BYTES
                 };
                 (bytes, if weights > STRIP_BYTES { 1 } else { RUNS })
             }

@@ -21,6 +21,7 @@ pub struct Points<'a> {
     pub runs: &'a [Segment],
     /// The panel at the first point: `[word][column][2]`.
     pub weights: *const i16,
+    /// Numbers from the panel at a point to that at the next.
     pub weights_step: usize,
     /// Where the sums of the first tile go, and those of the next, and of the next point.
     pub sums: *mut i32,
@@ -30,13 +31,15 @@ pub struct Points<'a> {
 
 /// The sums at all of the points, which wrap.
 ///
-/// One call for them all, with little between two points: what is there has to wait in the same window of instructions as the last sums of a
-/// point, so that the next one's products come late. With a call of a tile for each point 64 channels at 56 x 56 took a thirtieth longer.
+/// One call for them all, with little between two points: what is there has to wait in the same window of instructions as the last sums of
+/// a point, so that the next one's products come late. With a call of a tile for each point 64 channels at 56 x 56 took a thirtieth longer.
 ///
 /// # Safety
-/// At each point, each tile's numbers are readable at each word of the runs, the weights for as many words of all columns, and the sums writable
-/// for a row of as many.
+/// At each point, each tile's numbers are readable at each word of the runs, the weights for as many words of all columns, and the sums
+/// writable for a row of as many.
 pub unsafe fn products<S: Simd>(simd: S, points: &Points<'_>) {
+    const { assert!(S::MR_MAX <= ROWS, "`unroll` comes to each number of tiles") };
+    debug_assert!((1..=S::MR_MAX).contains(&points.tiles));
     unroll!(I < S::MR_MAX, {
         if points.tiles == I + 1 {
             simd.vectorize(
@@ -59,7 +62,6 @@ pub unsafe fn products<S: Simd>(simd: S, points: &Points<'_>) {
 /// As for [`products`], of `MR` tiles and `NV` vectors of columns.
 #[inline(always)]
 unsafe fn of_tiles<S: Simd, const MR: usize, const NV: usize>(simd: S, points: &Points<'_>) {
-    const { assert!(MR <= ROWS) };
     let (mut activations, mut weights, mut sums) = (points.activations, points.weights, points.sums);
     for _ in 0..points.count {
         let mut acc = [[simd.splat_i32(0); NV]; MR];

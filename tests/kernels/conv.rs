@@ -215,8 +215,9 @@ fn conv_in_strips() {
         (conv(40, 3, [3, 2]).with_stride([2, 3]).with_padding([0, 1, 2, 0]).with_dilation([3, 1]), 91, 83),
         // Lines that no window reads.
         (conv(60, 4, [2, 1]).with_stride([3, 2]), 80, 75),
-        // Whole images to a strip.
         (conv(24, 4, [3, 3]).with_padding([1; 4]), 40, 41),
+        // Whole images to a strip.
+        (conv(24, 4, [3, 3]).with_padding([1; 4]), 30, 32),
         (depthwise(64, [3, 3]).with_padding([1; 4]), 13, 21),
         (depthwise(96, [3, 3]).with_stride([2, 2]).with_padding([1, 1, 0, 1]), 23, 18),
         (depthwise(80, [5, 4]).with_stride([1, 2]).with_dilation([2, 1]).with_padding([3, 2, 1, 0]), 19, 15),

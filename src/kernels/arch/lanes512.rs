@@ -73,7 +73,7 @@ impl Grid {
 }
 
 /// Two rows of two vectors, narrowed with saturation to 16 and to 8 bits, then clamped: bytes come out of the in-lane packs
-/// as `[vector][row][lane / 4]` words, which one permutation puts in order.
+/// as `[lane / 4][row][vector]` words, which one permutation puts in order.
 ///
 /// # Safety
 /// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes in each of two rows, `16 < columns <= 32`.
@@ -97,7 +97,7 @@ pub(super) unsafe fn store_code_pair(q: [[__m512i; 2]; 2], grid: Grid, dst: *mut
     }
 }
 
-/// Four rows of one vector, as [`store_code_pair`]: out of the packs come `[lane / 4][row]` words.
+/// Four rows of one vector, as [`store_code_pair`]: out of the packs come words as `[lane / 4][row]`.
 ///
 /// # Safety
 /// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes in each of four rows, `columns <= 16`.
