@@ -176,11 +176,9 @@ impl RequantizeBytes<'_> {
         let code = unsafe { residual.codes.add(row * residual.stride + column).read() } ^ self.grid.flip;
         (i32::from(code) - i32::from(residual.zero_point)) as f32 * residual.multiplier
     }
-}
 
-impl RequantizeBytes<'_> {
     /// Values at a place, and what the residual adds to them; `PLAIN` if its bytes are unsigned codes whose zero point is 0, as behind a
-    /// ReLU: a stage beside few products notices each instruction.
+    /// ReLU.
     ///
     /// # Safety
     /// The residual has these rows and columns.

@@ -25,7 +25,7 @@ const STRIP_BYTES: usize = 256 * 1024;
 const FEW_WEIGHTS: usize = 32 * 1024;
 
 /// Elements of the input lines under such a strip: reading floats for the next strip and writing those of this one take turns. Alone, made
-/// into codes, 16 to 96 channels at 112 x 112 took 222 microseconds with 96 KB and 275 as one strip, 64 to 256 at 56 x 56 302 and 308.
+/// into codes, 16 to 96 channels at 112 x 112 took 222 microseconds so and 275 as one strip, 64 to 256 at 56 x 56 302 and 308.
 const SHORT_ELEMENTS: usize = 64 * 1024;
 
 /// Bytes of weights that leave no room in that cache for strips, or for weights that are read again: more lines stay there instead.

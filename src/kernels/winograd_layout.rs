@@ -7,7 +7,8 @@ use super::simd::Simd;
 use super::tile::Segment;
 use super::winograd_transforms::{SIDE, is_shared};
 
-/// Numbers of a cache line, put between points, and between the sums of tiles: else many of them would have the same place in a first-level cache.
+/// Numbers of a cache line, put between points, and between the sums of tiles: else many of them would have the same place in a
+/// first-level cache.
 pub const LINE: usize = 32;
 
 /// Tiles along an axis: those of four outputs, and one of one or two behind them.

@@ -6,6 +6,7 @@ use super::tile::{ROWS, Segment, unroll};
 
 /// Products at points that follow each other in memory.
 pub struct Points<'a> {
+    /// How many points.
     pub count: usize,
     /// Tiles, at most `MR_MAX`.
     pub tiles: usize,
