@@ -222,9 +222,7 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
             while next < end && having(next) == rows {
                 next += 1;
             }
-            for line in ahead[ahead.len() * point / POINTS..ahead.len() * next / POINTS].chunks(64) {
-                simd.prefetch(line.as_ptr().cast());
-            }
+            let ahead = &ahead[ahead.len() * point / POINTS..ahead.len() * next / POINTS];
             let cuts = rows.len().div_ceil(S::MR_MAX);
             for cut in 0..cuts {
                 let of_cut = rows.start + rows.len() * cut / cuts..rows.start + rows.len() * (cut + 1) / cuts;
@@ -241,6 +239,7 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
                     sums: sums.wrapping_add((of_cut.start - tiles.start) * sums_of_tile::<S>() + point * S::NV * S::LANES),
                     sums_row: sums_of_tile::<S>(),
                     sums_step: S::NV * S::LANES,
+                    ahead: &ahead[ahead.len() * cut / cuts..ahead.len() * (cut + 1) / cuts],
                 };
                 // SAFETY: each tile has all words of its channels at each of its points, the panel's weights as many, and `sums` a row of
                 // each.

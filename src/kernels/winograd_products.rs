@@ -28,7 +28,13 @@ pub struct Points<'a> {
     pub sums: *mut i32,
     pub sums_row: usize,
     pub sums_step: usize,
+    /// Weights that are needed next, asked for along these products.
+    pub ahead: &'a [i8],
 }
+
+/// Words between which a line of them is asked for. A share before each run of points held up all else: a network's layers of 256 channels
+/// at 14 x 14, whose weights come from memory, took an eighth longer.
+const AHEAD_WORDS: usize = 4;
 
 /// The sums at all of the points, which wrap.
 ///
@@ -64,6 +70,7 @@ pub unsafe fn products<S: Simd>(simd: S, points: &Points<'_>) {
 #[inline(always)]
 unsafe fn of_tiles<S: Simd, const MR: usize, const NV: usize>(simd: S, points: &Points<'_>) {
     let (mut activations, mut weights, mut sums) = (points.activations, points.weights, points.sums);
+    let mut ahead = points.ahead.chunks(64);
     for _ in 0..points.count {
         let mut acc = [[simd.splat_i32(0); NV]; MR];
         let mut panel = weights;
@@ -72,9 +79,20 @@ unsafe fn of_tiles<S: Simd, const MR: usize, const NV: usize>(simd: S, points: &
             for m in 0..MR {
                 rows[m] = activations.wrapping_add(run.offset + m * points.row);
             }
-            // SAFETY: the caller's promise.
-            unsafe { S::Pairs::accumulate::<MR, NV>(simd, &mut acc, &rows, run.words, panel) }
-            panel = panel.wrapping_add(run.words * NV * S::LANES * <S::Pairs as Dot<S>>::KU);
+            let mut words = run.words;
+            while words > 0 {
+                let some = if ahead.len() > 0 { words.min(AHEAD_WORDS) } else { words };
+                if let Some(line) = ahead.next() {
+                    simd.prefetch(line.as_ptr().cast());
+                }
+                // SAFETY: the caller's promise.
+                unsafe { S::Pairs::accumulate::<MR, NV>(simd, &mut acc, &rows, some, panel) }
+                panel = panel.wrapping_add(some * NV * S::LANES * <S::Pairs as Dot<S>>::KU);
+                for row in &mut rows {
+                    *row = row.wrapping_add(some * <S::Pairs as Dot<S>>::KU);
+                }
+                words -= some;
+            }
         }
         for m in 0..MR {
             for v in 0..NV {
