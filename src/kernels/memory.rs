@@ -1,6 +1,8 @@
 //! Memory for packed weights and workspaces: aligned, and in huge pages where the system has them.
 
 use super::simd::Element;
+#[cfg(target_os = "linux")]
+use super::slab::Piece;
 
 /// What allocators of 64-bit systems align to: what is aligned to more can't be had as zeros that were never touched.
 #[derive(Clone, Copy)]
@@ -25,9 +27,39 @@ pub struct OutOfMemory;
 /// Elements in 64-byte aligned memory, with a readable line after the last.
 #[derive(Default)]
 pub struct Aligned {
-    chunks: Vec<Chunk>,
-    /// Lines that lie in the chunks, from the first chunk that starts one.
+    memory: Memory,
+    /// Lines that lie in the memory, from the first chunk that starts one.
     lines: usize,
+}
+
+enum Memory {
+    Chunks(Vec<Chunk>),
+    #[cfg(target_os = "linux")]
+    Piece(Piece),
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory::Chunks(Vec::new())
+    }
+}
+
+impl Memory {
+    fn chunks(&self) -> &[Chunk] {
+        match self {
+            Memory::Chunks(chunks) => chunks,
+            #[cfg(target_os = "linux")]
+            Memory::Piece(piece) => bytemuck::cast_slice(piece.as_slice()),
+        }
+    }
+
+    fn chunks_mut(&mut self) -> &mut [Chunk] {
+        match self {
+            Memory::Chunks(chunks) => chunks,
+            #[cfg(target_os = "linux")]
+            Memory::Piece(piece) => bytemuck::cast_slice_mut(piece.as_mut_slice()),
+        }
+    }
 }
 
 impl Aligned {
@@ -45,10 +77,14 @@ impl Aligned {
 
     /// That many lines, from the allocator as zeros: writing them would touch every page once more than packing does.
     fn try_zeroed(lines: usize) -> Result<Self, OutOfMemory> {
+        #[cfg(target_os = "linux")]
+        if let Some(piece) = lines.checked_mul(64).and_then(Piece::zeroed) {
+            return Ok(Aligned { memory: Memory::Piece(piece), lines });
+        }
         let chunks = lines.checked_mul(LINE).and_then(|chunks| chunks.checked_add(LINE - 1)).ok_or(OutOfMemory)?;
         let chunks = bytemuck::allocation::try_zeroed_vec(chunks).map_err(|()| OutOfMemory)?;
         advise_huge_pages(&chunks);
-        Ok(Aligned { chunks, lines })
+        Ok(Aligned { memory: Memory::Chunks(chunks), lines })
     }
 
     fn lines<T: Element>(len: usize) -> usize {
@@ -88,18 +124,18 @@ impl Aligned {
 
     /// The first chunk that starts a line.
     fn first(&self) -> usize {
-        (self.chunks.as_ptr().addr() / size_of::<Chunk>()).wrapping_neg() % LINE
+        (self.memory.chunks().as_ptr().addr() / size_of::<Chunk>()).wrapping_neg() % LINE
     }
 
     fn as_mut_slice<T: Element>(&mut self) -> &mut [T] {
         let first = self.first();
-        bytemuck::cast_slice_mut(self.chunks.get_mut(first..first + self.lines * LINE).unwrap_or_default())
+        bytemuck::cast_slice_mut(self.memory.chunks_mut().get_mut(first..first + self.lines * LINE).unwrap_or_default())
     }
 
     /// All elements, the slack included.
     pub fn as_slice<T: Element>(&self) -> &[T] {
         let first = self.first();
-        bytemuck::cast_slice(self.chunks.get(first..first + self.lines * LINE).unwrap_or_default())
+        bytemuck::cast_slice(self.memory.chunks().get(first..first + self.lines * LINE).unwrap_or_default())
     }
 
     pub fn bytes(&self) -> usize {

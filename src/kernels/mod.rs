@@ -92,6 +92,8 @@ mod row_codes;
 pub(crate) mod rows;
 mod scatter;
 mod simd;
+#[cfg(target_os = "linux")]
+mod slab;
 mod square_sums;
 mod squares;
 mod strips;
