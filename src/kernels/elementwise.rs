@@ -32,8 +32,25 @@ impl Visitor for Extremes<'_> {
     }
 }
 
-/// How far ahead of a pass over floats they are asked for: beyond the page at whose end the processor's own foresight stops.
-pub(super) const AHEAD: usize = 1024;
+/// How far ahead of a pass over floats they are asked for: beyond the page at whose end the foresight of Intel's processors stops. That of
+/// AMD's goes on, and is better left alone: on Zen 4 what is asked for is read at 85 GB/s from a third-level cache and at 32 from memory,
+/// else at 98 and 41. At 0 what is asked for is there already.
+pub(super) fn ahead() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        static AHEAD: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+        *AHEAD.get_or_init(|| {
+            // SAFETY: every x86-64 processor has `cpuid`. Compilers from 1.91 on know, and call the block unneeded.
+            #[allow(unused_unsafe)]
+            let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
+            let amd = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
+            if amd { 0 } else { 1024 }
+        })
+    }
+    // No other instruction set here asks for anything.
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
 
 /// Smallest and largest of `x`, NaN aside, and whether all are finite: four vectors at a time, so that no step waits for the one
 /// before.
@@ -42,10 +59,10 @@ fn extremes<S: Simd>(simd: S, x: &[f32]) -> Range {
     let (lowest, highest, none) = (simd.splat_f32(f32::INFINITY), simd.splat_f32(f32::NEG_INFINITY), simd.splat_f32(0.0));
     // 0 * x is 0 for what is finite, else NaN, which stays.
     let (mut min, mut max, mut zero) = ([lowest; 4], [highest; 4], [none; 4]);
-    let mut done = 0;
+    let (mut done, ahead) = (0, ahead());
     while done + 4 * S::LANES <= x.len() {
         for at in (0..4 * S::LANES).step_by(16) {
-            simd.prefetch(x.as_ptr().wrapping_add(done + at + AHEAD).cast());
+            simd.prefetch(x.as_ptr().wrapping_add(done + at + ahead).cast());
         }
         for v in 0..4 {
             // SAFETY: four vectors are left.

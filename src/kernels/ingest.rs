@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::elementwise::AHEAD;
+use super::elementwise::ahead;
 use super::geometry::{ImageLayout, Padded};
 use super::memory::Aligned;
 use super::operand::Codes;
-use super::simd::{CodeGrid, Element, Simd};
+use super::simd::{CodeGrid, Element, FRACTION, NEAR, Simd};
 use super::threads::{self, Disjoint};
 
 /// Elements below which a second thread costs more than it gives.
@@ -95,44 +95,38 @@ impl Quantizer {
         unsafe { x.round_ties_even().to_int_unchecked::<i32>() + self.zero_point }
     }
 
-    /// [`Quantizer::code`] of each value, for values that are not NaN; where `WITHIN`, of less than 2^15 steps either.
+    /// [`Quantizer::code`] of each value, for values that are not NaN; where `WITHIN`, of none that is beyond the grid but by rounding.
     ///
-    /// Where multiplication and addition fuse, there is no division: adding 1.5 * 2^23 rounds a product to an integer, ties to even,
-    /// and the products with two reciprocals, one a little below 1 / scale and one a little above, enclose the rounded quotient. Where
-    /// both round to the same integer, so does what lies between. One group in some hundreds of values has one closer to a tie than
-    /// that, and is divided: so that the zero point may be added before rounding, odd or not.
+    /// Where multiplication and addition fuse, there is no division: `x * (1 / scale) + zero_point + 1/2` in [`FRACTION`]s of a step, whose
+    /// whole steps are the code. In these units the reciprocal errs by 1, the sum by 1/2, its rounding to an integer by 1/4, and the
+    /// quotient of floats, which the code is of, by 1/2. So a value may be on the other side of a tie only where what is left of a step,
+    /// with half of [`NEAR`] added, is below that; and with it none is negative. One group of 64 in 128 has such a value, and is divided.
     #[inline(always)]
     pub fn codes<S: Simd, L: Element, const WITHIN: bool>(self, simd: S, src: &[f32], dst: &mut [L]) {
         let len = src.len().min(dst.len());
         let mut done = 0;
         if let (Some(flip), true) = (L::BYTE_FLIP, (1e-18..1e18).contains(&self.scale) && S::FUSED) {
             let grid = simd.grid(CodeGrid { zero_point: 0, lo: self.qmin as u8, hi: self.qmax as u8, flip });
-            let inverse = 1.0 / self.scale;
-            // The reciprocal is right to 2^-24 of itself, and so is the quotient: 2^-22 is beyond both.
-            let below = simd.splat_f32(inverse * (1.0 - 1.0 / 4194304.0));
-            let above = simd.splat_f32(inverse * (1.0 + 1.0 / 4194304.0));
-            let (shift, none) = (simd.splat_f32(ROUNDING + self.zero_point as f32), simd.splat_i32(0));
-            let unshift = simd.splat_i32(-(ROUNDING.to_bits() as i32));
+            let half = FRACTION / 2;
+            let inverse = simd.splat_f32(1.0 / self.scale * FRACTION as f32);
+            let shift = simd.splat_f32((self.zero_point * FRACTION + half + NEAR / 2) as f32);
+            // Half a step beyond the ends, where nothing is near a tie.
+            let (lowest, highest) = (simd.splat_i32(self.qmin * FRACTION + half), simd.splat_f32((self.qmax * FRACTION + half) as f32));
+            let ahead = ahead();
             while done + 4 * S::LANES <= len {
                 for at in (0..4 * S::LANES).step_by(16) {
-                    simd.prefetch(src.as_ptr().wrapping_add(done + at + AHEAD).cast());
+                    simd.prefetch(src.as_ptr().wrapping_add(done + at + ahead).cast());
                 }
-                let mut codes = [[none; 2]; 2];
-                let mut differ = none;
-                for r in 0..2 {
-                    for v in 0..2 {
-                        // SAFETY: four vectors are left in `src`.
-                        let x = unsafe { simd.load_f32(src.as_ptr().add(done + (2 * r + v) * S::LANES), S::LANES) };
-                        let q = simd.bits_of_f32(simd.mul_add_f32(x, below, shift));
-                        differ = simd.or_i32(differ, simd.xor_i32(q, simd.bits_of_f32(simd.mul_add_f32(x, above, shift))));
-                        // Far below the grid the sum is negative, and its bits are no longer in order.
-                        codes[r][v] = simd.add_i32(if WITHIN { q } else { simd.max_i32(q, none) }, unshift);
-                    }
+                let mut steps = [lowest; 4];
+                for v in 0..4 {
+                    // SAFETY: four vectors are left in `src`.
+                    let x = unsafe { simd.load_f32(src.as_ptr().add(done + v * S::LANES), S::LANES) };
+                    let step = simd.mul_add_f32(x, inverse, shift);
+                    steps[v] =
+                        if WITHIN { simd.round_i32(step) } else { simd.max_i32(simd.round_i32(simd.min_f32(step, highest)), lowest) };
                 }
-                if simd.is_zero(differ) {
-                    // SAFETY: four vectors are left in `dst`, whose elements are bytes, as two rows next to each other.
-                    unsafe { simd.store_codes::<2, 2>(&codes, grid, dst.as_mut_ptr().add(done).cast(), 2 * S::LANES, 2 * S::LANES) }
-                } else {
+                // SAFETY: four vectors are left in `dst`, whose elements are bytes.
+                if !unsafe { simd.store_whole_steps(steps, grid, dst.as_mut_ptr().add(done).cast()) } {
                     self.divide(&src[done..done + 4 * S::LANES], &mut dst[done..]);
                 }
                 done += 4 * S::LANES;
@@ -149,9 +143,6 @@ impl Quantizer {
         }
     }
 }
-
-/// Added to a float between -2^22 and 2^22, it leaves the nearest integer in the low bits of the sum.
-const ROUNDING: f32 = 12582912.0;
 
 impl<L: Element> Convert<L> for Quantizer {
     type In = f32;

@@ -143,6 +143,29 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         columns: usize,
     );
 
+    /// Writes the codes of `4 * LANES` numbers in [`FRACTION`]s of a step, none negative, below 2^31: the steps that are whole in each, of
+    /// a grid whose zero point is 0, clamped. Not if what is left of a step is below [`NEAR`] in any: then says false, and what is at `dst`
+    /// is nothing.
+    ///
+    /// # Safety
+    /// `dst` is valid for writes of `4 * LANES` bytes.
+    #[inline(always)]
+    unsafe fn store_whole_steps(self, steps: [Self::I32; 4], grid: Self::Grid, dst: *mut u8) -> bool {
+        // Near ones have one whole step less if they are made smaller. Without closures, which become calls.
+        let (near, mut differ) = (self.splat_i32(-NEAR), self.splat_i32(0));
+        let mut whole = [[differ; 2]; 2];
+        for v in 0..4 {
+            differ = self.or_i32(differ, self.xor_i32(steps[v], self.add_i32(steps[v], near)));
+            whole[v / 2][v % 2] = self.shift_right_i32(steps[v], FRACTION.ilog2());
+        }
+        if !self.is_zero(self.shift_right_i32(differ, FRACTION.ilog2())) {
+            return false;
+        }
+        // SAFETY: the caller's promise: two rows next to each other.
+        unsafe { self.store_codes::<2, 2>(&whole, grid, dst, 2 * Self::LANES, 2 * Self::LANES) };
+        true
+    }
+
     /// The first `lanes` of `a`, `rest` in the other lanes; at least one and at most `LANES`.
     #[inline(always)]
     fn keep_f32(self, a: Self::F32, lanes: usize, rest: Self::F32) -> Self::F32 {
@@ -257,6 +280,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         let _ = p;
     }
 }
+
+/// Parts of a step, in [`Simd::store_whole_steps`].
+pub const FRACTION: i32 = 1 << 16;
+
+/// How many of them are near none, a power of two.
+pub const NEAR: i32 = 8;
 
 /// The grid that codes are clamped to, in unsigned codes: an `i8` code is its unsigned one with the top bit flipped.
 #[derive(Debug, Clone, Copy)]

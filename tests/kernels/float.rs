@@ -120,6 +120,40 @@ proptest! {
         }
     }
 
+    /// The floats around each tie, where a quotient that is not divided could be on its other side, by ranges of any scale.
+    #[test]
+    fn codes_beside_ties(low in -1f32..0.0, high in 0f32..1.0, exponent in -80i32..80, qmax in prop_oneof![Just(255), 1i32..256], symmetric in any::<bool>()) {
+        let (min, max) = (low * 2f32.powi(exponent), high * 2f32.powi(exponent));
+        prop_assume!(min < max && (min == 0.0 || min.is_normal()) && (max == 0.0 || max.is_normal()));
+        let (scale, zero_point) = affine_qparams(min, max, 0, qmax, symmetric);
+        let mut values = vec![min, max];
+        for code in -1..=qmax {
+            let tie = ((f64::from(code - zero_point) + 0.5) * f64::from(scale)) as f32;
+            values.extend((-3i32..=3).map(|ulps| f32::from_bits(tie.to_bits().wrapping_add_signed(ulps))).filter(|x| (min..=max).contains(x)));
+        }
+        let k = 64;
+        values.resize(values.len().next_multiple_of(k), max);
+        let code = |x: f32| quantize(x, scale, zero_point, 0, qmax);
+        let expected: Vec<f32> = values.iter().map(|&x| (code(x) - zero_point) as f32 * scale).collect();
+        let mut identity = vec![0i8; k * k];
+        identity.iter_mut().step_by(k + 1).for_each(|x| *x = 1);
+        let rule = ActivationRule { qmax, symmetric, ..Default::default() };
+        let mut beyond = values.clone();
+        beyond.extend(values.iter().map(|x| x * 3.0).chain([f32::MAX, f32::MIN]));
+        let codes: Vec<u8> = beyond.iter().map(|&x| code(x) as u8).collect();
+        for isa in Isa::available() {
+            let packed = PackedWeights::pack_for(isa, &identity, k, k, WeightLayout::Nk).unwrap();
+            let (m, mut dst) = (values.len() / k, vec![9.0; values.len()]);
+            let (a, c) = (Matrix::new(&values, m, k).unwrap(), MatrixMut::new(&mut dst, m, k).unwrap());
+            gemm_dynamic(a, RangeOf::Tensor, &rule, &packed, &Epilogue::new(&[1.0]), c, &mut Workspace::new(), 1).unwrap();
+            // Not by bits: a sum of 0 has no sign.
+            prop_assert_eq!(&dst, &expected, "{}", isa.name());
+            let mut got = vec![9u8; beyond.len()];
+            quantize_u8_for(isa, &beyond, scale, zero_point, 0, qmax, &mut got).unwrap();
+            prop_assert_eq!(&got, &codes, "{}", isa.name());
+        }
+    }
+
     #[test]
     fn min_max_of_the_finite(values in prop::collection::vec(prop_oneof![
         6 => any::<f32>().prop_filter("finite", |x| x.is_finite()), 1 => Just(f32::NAN), 1 => Just(f32::INFINITY), 1 => Just(f32::NEG_INFINITY)], 0..150)) {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::simd::{CodeGrid, store_codes_by_lane};
+use crate::kernels::simd::{CodeGrid, FRACTION, NEAR, store_codes_by_lane};
 
 pub(super) const LANES: usize = 16;
 
@@ -30,7 +30,20 @@ pub struct Grid {
     lo: __m512i,
     hi: __m512i,
     flip: __m512i,
+    /// [`HALVES`].
+    halves: [__m512i; 2],
 }
+
+/// Numbers of the lower halves of two vectors' lanes, and of the upper ones.
+const HALVES: [[i16; 32]; 2] = {
+    let (mut halves, mut i) = ([[0; 32]; 2], 0);
+    while i < 32 {
+        halves[0][i] = 2 * i as i16;
+        halves[1][i] = 2 * i as i16 + 1;
+        i += 1;
+    }
+    halves
+};
 
 impl Grid {
     /// # Safety
@@ -45,6 +58,7 @@ impl Grid {
                 lo: _mm512_set1_epi8(plain.lo as i8),
                 hi: _mm512_set1_epi8(plain.hi as i8),
                 flip: _mm512_set1_epi8(plain.flip as i8),
+                halves: [_mm512_loadu_si512(HALVES[0].as_ptr().cast()), _mm512_loadu_si512(HALVES[1].as_ptr().cast())],
             }
         }
     }
@@ -121,6 +135,28 @@ unsafe fn store_four_codes(q: [__m512i; 4], grid: Grid, dst: *mut u8, stride: us
                 _mm_mask_storeu_epi8(dst.add(r * stride).cast(), mask(columns), rows[r]);
             }
         }
+    }
+}
+
+/// [`Simd::store_whole_steps`](crate::kernels::simd::Simd::store_whole_steps): whole steps and what is left of them are halves of a lane.
+///
+/// # Safety
+/// AVX-512 F and BW are there; `dst` is valid for writes of 64 bytes.
+#[inline(always)]
+pub(super) unsafe fn store_whole_steps([a, b, c, d]: [__m512i; 4], grid: Grid, dst: *mut u8) -> bool {
+    const { assert!(FRACTION == 1 << 16 && NEAR.count_ones() == 1, "halves of a lane, and bits that say what is near") };
+    // SAFETY: registers up to the store, of 64 bytes.
+    unsafe {
+        let far = _mm512_set1_epi16(-NEAR as i16);
+        let [lower, upper] = grid.halves;
+        let near = _mm512_testn_epi16_mask(_mm512_permutex2var_epi16(a, lower, b), far);
+        if near | _mm512_testn_epi16_mask(_mm512_permutex2var_epi16(c, lower, d), far) != 0 {
+            return false;
+        }
+        let bytes = grid.bytes(_mm512_permutex2var_epi16(a, upper, b), _mm512_permutex2var_epi16(c, upper, d));
+        let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        _mm512_storeu_si512(dst.cast(), _mm512_permutexvar_epi64(order, bytes));
+        true
     }
 }
 
@@ -244,6 +280,12 @@ macro_rules! simd_of_512_bits {
             ) {
                 // SAFETY: the caller's promise, the same for both.
                 unsafe { store_codes(self, q, grid, dst, stride, columns) }
+            }
+
+            #[inline(always)]
+            unsafe fn store_whole_steps(self, steps: [__m512i; 4], grid: Self::Grid, dst: *mut u8) -> bool {
+                // SAFETY: the caller's promise.
+                unsafe { store_whole_steps(steps, grid, dst) }
             }
 
             #[inline(always)]
