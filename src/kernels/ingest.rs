@@ -95,11 +95,12 @@ impl Quantizer {
         unsafe { x.round_ties_even().to_int_unchecked::<i32>() + self.zero_point }
     }
 
-    /// [`Quantizer::code`] of each value, for values that are not NaN; where `WITHIN`, of none that is beyond the grid but by rounding.
+    /// [`Quantizer::code`] of each value, for values that are not NaN; where `WITHIN`, of none that is more than a step
+    /// above the grid, or below it but by rounding.
     ///
     /// Where multiplication and addition fuse, there is no division: `x * (1 / scale) + zero_point + 1/2` in [`FRACTION`]s of a step, whose
-    /// whole steps are the code. In these units the reciprocal errs by 1, the sum by 1/2, its rounding to an integer by 1/4, and the
-    /// quotient of floats, which the code is of, by 1/2. So a value may be on the other side of a tie only where what is left of a step,
+    /// whole steps are the code. In these units the reciprocal errs by 1, the sum and its rounding to an integer by 1, and the quotient
+    /// of floats, which the code is of, by 1/2. So a value may be on the other side of a tie only where what is left of a step,
     /// with half of [`NEAR`] added, is below that; and with it none is negative. One group of 64 in 128 has such a value, and is divided.
     #[inline(always)]
     pub fn codes<S: Simd, L: Element, const WITHIN: bool>(self, simd: S, src: &[f32], dst: &mut [L]) {
@@ -110,7 +111,7 @@ impl Quantizer {
             let half = FRACTION / 2;
             let inverse = simd.splat_f32(1.0 / self.scale * FRACTION as f32);
             let shift = simd.splat_f32((self.zero_point * FRACTION + half + NEAR / 2) as f32);
-            // Half a step beyond the ends, where nothing is near a tie.
+            // In the middle of what has the first code, and the last: nothing there is near a tie.
             let (lowest, highest) = (simd.splat_i32(self.qmin * FRACTION + half), simd.splat_f32((self.qmax * FRACTION + half) as f32));
             let ahead = ahead();
             while done + 4 * S::LANES <= len {

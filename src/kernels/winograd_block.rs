@@ -202,7 +202,7 @@ impl<S: Simd, T: Store<S, S::I32>> Block<'_, S, T> {
     /// Activations and weights are at the points; nobody else uses `sums`.
     pub unsafe fn products(&self, panel: usize, half: usize, tiles: Range<usize>, weights: *const i16, sums: *mut i32) {
         let vectors = self.panels.vectors(panel);
-        // The weights that go to the points next, a share before each run of points: they would come when nothing else is there to be done.
+        // The weights that go to the points next, a share along each run of points: they would come when nothing else is there to be done.
         let ahead = |panel: usize| self.panels.panel_offset(panel).min(self.panels.group_len());
         let ahead = if self.passing && tiles.start == 0 { ahead(panel + 1)..ahead(panel + 2) } else { 0..0 };
         let ahead = &self.panels.group(0)[ahead];

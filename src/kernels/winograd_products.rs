@@ -71,6 +71,8 @@ pub unsafe fn products<S: Simd>(simd: S, points: &Points<'_>) {
 unsafe fn of_tiles<S: Simd, const MR: usize, const NV: usize>(simd: S, points: &Points<'_>) {
     let (mut activations, mut weights, mut sums) = (points.activations, points.weights, points.sums);
     let mut ahead = points.ahead.chunks(64);
+    // Of few tiles some words are summed beside each other, and together only at the end.
+    let step = if MR > 2 { AHEAD_WORDS } else { 8 * AHEAD_WORDS };
     for _ in 0..points.count {
         let mut acc = [[simd.splat_i32(0); NV]; MR];
         let mut panel = weights;
@@ -81,9 +83,12 @@ unsafe fn of_tiles<S: Simd, const MR: usize, const NV: usize>(simd: S, points: &
             }
             let mut words = run.words;
             while words > 0 {
-                let some = if ahead.len() > 0 { words.min(AHEAD_WORDS) } else { words };
-                if let Some(line) = ahead.next() {
-                    simd.prefetch(line.as_ptr().cast());
+                let some = if ahead.len() > 0 { words.min(step) } else { words };
+                let lines = some.div_ceil(AHEAD_WORDS).min(ahead.len());
+                for _ in 0..lines {
+                    if let Some(line) = ahead.next() {
+                        simd.prefetch(line.as_ptr().cast());
+                    }
                 }
                 // SAFETY: the caller's promise.
                 unsafe { S::Pairs::accumulate::<MR, NV>(simd, &mut acc, &rows, some, panel) }

@@ -35,7 +35,7 @@ fn is_there() -> bool {
     const OSXSAVE: u32 = 1 << 27;
     /// Configuration and data of tiles.
     const SAVED: u64 = 1 << 17 | 1 << 18;
-    // SAFETY: every x86-64 processor has `cpuid`. Compilers from 1.91 on know, and call the block unneeded.
+    // SAFETY: every x86-64 processor has `cpuid`. Newer compilers know, and call the block unneeded.
     #[allow(unused_unsafe)]
     let (last, enabled, features) = unsafe { (__cpuid(0).eax, __cpuid(1).ecx, __cpuid_count(7, 0).edx) };
     if !is_x86_feature_detected!("xsave") || last < 7 || enabled & OSXSAVE == 0 || features & TILE_AND_INT8 != TILE_AND_INT8 {

@@ -3,10 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes512::{
-    LANES, mask, memory_ops, pairs_of_512_bits, signed_dot_by_pairs, simd_of_512_bits, store_codes, store_interleaved_codes,
-    store_whole_steps, transpose,
-};
+use super::codes512::{store_codes, store_interleaved_codes, store_whole_steps};
+use super::lanes512::{LANES, mask, memory_ops, pairs_of_512_bits, signed_dot_by_pairs, simd_of_512_bits, transpose};
 use super::register_ops;
 use crate::kernels::dot::Dot;
 use crate::kernels::lowbit::SignedDot;

@@ -1,5 +1,5 @@
 //! One file per instruction set: its token, how it multiplies, and which tiles it runs. What several share (`lanes128`,
-//! `lanes256`, `lanes512`) is the vectors.
+//! `lanes256`, `lanes512`) is the vectors, and how their lanes become bytes (`codes512`).
 
 /// What all integer products have in common, in an implementation of [`Dot`](super::dot::Dot).
 macro_rules! integer_dot {
@@ -48,6 +48,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+#[cfg(target_arch = "x86_64")]
+mod codes512;
 #[cfg(target_arch = "x86_64")]
 mod lanes256;
 #[cfg(target_arch = "x86_64")]
