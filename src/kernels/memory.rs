@@ -2,7 +2,7 @@
 
 use super::simd::Element;
 #[cfg(target_os = "linux")]
-use super::slab::Piece;
+use super::slab::{Outside, Piece};
 
 /// What allocators of 64-bit systems align to: what is aligned to more can't be had as zeros that were never touched.
 #[derive(Clone, Copy)]
@@ -28,6 +28,9 @@ pub struct OutOfMemory;
 #[derive(Default)]
 pub struct Aligned {
     memory: Memory,
+    /// Counts it while it is there.
+    #[cfg(target_os = "linux")]
+    _outside: Option<Outside>,
     /// Lines that lie in the memory, from the first chunk that starts one.
     lines: usize,
 }
@@ -80,12 +83,17 @@ impl Aligned {
     fn try_zeroed(lines: usize) -> Result<Self, OutOfMemory> {
         #[cfg(target_os = "linux")]
         if let Some(piece) = lines.checked_mul(64).and_then(Piece::zeroed) {
-            return Ok(Aligned { memory: Memory::Piece(piece), lines });
+            return Ok(Aligned { memory: Memory::Piece(piece), _outside: None, lines });
         }
         let chunks = lines.checked_mul(LINE).and_then(|chunks| chunks.checked_add(LINE - 1)).ok_or(OutOfMemory)?;
         let chunks = bytemuck::allocation::try_zeroed_vec(chunks).map_err(|()| OutOfMemory)?;
         advise_huge_pages(&chunks);
-        Ok(Aligned { memory: Memory::Chunks(chunks), lines })
+        Ok(Aligned {
+            memory: Memory::Chunks(chunks),
+            #[cfg(target_os = "linux")]
+            _outside: Some(Outside::new(lines * 64)),
+            lines,
+        })
     }
 
     fn lines<T: Element>(len: usize) -> usize {

@@ -4,11 +4,13 @@
 //! up every 4 KiB, and stops there with its own foresight. On Zen 4 the last layers of ResNet-50, of 1 to 2.4 MB each, take 3 to 10 % less
 //! so, the whole network 1 to 1.5 %.
 //!
-//! A slab goes back to the allocator when no piece of it is left, but one.
+//! The first [`ENOUGH`] bytes of such memory come from the allocator as they are: who has less is not made to hold a slab. A slab goes back
+//! when no piece of it is left, but one.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Sizes that get a piece. Smaller ones gain little, and a small model would hold a whole huge page for them; larger ones have huge pages
@@ -26,6 +28,29 @@ const SLAB: Layout = match Layout::from_size_align(4 * HUGE, HUGE) {
 
 /// All bytes of one.
 const WHOLE: Range<usize> = 0..SLAB.size();
+
+/// Bytes of such memory outside of slabs, from which on there are slabs.
+const ENOUGH: usize = SLAB.size();
+
+static OUTSIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// Memory of middling size outside of slabs, for as long as this is there.
+pub struct Outside(usize);
+
+impl Outside {
+    /// Of so many bytes; nothing where they are not of middling size.
+    pub fn new(bytes: usize) -> Outside {
+        let counted = if PIECES.contains(&bytes) { bytes } else { 0 };
+        OUTSIDE.fetch_add(counted, Ordering::Relaxed);
+        Outside(counted)
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        OUTSIDE.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
 
 /// Pieces lie at multiples of this.
 const LINE: usize = 64;
@@ -92,11 +117,12 @@ unsafe impl Send for Piece {}
 unsafe impl Sync for Piece {}
 
 impl Piece {
-    /// That many zeros, a multiple of a line; none where memory of this size does not come from slabs, or there is no more of it.
+    /// That many zeros, a multiple of a line; none where memory of this size does not come from slabs, or not yet, or there is no more of it.
     pub fn zeroed(bytes: usize) -> Option<Piece> {
-        if !PIECES.contains(&bytes) {
-            return None;
-        }
+        if PIECES.contains(&bytes) && OUTSIDE.load(Ordering::Relaxed) >= ENOUGH { Self::of_slab(bytes) } else { None }
+    }
+
+    fn of_slab(bytes: usize) -> Option<Piece> {
         debug_assert!(bytes.is_multiple_of(LINE), "pieces end where the next may start");
         let taken = slabs().iter_mut().find_map(|slab| Some((slab.start, slab.take(bytes)?)));
         let (slab, at) = match taken {
@@ -153,6 +179,7 @@ mod tests {
 
     #[test]
     fn pieces_are_zeros_of_middling_size() {
+        let _outside: Vec<Outside> = (0..ENOUGH / PIECES.start).map(|_| Outside::new(PIECES.start)).collect();
         assert!(Piece::zeroed(PIECES.start - LINE).is_none() && Piece::zeroed(PIECES.end).is_none());
         // It keeps its slab, so that the others come back with what was in them.
         let _kept = Piece::zeroed(PIECES.start);
