@@ -78,8 +78,8 @@ impl Aligned {
         })
     }
 
-    /// That many lines. Large ones come from the allocator as zeros: writing them would touch every page once more than packing does. Those
-    /// of middling size are written, as they may have been another's.
+    /// That many lines. From the allocator they come as zeros, since writing them would touch every page once more than packing does; those
+    /// of a slab are written, as they may have been another's.
     fn try_zeroed(lines: usize) -> Result<Self, OutOfMemory> {
         #[cfg(target_os = "linux")]
         if let Some(piece) = lines.checked_mul(64).and_then(Piece::zeroed) {

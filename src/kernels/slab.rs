@@ -13,14 +13,14 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Sizes that get a piece. Smaller ones gain little, and a small model would hold a whole huge page for them; larger ones have huge pages
+/// Sizes that get a piece, from [`ENOUGH`] on. Smaller ones gain little, and a small model would hold a whole huge page for them; larger ones have huge pages
 /// of their own.
 const PIECES: Range<usize> = 256 << 10..4 << 20;
 
 /// A huge page of the common processors.
 const HUGE: usize = 2 << 20;
 
-/// Bytes of a slab: no more of them is there than what was touched.
+/// A slab: of its huge pages those are there that were touched.
 const SLAB: Layout = match Layout::from_size_align(4 * HUGE, HUGE) {
     Ok(layout) => layout,
     Err(_) => panic!("a power of two"),
@@ -29,16 +29,16 @@ const SLAB: Layout = match Layout::from_size_align(4 * HUGE, HUGE) {
 /// All bytes of one.
 const WHOLE: Range<usize> = 0..SLAB.size();
 
-/// Bytes of such memory outside of slabs, from which on there are slabs.
+/// Bytes of such memory, held outside of slabs, from which on there are slabs.
 const ENOUGH: usize = SLAB.size();
 
 static OUTSIDE: AtomicUsize = AtomicUsize::new(0);
 
-/// Memory of middling size outside of slabs, for as long as this is there.
+/// Memory of middling size outside of slabs.
 pub struct Outside(usize);
 
 impl Outside {
-    /// Of so many bytes; nothing where they are not of middling size.
+    /// Counts so many bytes while it is there, if they are of middling size.
     pub fn new(bytes: usize) -> Outside {
         let counted = if PIECES.contains(&bytes) { bytes } else { 0 };
         OUTSIDE.fetch_add(counted, Ordering::Relaxed);

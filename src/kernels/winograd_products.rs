@@ -33,7 +33,7 @@ pub struct Points<'a> {
 }
 
 /// Words between which a line of them is asked for. A share before each run of points held up all else: a network's layers of 256 channels
-/// at 14 x 14, whose weights come from memory, took an eighth longer.
+/// at 14 x 14, whose weights come from memory, took a tenth longer.
 const AHEAD_WORDS: usize = 4;
 
 /// The sums at all of the points, which wrap.
