@@ -9,14 +9,48 @@ use super::ingest::Fill;
 use super::output::Store;
 use super::product::Pixels;
 use super::simd::{Element, Simd};
-use super::strips::{Convolution, Strip, TAPS};
+use super::strips::{Convolution, TAPS};
 use super::tile::{Segment, Start};
+
+/// Pixels of a line from which on images are read without their padding: the lines at the top and the bottom are made as ever, which of
+/// seven lines takes as long as it saves.
+const UNPADDED_LINE: usize = 12;
 
 /// Where a line's pixels are read.
 #[derive(Clone, Copy)]
 struct Taps {
     at: [Segment; TAPS],
     count: usize,
+}
+
+/// The same over lines that go round.
+struct TurningTaps {
+    taps: Taps,
+    /// Which line of the window each is in, and what it has before it there.
+    lines: [(usize, usize); TAPS],
+    /// Lines that go round, and the elements of each.
+    height: usize,
+    row: usize,
+}
+
+impl TurningTaps {
+    fn new(segments: &[Segment], height: usize, row: usize) -> TurningTaps {
+        let mut lines = [(0, 0); TAPS];
+        for (line, tap) in lines.iter_mut().zip(segments) {
+            *line = (tap.offset / row, tap.offset % row);
+        }
+        TurningTaps { taps: Taps::over(segments, row, |down| down * row), lines, height, row }
+    }
+
+    /// Those of the window whose first line is in place `first`.
+    fn from(&mut self, first: usize) -> &[Segment] {
+        for (tap, (down, before)) in self.taps.at[..self.taps.count].iter_mut().zip(&self.lines) {
+            // Neither is as large as the height: no division, which takes longer than a few pixels.
+            let line = first + down;
+            tap.offset = (if line < self.height { line } else { line - self.height }) * self.row + before;
+        }
+        self.taps.get()
+    }
 }
 
 impl Taps {
@@ -34,8 +68,8 @@ impl Taps {
     }
 }
 
-/// Images whose inner pixels are read where they are. Copying all lines takes a quarter of the time of a layer of stride 2; at stride 1 it
-/// was faster with a copy, from which the windows of three lines read.
+/// Images whose inner pixels are read where they are. Copying all lines takes a quarter of the time of a layer of stride 2. At stride 1 it
+/// was faster with a copy, from which the windows of three lines read, than with what these edges cost; but see [`Convolution::unpadded`].
 struct InPlace<'a, L> {
     source: &'a [L],
     /// Elements of an input line.
@@ -72,10 +106,24 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         let (height, step) = (geometry.height(), geometry.stride[0]);
         let store = self.store.part(part);
         let in_place = source.and_then(|source| self.in_place(source, segments));
+        let unpadded = source.and_then(|source| Some((source, self.unpadded(source)?)));
+        let mut taps = TurningTaps::new(segments, height, row);
         // The lines that are there, of which image.
         let mut there = (usize::MAX, 0..0);
-        for line in range {
-            let (image, y) = (line / self.out[0], line % self.out[0]);
+        let mut next = range.start;
+        while next < range.end {
+            let (line, image, y) = (next, next / self.out[0], next % self.out[0]);
+            if let Some((source, inner)) = &unpadded
+                && inner.contains(&y)
+            {
+                let count = (range.end - line).min(inner.end - y);
+                // SAFETY: the caller's promise; these are inner lines.
+                unsafe { self.lines_in_place(store, source, (image, y, count), segments) }
+                next += count;
+                there.0 = usize::MAX;
+                continue;
+            }
+            next += 1;
             let needed = y * step..y * step + height;
             // Tiles read a little past what is under a window: there must be a line after it.
             let inside = self.padded.top..self.padded.top + self.padded.input[0] - usize::from(self.padded.input[0] > 0);
@@ -92,12 +140,48 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             for y in from..needed.end {
                 fill(image, y, &mut memory[y % height * row..][..row]);
             }
-            let turned = Taps::over(segments, row, |down| (needed.start + down) % height * row);
+            let turned = taps.from(needed.start % height);
             there = (image, needed);
-            let strip = Strip { lhs: memory.as_ptr(), images: image..image + 1, lines: y..y + 1 };
             // SAFETY: the lines under the window are there, and slack behind them; the rest is the caller's promise.
-            unsafe { self.strip(store, strip, turned.get(), 1) }
+            unsafe { self.pixels(store, memory.as_ptr(), Lines::one(image, y, 0..self.out[1]), turned) }
         }
+    }
+
+    /// The output lines whose windows are inside of the image but for a column left and right of it, which the kernel knows, where it does.
+    pub(super) fn unpadded(&self, source: &[D::Lhs]) -> Option<Range<usize>> {
+        let (padded, geometry) = (self.padded, self.geometry);
+        let Packed::Depthwise(weights) = &self.weights.packed else { return None };
+        let [h, w] = padded.input;
+        let whole = source.len() == padded.images * h * w * padded.channels;
+        let same = geometry.kernel == [3, 3] && geometry.stride == [1, 1] && geometry.dilation == [1, 1] && self.out == padded.input;
+        if !(D::QUADS
+            && w >= UNPADDED_LINE
+            && whole
+            && same
+            && padded.repeat == 1
+            && (padded.top, padded.left) == (1, 1)
+            && weights.pads(w))
+        {
+            return None;
+        }
+        // Tiles may read a little past what is under a window: then there must be a line after it.
+        let end = h.saturating_sub(if weights.reads_no_further() && self.store.rows_are_one() { 1 } else { 2 });
+        (end > 1).then_some(1..end)
+    }
+
+    /// `count` lines of an image from `y` on, of those that are [`Convolution::unpadded`].
+    ///
+    /// # Safety
+    /// As for [`Convolution::run`]; nobody else writes these lines.
+    unsafe fn lines_in_place(&self, store: T, source: &[D::Lhs], (image, y, count): (usize, usize, usize), segments: &[Segment]) {
+        let ([h, w], channels) = (self.padded.input, self.padded.channels);
+        let row = w * channels;
+        // One pixel to the left of the line above.
+        let lhs = source.as_ptr().wrapping_add((image * h + y - 1) * row).wrapping_sub(channels);
+        let taps = Taps::over(segments, self.padded.row(), |down| down * row);
+        let lines = Lines { image, y, count, pixels: 0..w, step_y: row, pad: Some(D::Lhs::from_unsigned(self.start.zero.get(image))) };
+        // SAFETY: the caller's promise.
+        unsafe { self.pixels(store, lhs, lines, taps.get()) }
     }
 
     /// How inner pixels are read where they are, if that is worth it.
@@ -140,7 +224,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         let first = (image * h + y * geometry.stride[0] - padded.top) * in_place.row;
         let lhs = in_place.source[first + (in_place.inner.start * step - padded.left) * channels..].as_ptr();
         // SAFETY: the windows of the inner pixels are inside the image.
-        unsafe { self.pixels(store, lhs, (image, y), in_place.inner.clone(), in_place.taps.get()) }
+        unsafe { self.pixels(store, lhs, Lines::one(image, y, in_place.inner.clone()), in_place.taps.get()) }
         for edge in in_place.edges.iter().filter(|edge| !edge.pixels.is_empty()) {
             let wide = edge.columns.len() * channels;
             let lines = &mut memory[..geometry.height() * wide];
@@ -156,32 +240,53 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
                 right.fill(pad);
             }
             // SAFETY: the copy has what is under the edge, and there is slack behind it, as both are not longer than the lines of a window.
-            unsafe { self.pixels(store, memory.as_ptr(), (image, y), edge.pixels.clone(), edge.taps.get()) }
+            unsafe { self.pixels(store, memory.as_ptr(), Lines::one(image, y, edge.pixels.clone()), edge.taps.get()) }
             memory = &mut memory[geometry.height() * wide..];
         }
     }
 
-    /// Some pixels of a line, of which `lhs` is the start of the first one's window.
+    /// Some pixels of some lines, of which `lhs` is the start of the first one's window.
     ///
     /// # Safety
     /// As for [`Convolution::run`], for these pixels; nobody else writes them.
-    unsafe fn pixels(&self, store: T, lhs: *const D::Lhs, (image, y): (usize, usize), pixels: Range<usize>, taps: &[Segment]) {
+    unsafe fn pixels(&self, store: T, lhs: *const D::Lhs, lines: Lines<D::Lhs>, taps: &[Segment]) {
         let (padded, geometry) = (self.padded, self.geometry);
         let Packed::Depthwise(weights) = &self.weights.packed else { unreachable!("only depthwise convolutions go line by line") };
+        let Lines { image, y, count, pixels, step_y, pad } = lines;
         let first_row = (image * self.out[0] + y) * self.out[1] + pixels.start;
         let step_x = geometry.stride[1].wrapping_mul(padded.channels);
         let product = DepthwiseProduct::<S, D, T> {
             simd: self.simd,
             lhs,
-            pixels: Pixels { out_h: 1, out_w: pixels.len(), step_x, step_y: 0, image: 0, first_row, first_image: image },
+            pixels: Pixels { out_h: count, out_w: pixels.len(), step_x, step_y, image: 0, first_row, first_image: image },
             images: 1,
             taps,
             weights,
             start: Start { zero: self.start.zero.only(image), ..self.start },
             store: store.only(image),
             dst: self.dst.wrapping_add(first_row * geometry.out_channels),
+            pad,
         };
         // SAFETY: the caller's promise.
-        unsafe { product.run(1) }
+        unsafe { product.here() }
+    }
+}
+
+/// Pixels of output lines.
+struct Lines<L> {
+    image: usize,
+    y: usize,
+    count: usize,
+    /// All of a line where there are several.
+    pixels: Range<usize>,
+    /// Elements from a line's windows to the next one's.
+    step_y: usize,
+    /// What is left and right of each line, where it is not in memory.
+    pad: Option<L>,
+}
+
+impl<L> Lines<L> {
+    fn one(image: usize, y: usize, pixels: Range<usize>) -> Self {
+        Lines { image, y, count: 1, pixels, step_y: 0, pad: None }
     }
 }

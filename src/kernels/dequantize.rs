@@ -2,7 +2,10 @@
 
 use super::function::Function;
 use super::operand::Per;
-use super::output::{Activation, IntegerStage, Place, StageShape, Store, check_bias, check_one_or, load_broadcast, one_or};
+use super::output::{
+    Activation, Destinations, IntegerStage, NOTHING, PLAIN, Place, StageShape, Store, WHOLE, check_bias, check_one_or, load_broadcast,
+    one_or,
+};
 use super::ranges::Measure;
 use super::simd::Simd;
 use crate::error::Result;
@@ -173,6 +176,57 @@ impl IntegerStage for DequantizeStage<'_> {
         }
         // SAFETY: the caller's promise.
         unsafe { store_floats(simd, columns, &params, x, place, (dst, stride), (accumulate, activation, self.measure)) }
+    }
+
+    #[inline(always)]
+    fn interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Option<[Self::Columns<S>; 4]> {
+        let Dequantize { lhs_scale, accumulate, .. } = self.plain;
+        if accumulate || self.measure.is_some() || matches!(lhs_scale, Per::Row(_)) {
+            return None;
+        }
+        let mut all = *columns;
+        for v in 0..4 {
+            // Which changes nothing, not even the sign of a zero.
+            all[v].bias = Some(columns[v].bias.unwrap_or(simd.splat_f32(-0.0)));
+        }
+        Some(all)
+    }
+
+    fn known(&self) -> u8 {
+        if self.plain.activation == Activation::None { PLAIN } else { WHOLE }
+    }
+
+    #[inline(always)]
+    unsafe fn store_interleaved<S: Simd, const KNOWN: u8>(
+        self,
+        simd: S,
+        columns: &[Self::Columns<S>; 4],
+        acc: [S::I32; 4],
+        place: Place,
+        to: Destinations<f32>,
+    ) {
+        let acc = simd.deinterleave(acc);
+        let mut x = [simd.splat_f32(0.0); 4];
+        for v in 0..4 {
+            let bias = columns[v].bias.expect("`interleaved` gave one");
+            x[v] = simd.add_f32(simd.mul_f32(simd.to_f32(acc[v]), columns[v].scale), bias);
+        }
+        if KNOWN == WHOLE || KNOWN == NOTHING && self.plain.activation != Activation::None {
+            for v in 0..4 {
+                x[v] = simd.min_f32(columns[v].hi, simd.max_f32(columns[v].lo, x[v]));
+            }
+        }
+        for v in 0..4 {
+            let (dst, at) = match to {
+                Destinations::One(dst) => (dst, v),
+                Destinations::Two(first, second) => (if v < 2 { first } else { second }, v % 2),
+            };
+            let lanes = if KNOWN == NOTHING { place.columns.saturating_sub(at * S::LANES).min(S::LANES) } else { S::LANES };
+            if lanes > 0 {
+                // SAFETY: the caller's promise on `to`.
+                unsafe { simd.store_f32(dst.wrapping_add(at * S::LANES), x[v], lanes) }
+            }
+        }
     }
 }
 

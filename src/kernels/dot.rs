@@ -98,6 +98,22 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
         unreachable!("only where QUADS says so")
     }
 
+    /// A word of three taps of one value, where [`Dot::QUADS`].
+    fn same_taps(simd: S, tap: Self::Lhs) -> Self::Word {
+        let _ = (simd, tap);
+        unreachable!("only where QUADS says so")
+    }
+
+    /// [`Dot::interleave`] of `2 * LANES` channels of each tap, and of as many `apart` elements further on, in their place behind them.
+    ///
+    /// # Safety
+    /// [`Dot::QUADS`]; the first `N` taps are readable for `2 * LANES` channels, and so is what is `apart`.
+    #[inline(always)]
+    unsafe fn interleave_two<const N: usize>(simd: S, taps: [*const Self::Lhs; N], apart: usize) -> [Self::Word; 4] {
+        let _ = (simd, taps, apart);
+        unreachable!("only where QUADS says so")
+    }
+
     /// The second half of `a`, then the first of `b`: of words of channels that lie one after the other, those of the block in the middle.
     /// Where [`Dot::QUADS`].
     #[inline(always)]
@@ -106,20 +122,17 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
         unreachable!("only where QUADS says so")
     }
 
-    /// Adds four taps, of which the first `N` exist: `acc` holds the channels in the order of [`Simd::interleave`], `weights` four bytes
-    /// for each, in the same order.
+    /// `acc` and four taps, as [`Dot::interleave`] gives their words: `weights` are four bytes for each channel, in the same order.
     ///
     /// # Safety
-    /// As for [`Dot::interleave`]; there are as many words of weights as channels.
+    /// There are as many words of weights as channels.
     #[inline(always)]
-    unsafe fn quad<const N: usize>(simd: S, acc: &mut [Self::Acc; 4], taps: [*const Self::Lhs; N], weights: *const Self::Weight) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let words = Self::interleave(simd, taps);
-            for j in 0..4 {
-                acc[j] = Self::dot(simd, acc[j], words[j], Self::weights(simd, weights.add(j * S::LANES * Self::KU)));
-            }
+    unsafe fn quad(simd: S, mut acc: [Self::Acc; 4], words: [Self::Word; 4], weights: *const Self::Weight) -> [Self::Acc; 4] {
+        for j in 0..4 {
+            // SAFETY: the caller's promise.
+            acc[j] = Self::dot(simd, acc[j], words[j], unsafe { Self::weights(simd, weights.add(j * S::LANES * Self::KU)) });
         }
+        acc
     }
 
     /// The `LANES` words at `p`, where [`Dot::QUADS`].

@@ -1,10 +1,11 @@
 //! Products of matrices: `dst = stage((lhs - zero_point) * weights^T)`.
 
+use super::accumulate::Accumulate;
 use super::dot::Dot;
 use super::ingest;
 use super::isa::Visitor;
 use super::operand::{ActivationCode, Codes, Matrix, MatrixMut, Per, check_product, check_threads, check_zero_points};
-use super::output::{Accumulate, IntegerStage, Integers, OutputStage, StageShape};
+use super::output::{IntegerStage, Integers, OutputStage, StageShape};
 use super::pack::Panels;
 use super::product::{Product, Rows};
 use super::simd::{Element, Simd};

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::dot::Dot;
 use super::geometry::Conv2dGeometry;
 use super::memory::Aligned;
-use super::output::{Place, Store};
+use super::output::{Destinations, NOTHING, Place, Store};
 use super::pack::PanelLayout;
 use super::product::{GRAIN, Pixels};
 use super::simd::{Element, Simd};
@@ -194,7 +194,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> GroupedWordsProduct<'_, S, D, T> {
                                 acc[v] = D::add(simd, acc[v], start[v]);
                             }
                             let place = Place { row: place.row + I, ..place };
-                            store.store_interleaved(simd, interleaved, acc, place, dst.wrapping_add(I * w.channels));
+                            let to = Destinations::One(dst.wrapping_add(I * w.channels));
+                            store.store_interleaved::<NOTHING>(simd, interleaved, acc, place, to);
                         }
                     });
                     continue;

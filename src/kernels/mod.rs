@@ -42,9 +42,9 @@
 //! Between products, codes meet element by element ([`Pairwise`], [`lookup`]) or in windows (`pool`, which floats share), without
 //! leaving their integers for longer than a register.
 //!
-//! The layers, each using those before it: `simd`, `dot`, `pairs`, `tile`, `output` with its stages `dequantize` and `requantize`
+//! The layers, each using those before it: `simd`, `dot`, `pairs`, `tile`, `output` with its stages `accumulate`, `dequantize` and `requantize`
 //! (registers), and `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `winograd_transforms`,
-//! `weights` and `conv_weights`, `ingest` (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise`,
+//! `weights` and `conv_weights`, `ingest` (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise` with `depthwise_quads`,
 //! `depthwise_float`, `grouped` and `grouped_words` (loops), `strips` and `depthwise_lines` (those of a convolution around them),
 //! `winograd_layout` and `winograd_block` with `winograd` around them, `gemm`, `conv`, `dynamic` with `dynamic_product`, `float`,
 //! `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
@@ -52,6 +52,7 @@
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]
 
+mod accumulate;
 mod arch;
 mod attention;
 mod codes;
@@ -60,6 +61,7 @@ mod conv_weights;
 mod depthwise;
 mod depthwise_float;
 mod depthwise_lines;
+mod depthwise_quads;
 mod dequantize;
 mod dot;
 mod dynamic;
@@ -109,6 +111,7 @@ mod winograd_products;
 mod winograd_transforms;
 mod workspace;
 
+pub use accumulate::Accumulate;
 pub(crate) use attention::{Attention, Head, Scattered, attention};
 pub(crate) use codes::{CodeMeans, GRAIN as CODES_GRAIN, NARROW};
 pub use codes::{Pairwise, lookup, lookup_for};
@@ -131,7 +134,7 @@ pub use lowbit::{GroupScales, Levels, LowBit, LowBitRange, PackedLowBit, gemm_lo
 pub use matmul::matmul_f32;
 pub(crate) use memory::Aligned;
 pub use operand::{ActivationCode, Matrix, MatrixMut, Per};
-pub use output::{Accumulate, Activation, OutputStage};
+pub use output::{Activation, OutputStage};
 pub(crate) use pool::{Largest, LargestCode, Mean, Pooling, Taps, Windows, mean_pixels, pool};
 pub use ranges::Range;
 pub(crate) use requantize::MULTIPLIER_MAX;

@@ -1,5 +1,6 @@
 //! Output stages: what happens to an accumulator before it leaves the registers.
 
+use super::accumulate::Accumulate;
 use super::conv::ConvCall;
 use super::dequantize::Dequantize;
 use super::gemm::GemmCall;
@@ -159,21 +160,44 @@ pub trait IntegerStage: Copy + Send + Sync {
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn store_interleaved<S: Simd>(
+    unsafe fn store_interleaved<S: Simd, const KNOWN: u8>(
         self,
         simd: S,
         columns: &[Self::Columns<S>; 4],
         acc: [S::I32; 4],
         place: Place,
-        dst: *mut Self::Element,
+        to: Destinations<Self::Element>,
     ) {
-        let _ = (simd, columns, acc, place, dst);
+        let _ = (simd, columns, acc, place, to);
         unreachable!("only where `interleaved` gave columns")
+    }
+    /// See [`Store::known`].
+    fn known(&self) -> u8 {
+        NOTHING
     }
     /// Whether rows of the output may be taken as one long row, with what the stage reads beside them.
     fn rows_are_one(&self) -> bool {
         true
     }
+}
+
+/// What [`Store::store_interleaved`] finds out by itself is all that a stage may be asked for, a branch for each: beside as few products as
+/// a depthwise convolution has, they take as long as the stage.
+pub const NOTHING: u8 = 0;
+
+/// All vectors are whole, and no sum needs more than the least that is done to it.
+pub const WHOLE: u8 = 1;
+
+/// As [`WHOLE`], and nothing is clamped but to what the element can hold, nor moved by a zero point.
+pub const PLAIN: u8 = 2;
+
+/// Where four vectors of sums go.
+#[derive(Debug, Clone, Copy)]
+pub enum Destinations<E> {
+    /// A row of up to `4 * LANES` columns.
+    One(*mut E),
+    /// Two rows, each the same columns, up to `2 * LANES`: those of the first two vectors, and of the last two, in the order of columns.
+    Two(*mut E, *mut E),
 }
 
 /// The parameters of four vectors of columns in the order of [`Simd::interleave`], if the stage works in that order.
@@ -228,9 +252,16 @@ impl<S: Simd, T: IntegerStage> Store<S, S::I32> for Integers<T> {
     }
 
     #[inline(always)]
-    unsafe fn store_interleaved(self, simd: S, columns: &[Self::Columns; 4], acc: [S::I32; 4], place: Place, dst: *mut T::Element) {
+    unsafe fn store_interleaved<const KNOWN: u8>(
+        self,
+        simd: S,
+        columns: &[Self::Columns; 4],
+        acc: [S::I32; 4],
+        place: Place,
+        to: Destinations<T::Element>,
+    ) {
         // SAFETY: the same promise.
-        unsafe { self.0.store_interleaved(simd, columns, acc, place, dst) }
+        unsafe { self.0.store_interleaved::<S, KNOWN>(simd, columns, acc, place, to) }
     }
 
     #[inline(always)]
@@ -241,6 +272,10 @@ impl<S: Simd, T: IntegerStage> Store<S, S::I32> for Integers<T> {
     #[inline(always)]
     fn interleaved_start(simd: S, start: [S::I32; 4]) -> [S::I32; 4] {
         simd.interleave(start)
+    }
+
+    fn known(&self) -> u8 {
+        self.0.known()
     }
 
     fn rows_are_one(&self) -> bool {
@@ -315,19 +350,31 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
     unsafe fn after(self, simd: S, dst: *mut Self::Element, stride: usize, rows: usize, columns: usize) {
         let _ = (simd, dst, stride, rows, columns);
     }
-    /// `columns` in the order of [`Simd::interleave`], if the stage writes sums in that order, where it is one of bytes.
+    /// `columns` for [`Store::store_interleaved`], if the stage takes sums in that order.
     #[inline(always)]
     fn interleaved(self, simd: S, columns: &[Self::Columns; 4]) -> Interleaved<Self::Columns> {
         let _ = (simd, columns);
         None
     }
-    /// [`Store::store`] of one row of sums in the order of [`Simd::interleave`].
+    /// What is known of the stage where its columns are [`Store::interleaved`] and vectors whole: [`NOTHING`], [`WHOLE`] or [`PLAIN`].
+    fn known(&self) -> u8 {
+        NOTHING
+    }
+    /// [`Store::store`] of sums in the order of [`Simd::interleave`]: of one row, or of two where there are [`Destinations::Two`].
     ///
     /// # Safety
-    /// As there, with up to `4 * LANES` columns; [`Store::interleaved`] gave the columns.
+    /// As there, for each row; [`Store::interleaved`] gave the columns, of which there are up to `4 * LANES` in one row, `2 * LANES` in each
+    /// of two; all of these, and [`Store::known`] is at least `KNOWN`, where that is not [`NOTHING`].
     #[inline(always)]
-    unsafe fn store_interleaved(self, simd: S, columns: &[Self::Columns; 4], acc: [A; 4], place: Place, dst: *mut Self::Element) {
-        let _ = (simd, columns, acc, place, dst);
+    unsafe fn store_interleaved<const KNOWN: u8>(
+        self,
+        simd: S,
+        columns: &[Self::Columns; 4],
+        acc: [A; 4],
+        place: Place,
+        to: Destinations<Self::Element>,
+    ) {
+        let _ = (simd, columns, acc, place, to);
         unreachable!("only where `interleaved` gave columns")
     }
     /// Sums in the order of columns, from that of [`Simd::interleave`].
@@ -375,52 +422,6 @@ stage!([] Accumulate => i32, |stage, call| call.run(stage));
 stage!(['a] Dequantize<'a> => f32, |stage, call| call.run(stage.measured(None)));
 stage!(['a] Requantize<'a, u8> => u8, |stage, call| call.run(stage.bytes()));
 stage!(['a] Requantize<'a, i8> => i8, |stage, call| call.into_bytes().run(stage.bytes()));
-
-/// `i32`: `sum over k of (lhs - zero_point) * weight`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Accumulate;
-
-impl Accumulate {
-    fn largest_bias(&self) -> usize {
-        0
-    }
-
-    fn check_parameters(&self, shape: StageShape) -> Result<()> {
-        let (k, limit) = (shape.k, shape.bound.products);
-        if k > limit { Err(Error::Accumulator { k, limit }) } else { Ok(()) }
-    }
-}
-
-impl IntegerStage for &Accumulate {
-    type Element = i32;
-    type Columns<S: Simd> = ();
-
-    fn finish(&self, sum: i64, _: usize, _: usize, _: i32) -> i32 {
-        i32::try_from(sum).expect("`check_parameters` saw that k is short enough")
-    }
-
-    #[inline(always)]
-    unsafe fn columns<S: Simd>(self, _: S, _: usize, _: usize) {}
-
-    #[inline(always)]
-    unsafe fn store<S: Simd, const R: usize, const NV: usize>(
-        self,
-        simd: S,
-        _: &[(); NV],
-        _: [usize; R],
-        acc: [[S::I32; NV]; R],
-        place: Place,
-        dst: *mut i32,
-        stride: usize,
-    ) {
-        for r in 0..R {
-            for v in 0..NV {
-                // SAFETY: the caller's promise on `dst`.
-                unsafe { simd.store_i32(dst.add(r * stride + v * S::LANES), acc[r][v], place.lanes::<S>(v)) }
-            }
-        }
-    }
-}
 
 /// Elements `n..n + lanes` of `values`, or its only one in every lane.
 ///

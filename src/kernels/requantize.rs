@@ -1,7 +1,9 @@
 //! The stage that makes 8-bit codes of sums.
 
 use super::operand::{ActivationCode, Matrix};
-use super::output::{IntegerStage, Place, StageShape, check_bias, check_one_or, load_broadcast, one_or};
+use super::output::{
+    Destinations, IntegerStage, NOTHING, PLAIN, Place, StageShape, WHOLE, check_bias, check_one_or, load_broadcast, one_or,
+};
 use super::simd::{CodeGrid, Simd};
 use crate::error::{Error, Result};
 use crate::num;
@@ -300,17 +302,32 @@ impl IntegerStage for RequantizeBytes<'_> {
     }
 
     #[inline(always)]
-    unsafe fn store_interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4], acc: [S::I32; 4], place: Place, dst: *mut u8) {
+    unsafe fn store_interleaved<S: Simd, const KNOWN: u8>(
+        self,
+        simd: S,
+        columns: &[Self::Columns<S>; 4],
+        acc: [S::I32; 4],
+        place: Place,
+        to: Destinations<u8>,
+    ) {
         let mut q = acc;
         for v in 0..4 {
             let mut x = simd.mul_f32(simd.to_f32(acc[v]), columns[v].multiplier);
-            if !self.bounded {
+            if KNOWN == NOTHING && !self.bounded {
                 x = simd.min_f32(x, simd.splat_f32(INTEGER_MAX));
             }
             q[v] = simd.round_i32(x);
         }
         // SAFETY: the caller's promise on `dst`.
-        unsafe { simd.store_interleaved_codes(q, columns[0].grid, dst, place.columns) }
+        unsafe { simd.store_interleaved_codes::<KNOWN>(q, columns[0].grid, to, place.columns) }
+    }
+
+    fn known(&self) -> u8 {
+        match (self.bounded, self.grid.is_plain()) {
+            (true, true) => PLAIN,
+            (true, false) => WHOLE,
+            _ => NOTHING,
+        }
     }
 
     fn rows_are_one(&self) -> bool {

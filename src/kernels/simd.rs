@@ -4,7 +4,7 @@ use super::dot::Dot;
 use super::lowbit::SignedDot;
 use super::matrix_unit::MatrixUnit;
 use super::operand::Codes;
-use super::output::Store;
+use super::output::{Destinations, Store};
 use super::pairs::Pairs;
 use super::tile::{LaneTile, Tile};
 
@@ -254,13 +254,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
         unreachable!("only where QUADS says so")
     }
 
-    /// One row of [`Simd::store_codes`], from vectors in the order of [`Simd::interleave`].
+    /// One row of [`Simd::store_codes`], or two, from vectors in the order of [`Simd::interleave`].
     ///
     /// # Safety
-    /// `dst` is valid for writes of `columns` bytes, `1 <= columns <= 4 * LANES`.
+    /// `to` is valid for writes of `columns` bytes in each row, at least 1; `columns` and `KNOWN` are as for
+    /// [`Store::store_interleaved`](super::output::Store::store_interleaved), the grid plain where that says so.
     #[inline(always)]
-    unsafe fn store_interleaved_codes(self, q: [Self::I32; 4], grid: Self::Grid, dst: *mut u8, columns: usize) {
-        let _ = (q, grid, dst, columns);
+    unsafe fn store_interleaved_codes<const KNOWN: u8>(self, q: [Self::I32; 4], grid: Self::Grid, to: Destinations<u8>, columns: usize) {
+        let _ = (q, grid, to, columns);
         unreachable!("only where QUADS says so")
     }
 
@@ -295,6 +296,13 @@ pub struct CodeGrid {
     pub hi: u8,
     /// What the unsigned code is xored with.
     pub flip: u8,
+}
+
+impl CodeGrid {
+    /// Whether saturation is all that makes a code of a rounded value: unsigned codes without a zero point, as behind most ReLUs.
+    pub fn is_plain(&self) -> bool {
+        (self.zero_point, self.lo, self.hi, self.flip) == (0, 0, u8::MAX, 0)
+    }
 }
 
 /// [`Simd::store_codes`], one vector after the other.

@@ -103,7 +103,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             Activations::Lines { fill, memory, source } => (fill, memory, source),
         };
         let depthwise = matches!(self.weights.packed, Packed::Depthwise(_));
-        let by_line = depthwise && segments.len() <= TAPS && self.out[1] >= LONG_LINE;
+        let long = self.out[1] >= LONG_LINE || source.is_some_and(|source| self.unpadded(source).is_some());
+        let by_line = depthwise && segments.len() <= TAPS && long;
         let (bytes, runs) = match &self.weights.packed {
             Packed::Depthwise(_) | Packed::Grouped(_) => (GROUPED_BYTES, RUNS),
             Packed::GroupedWords(_) => (WORDS_BYTES, RUNS),
@@ -266,7 +267,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             }
             Packed::Depthwise(lanes) => {
                 let Laid { lhs, pixels, images, start, store, dst, .. } = laid;
-                let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps: segments, weights: lanes, start, store, dst };
+                let taps = segments;
+                let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps, weights: lanes, start, store, dst, pad: None };
                 // SAFETY: as above.
                 unsafe { product.run(threads) }
             }

@@ -288,12 +288,18 @@ fn conv_in_squares() {
 }
 
 /// Depthwise layers of long lines: of strides above 1, inner pixels are read where they are and those whose windows reach into padding
-/// elsewhere; of stride 1, in lines that go round.
+/// elsewhere; of stride 1, in lines that go round, or where they are, with padding that the kernel knows.
 #[test]
 fn depthwise_of_long_lines() {
     let depthwise = |channels, kernel| Conv2dGeometry::new(channels, channels, kernel).with_groups(channels);
     let cases = [
         (depthwise(32, [3, 3]).with_padding([1; 4]), 9, 53),
+        // Without the columns of padding: as one row, in whole blocks, with rests, few lines.
+        (depthwise(32, [3, 3]).with_padding([1; 4]), 9, 54),
+        (depthwise(64, [3, 3]).with_padding([1; 4]), 17, 12),
+        (depthwise(96, [3, 3]).with_padding([1; 4]), 9, 21),
+        (depthwise(200, [3, 3]).with_padding([1; 4]), 6, 14),
+        (depthwise(104, [3, 3]).with_padding([1; 4]), 3, 40),
         (depthwise(96, [3, 3]).with_stride([2, 2]).with_padding([1, 1, 0, 1]), 11, 101),
         (depthwise(70, [5, 4]).with_stride([1, 2]).with_dilation([2, 1]).with_padding([3, 2, 1, 0]), 19, 103),
         (depthwise(33, [2, 2]), 5, 60),
@@ -313,6 +319,23 @@ fn depthwise_of_long_lines() {
             let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n, h, w, layout: ImageLayout::Nhwc } };
             check_conv::<u8>(&case, seed, threads);
             check_conv::<i8>(&case, seed + 1, threads);
+        }
+    }
+}
+
+/// A last block of up to half as many channels as others takes two pixels at a time: odd and even lines, windows that share columns with
+/// the next and that do not, one line and several.
+#[test]
+fn depthwise_of_few_channels_in_the_last_block() {
+    let kernels = [([3, 3], [1, 1]), ([3, 3], [1, 2]), ([3, 3], [2, 3]), ([2, 2], [1, 1]), ([5, 3], [2, 1]), ([1, 1], [1, 2])];
+    for (i, channels) in [65, 79, 80, 81, 95, 96, 97, 160, 32, 40].into_iter().enumerate() {
+        for (j, (kernel, stride)) in kernels.into_iter().enumerate() {
+            let geometry = Conv2dGeometry::new(channels, channels, kernel).with_groups(channels).with_stride(stride).with_padding([1; 4]);
+            for (k, (h, w)) in [(6, 7 + (i + j) % 4), (4, 150)].into_iter().enumerate() {
+                let shape = ImageShape { n: 1 + (i + j + k) % 2, h, w, layout: ImageLayout::Nhwc };
+                let (case, seed) = (ConvCase { geometry: geometry.clone(), shape }, (10 * i + j + 3 * k) as u64);
+                if (i + j + k) % 2 == 0 { check_conv::<u8>(&case, seed, 1 + j % 3) } else { check_conv::<i8>(&case, seed, 1 + j % 3) }
+            }
         }
     }
 }

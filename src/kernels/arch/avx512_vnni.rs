@@ -74,19 +74,30 @@ unsafe impl Dot<Avx512Vnni> for Int8 {
     unsafe fn interleave<const N: usize>(_: Avx512Vnni, taps: [*const u8; N]) -> [__m512i; 4] {
         // SAFETY: 64 activations at each tap, by the caller's promise.
         unsafe {
-            let none = _mm512_setzero_si512();
-            let mut t = [none; 4];
+            let mut t = [_mm512_setzero_si512(); 4];
             for i in 0..N {
                 t[i] = _mm512_loadu_si512(taps[i].cast());
             }
-            let (low01, high01) = (_mm512_unpacklo_epi8(t[0], t[1]), _mm512_unpackhi_epi8(t[0], t[1]));
-            let (low23, high23) = if N > 2 { (_mm512_unpacklo_epi8(t[2], t[3]), _mm512_unpackhi_epi8(t[2], t[3])) } else { (none, none) };
-            [
-                _mm512_unpacklo_epi16(low01, low23),
-                _mm512_unpackhi_epi16(low01, low23),
-                _mm512_unpacklo_epi16(high01, high23),
-                _mm512_unpackhi_epi16(high01, high23),
-            ]
+            interleaved::<N>(t)
+        }
+    }
+
+    #[inline(always)]
+    fn same_taps(_: Avx512Vnni, tap: u8) -> __m512i {
+        // SAFETY: the token exists only where AVX-512 F does, and only registers are touched.
+        unsafe { _mm512_set1_epi32(i32::from_le_bytes([tap, tap, tap, 0])) }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave_two<const N: usize>(_: Avx512Vnni, taps: [*const u8; N], apart: usize) -> [__m512i; 4] {
+        // SAFETY: 32 activations at each tap, and as many `apart`, by the caller's promise.
+        unsafe {
+            let mut t = [_mm512_setzero_si512(); 4];
+            for i in 0..N {
+                let first = _mm512_castsi256_si512(_mm256_loadu_si256(taps[i].cast()));
+                t[i] = _mm512_inserti64x4::<1>(first, _mm256_loadu_si256(taps[i].add(apart).cast()));
+            }
+            interleaved::<N>(t)
         }
     }
 
@@ -175,4 +186,24 @@ fn dot_of_pairs(mut acc: __m512i, word: __m512i, weights: __m512i) -> __m512i {
         )
     }
     acc
+}
+
+/// Bytes of four vectors into words, within 128 bits; the first `N` vectors are there.
+///
+/// # Safety
+/// AVX-512 BW is there.
+#[inline(always)]
+unsafe fn interleaved<const N: usize>(t: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: registers alone.
+    unsafe {
+        let none = _mm512_setzero_si512();
+        let (low01, high01) = (_mm512_unpacklo_epi8(t[0], t[1]), _mm512_unpackhi_epi8(t[0], t[1]));
+        let (low23, high23) = if N > 2 { (_mm512_unpacklo_epi8(t[2], t[3]), _mm512_unpackhi_epi8(t[2], t[3])) } else { (none, none) };
+        [
+            _mm512_unpacklo_epi16(low01, low23),
+            _mm512_unpackhi_epi16(low01, low23),
+            _mm512_unpacklo_epi16(high01, high23),
+            _mm512_unpackhi_epi16(high01, high23),
+        ]
+    }
 }

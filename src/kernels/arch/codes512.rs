@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes512::{LANES, mask};
+use crate::kernels::output::{Destinations, NOTHING, WHOLE};
 use crate::kernels::simd::{CodeGrid, FRACTION, NEAR, store_codes_by_lane};
 
 /// A [`CodeGrid`] in every byte, its zero point in every 16 bits.
@@ -64,8 +65,16 @@ impl Grid {
             if self.plain.lo == 0 && self.plain.hi == u8::MAX && self.plain.flip == 0 {
                 return bytes;
             }
-            _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, self.lo), self.hi), self.flip)
+            self.clamped(bytes)
         }
+    }
+
+    /// # Safety
+    /// As for [`Grid::new`].
+    #[inline(always)]
+    unsafe fn clamped(&self, bytes: __m512i) -> __m512i {
+        // SAFETY: registers alone.
+        unsafe { _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, self.lo), self.hi), self.flip) }
     }
 }
 
@@ -146,16 +155,29 @@ pub(super) unsafe fn store_whole_steps([a, b, c, d]: [__m512i; 4], grid: Grid, d
 /// Sixty-four codes: the in-lane packs put them in order.
 ///
 /// # Safety
-/// AVX-512 F, BW and VL are there; `dst` is valid for writes of `columns` bytes, `1 <= columns <= 64`.
+/// AVX-512 F, BW and VL are there; else as for [`Simd::store_interleaved_codes`](crate::kernels::simd::Simd::store_interleaved_codes).
 #[inline(always)]
-pub(super) unsafe fn store_interleaved_codes(q: [__m512i; 4], grid: Grid, dst: *mut u8, columns: usize) {
-    // SAFETY: registers up to the stores, which write `columns` bytes.
+pub(super) unsafe fn store_interleaved_codes<const KNOWN: u8>(q: [__m512i; 4], grid: Grid, to: Destinations<u8>, columns: usize) {
+    // SAFETY: registers up to the stores, which write `columns` bytes in each row.
     unsafe {
-        let bytes = grid.bytes(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
-        if columns == 64 {
-            _mm512_storeu_si512(dst.cast(), bytes);
-        } else {
-            _mm512_mask_storeu_epi8(dst.cast(), (1u64 << columns) - 1, bytes);
+        let (low, high) = (_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+        let bytes = match KNOWN {
+            NOTHING => grid.bytes(low, high),
+            WHOLE => grid.clamped(_mm512_packus_epi16(_mm512_adds_epi16(low, grid.zero_point), _mm512_adds_epi16(high, grid.zero_point))),
+            _ => _mm512_packus_epi16(low, high),
+        };
+        match to {
+            Destinations::One(dst) if KNOWN != NOTHING || columns == 4 * LANES => _mm512_storeu_si512(dst.cast(), bytes),
+            Destinations::One(dst) => _mm512_mask_storeu_epi8(dst.cast(), (1 << columns) - 1, bytes),
+            Destinations::Two(first, second) if KNOWN != NOTHING || columns == 2 * LANES => {
+                _mm256_storeu_si256(first.cast(), _mm512_castsi512_si256(bytes));
+                _mm256_storeu_si256(second.cast(), _mm512_extracti64x4_epi64::<1>(bytes));
+            }
+            Destinations::Two(first, second) => {
+                let mask = (1 << columns) - 1;
+                _mm256_mask_storeu_epi8(first.cast(), mask, _mm512_castsi512_si256(bytes));
+                _mm256_mask_storeu_epi8(second.cast(), mask, _mm512_extracti64x4_epi64::<1>(bytes));
+            }
         }
     }
 }

@@ -171,9 +171,15 @@ macro_rules! simd_of_512_bits {
             }
 
             #[inline(always)]
-            unsafe fn store_interleaved_codes(self, q: [__m512i; 4], grid: Self::Grid, dst: *mut u8, columns: usize) {
+            unsafe fn store_interleaved_codes<const KNOWN: u8>(
+                self,
+                q: [__m512i; 4],
+                grid: Self::Grid,
+                to: $crate::kernels::output::Destinations<u8>,
+                columns: usize,
+            ) {
                 // SAFETY: the caller's promise.
-                unsafe { store_interleaved_codes(q, grid, dst, columns) }
+                unsafe { store_interleaved_codes::<KNOWN>(q, grid, to, columns) }
             }
 
             #[inline(always)]
