@@ -40,8 +40,8 @@ impl<W: Element> Lanes<W> {
         // Few channels leave room for several pixels in a block, if those lie one after the other as their channels do.
         let side_by_side = geometry.stride[1] == 1 && channels.is_multiple_of(layout.lanes) && block.is_multiple_of(channels);
         let copies = if layout.quads && side_by_side { block / channels } else { 1 };
-        // Less than half a block is better off tap by tap.
-        let lanes = if layout.quads && 2 * channels * copies >= block { layout.lanes } else { 0 };
+        // Less than half a block of two pixels is better off tap by tap.
+        let lanes = if layout.quads && 4 * channels * copies >= block { layout.lanes } else { 0 };
         let by_column = geometry.kernel == [3, 3] && geometry.dilation[1] == 1;
         let len = if lanes > 0 { (channels * copies).next_multiple_of(block) * taps.next_multiple_of(4) } else { channels * taps };
         let col_sums = if W::SUMMED { weights.chunks_exact(taps).map(W::sum).collect() } else { Box::default() };
@@ -89,7 +89,7 @@ impl<W: Element> Lanes<W> {
         self.lanes > 0 && self.by_column && (self.copies == 1 || self.copies == 2 && width.is_multiple_of(2))
     }
 
-    /// Whether nothing is read past the channels of the last pixel of such lines, where rows are one ([`Store::rows_are_one`]).
+    /// Whether nothing is read past the channels of the last pixel of lines for which [`Lanes::pads`], where [`Store::rows_are_one`].
     pub fn reads_no_further(&self) -> bool {
         (self.channels * self.copies).is_multiple_of(4 * self.lanes)
     }
@@ -128,8 +128,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     /// All pixels, on at most `threads` threads.
     ///
     /// # Safety
-    /// - each pixel is readable at every tap, for the channels and 64 bytes more (no more than the channels of the last pixel of all where
-    ///   [`Lanes::reads_no_further`] says so); where there is a `pad`, but for the columns left and right of its line;
+    /// - each pixel is readable at every tap, for the channels and 64 bytes more;
+    /// - where there is a `pad`, the columns left and right of each line need not be readable; then [`Lanes::pads`] says so of these lines,
+    ///   whose windows are one pixel apart, and nothing need be readable past the last pixel of all where [`Lanes::reads_no_further`] and
+    ///   [`Store::rows_are_one`] say so;
     /// - there are as many taps as in the weights;
     /// - `start` and the stage have an element for each image, and one for each channel;
     /// - nobody else reads or writes `dst`, which has a row of `channels` elements for each pixel.

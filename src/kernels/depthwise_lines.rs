@@ -12,9 +12,9 @@ use super::simd::{Element, Simd};
 use super::strips::{Convolution, TAPS};
 use super::tile::{Segment, Start};
 
-/// Pixels of a line from which on images are read without their padding: the lines at the top and the bottom are made as ever, which of
-/// seven lines takes as long as it saves.
-const UNPADDED_LINE: usize = 12;
+/// Pixels of a line, and lines, from which on images are read without their padding: the lines at the top and the bottom are made as ever,
+/// which in images of 7 x 7 takes longer than what it saves.
+const UNPADDED: usize = 12;
 
 /// Where a line's pixels are read.
 #[derive(Clone, Copy)]
@@ -155,7 +155,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         let whole = source.len() == padded.images * h * w * padded.channels;
         let same = geometry.kernel == [3, 3] && geometry.stride == [1, 1] && geometry.dilation == [1, 1] && self.out == padded.input;
         if !(D::QUADS
-            && w >= UNPADDED_LINE
+            && h.min(w) >= UNPADDED
             && whole
             && same
             && padded.repeat == 1
@@ -169,10 +169,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         (end > 1).then_some(1..end)
     }
 
-    /// `count` lines of an image from `y` on, of those that are [`Convolution::unpadded`].
+    /// `count` lines of an image from `y` on.
     ///
     /// # Safety
-    /// As for [`Convolution::run`]; nobody else writes these lines.
+    /// As for [`Convolution::run`]; nobody else writes these lines, which are of those that [`Convolution::unpadded`] gave for `source`.
     unsafe fn lines_in_place(&self, store: T, source: &[D::Lhs], (image, y, count): (usize, usize, usize), segments: &[Segment]) {
         let ([h, w], channels) = (self.padded.input, self.padded.channels);
         let row = w * channels;
@@ -180,7 +180,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
         let lhs = source.as_ptr().wrapping_add((image * h + y - 1) * row).wrapping_sub(channels);
         let taps = Taps::over(segments, self.padded.row(), |down| down * row);
         let lines = Lines { image, y, count, pixels: 0..w, step_y: row, pad: Some(D::Lhs::from_unsigned(self.start.zero.get(image))) };
-        // SAFETY: the caller's promise.
+        // SAFETY: the lines above and below are there, and another one after them unless nothing is read further; the rest is the caller's
+        // promise.
         unsafe { self.pixels(store, lhs, lines, taps.get()) }
     }
 
@@ -248,13 +249,14 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     /// Some pixels of some lines, of which `lhs` is the start of the first one's window.
     ///
     /// # Safety
-    /// As for [`Convolution::run`], for these pixels; nobody else writes them.
+    /// As for [`Convolution::run`], for these pixels; nobody else writes them. Their windows lie at `taps` over `lhs`, each pixel as often as
+    /// the workspace repeats its channels, and are as [`DepthwiseProduct::run`] asks.
     unsafe fn pixels(&self, store: T, lhs: *const D::Lhs, lines: Lines<D::Lhs>, taps: &[Segment]) {
         let (padded, geometry) = (self.padded, self.geometry);
         let Packed::Depthwise(weights) = &self.weights.packed else { unreachable!("only depthwise convolutions go line by line") };
         let Lines { image, y, count, pixels, step_y, pad } = lines;
         let first_row = (image * self.out[0] + y) * self.out[1] + pixels.start;
-        let step_x = geometry.stride[1].wrapping_mul(padded.channels);
+        let step_x = geometry.stride[1].wrapping_mul(padded.channels * padded.repeat);
         let product = DepthwiseProduct::<S, D, T> {
             simd: self.simd,
             lhs,

@@ -10,15 +10,17 @@ use super::simd::Simd;
 /// Pixels of a block of channels before the next block: some more than make up for what a block needs to begin with.
 const RUN_PIXELS: usize = 64;
 
-/// How the columns of a window are found in those of the window before it: not at all.
+// Which of the three columns of a window are also columns of the next one, or halves of others: as a constant, for a loop of its own.
+
+/// None: all are read for each window.
 const APART: u8 = 0;
-/// The last two are the first of the next.
+/// The second and the third are the first and the second of the next window, one column on.
 const NEXT: u8 = 1;
-/// The last one is the first of the next.
+/// The third is the first of the next window, two columns on.
 const SECOND: u8 = 2;
-/// The last one is the first of the next, and the middle one is the second half of the first block and the first of the last.
+/// As [`SECOND`], of two pixels one column apart: the middle column is the second pixel of the first column and the first one of the third.
 const MIDDLE_BETWEEN: u8 = 3;
-/// The last one is the second half of the first block and the first of the next window's first.
+/// Of two pixels two columns apart: the third column is the second pixel of the first column and the first one of the next window's first.
 const LAST_BETWEEN: u8 = 4;
 
 /// What the blocks of a line have in common: what their sums start from, and the parameters of the stage.
@@ -47,9 +49,9 @@ struct Run<L> {
     columns: usize,
     /// Blocks of a line.
     blocks: usize,
-    /// Pixels of a block: two, of up to half as many channels, or one.
+    /// Two pixels a block, of up to half as many channels; else 1, also where few channels make a line one row of blocks.
     pixels: usize,
-    /// Elements from a pixel's window to that of the next one.
+    /// Elements from a block's window to that of the next one, or to that of its second pixel.
     step: usize,
     /// Elements from a block to the next one.
     dst_step: usize,
@@ -71,7 +73,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     pub(super) unsafe fn lines(&self, lines: Range<usize>) {
         let (out_h, out_w, pixels) = (self.pixels.out_h, self.pixels.out_w, self.pixels);
         let (channels, block) = (self.weights.channels, 4 * S::LANES);
-        let run_of = RUN_PIXELS.div_ceil(out_w.max(1));
+        debug_assert!(out_w > 0 && (self.pad.is_none() || self.weights.pads(out_w)));
+        let run_of = RUN_PIXELS.div_ceil(out_w);
         let mut line = lines.start;
         while line < lines.end {
             let (i, y) = (line / out_h, line % out_h);
@@ -213,7 +216,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         weights: *const D::Weight,
         dst: *mut T::Element,
     ) {
-        // The match that leads here is not known to be without effect where vectors are never whole.
+        // No vector is whole there: nothing of what follows is compiled.
         if KNOWN != NOTHING && NV != if TWO { 2 } else { 4 } {
             return;
         }
@@ -246,7 +249,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     /// The words of some taps of a block, or of its two pixels.
     ///
     /// # Safety
-    /// The taps are readable for the channels of the block, and 64 bytes more.
+    /// `4 * LANES` elements are readable at each tap; where `TWO`, half as many there and `step` further on.
     #[inline(always)]
     unsafe fn words<const N: usize, const TWO: bool>(&self, taps: [*const D::Lhs; N], step: usize) -> [D::Word; 4] {
         // SAFETY: the caller's promise.
@@ -320,8 +323,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     ) {
         let simd = self.simd;
         let step = line.step.wrapping_mul(line.pixels);
-        // SAFETY: the caller's promise: nine taps are readable for a block after each window's start, and there are twelve vectors of
-        // weights.
+        // SAFETY: the caller's promise: nine taps are readable for a block after each window's start, but for columns of padding, which are
+        // not read; there are twelve vectors of weights.
         unsafe {
             let pad = [stage.pad; 4];
             let [left, right] = line.pads;

@@ -181,14 +181,14 @@ pub trait IntegerStage: Copy + Send + Sync {
     }
 }
 
-/// What [`Store::store_interleaved`] finds out by itself is all that a stage may be asked for, a branch for each: beside as few products as
-/// a depthwise convolution has, they take as long as the stage.
+/// Nothing is known of a stage: [`Store::store_interleaved`] asks it, a branch for each thing that it may have to do. Beside as few products
+/// as a depthwise convolution has, those take as long as the stage.
 pub const NOTHING: u8 = 0;
 
-/// All vectors are whole, and no sum needs more than the least that is done to it.
+/// All vectors are whole, and what is rounded fits i32: scale, bias or zero point, and bounds are applied without asking.
 pub const WHOLE: u8 = 1;
 
-/// As [`WHOLE`], and nothing is clamped but to what the element can hold, nor moved by a zero point.
+/// As [`WHOLE`], without bounds but what the element can hold, and without a zero point.
 pub const PLAIN: u8 = 2;
 
 /// Where four vectors of sums go.
@@ -196,7 +196,8 @@ pub const PLAIN: u8 = 2;
 pub enum Destinations<E> {
     /// A row of up to `4 * LANES` columns.
     One(*mut E),
-    /// Two rows, each the same columns, up to `2 * LANES`: those of the first two vectors, and of the last two, in the order of columns.
+    /// Two rows, each the same columns, up to `2 * LANES`: once in the order of columns, the first two vectors are the first row, the last two
+    /// the second.
     Two(*mut E, *mut E),
 }
 

@@ -179,13 +179,13 @@ impl RequantizeBytes<'_> {
         (i32::from(code) - i32::from(residual.zero_point)) as f32 * residual.multiplier
     }
 
-    /// Values at a place, and what the residual adds to them; `PLAIN` if its bytes are unsigned codes whose zero point is 0, as behind a
+    /// Values at a place, and what the residual adds to them; `UNSIGNED` if its bytes are unsigned codes whose zero point is 0, as behind a
     /// ReLU.
     ///
     /// # Safety
     /// The residual has these rows and columns.
     #[inline(always)]
-    unsafe fn beside_residual<S: Simd, const R: usize, const NV: usize, const PLAIN: bool>(
+    unsafe fn beside_residual<S: Simd, const R: usize, const NV: usize, const UNSIGNED: bool>(
         &self,
         simd: S,
         residual: &ResidualBytes,
@@ -199,7 +199,7 @@ impl RequantizeBytes<'_> {
                 let at = residual.codes.wrapping_add((place.row + r) * residual.stride + place.column + v * S::LANES);
                 // SAFETY: the caller's promise.
                 let mut codes = unsafe { simd.load_bytes(at, place.lanes::<S>(v)) };
-                if !PLAIN {
+                if !UNSIGNED {
                     codes = simd.add_i32(simd.xor_i32(codes, flip), zero);
                 }
                 x[r][v] = simd.add_f32(x[r][v], simd.mul_f32(simd.to_f32(codes), scale));

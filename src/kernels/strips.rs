@@ -44,7 +44,8 @@ const RUN_PIXELS: usize = 192;
 /// window in the first-level cache.
 const SMALL_BYTES: usize = 8 * 1024;
 
-/// Pixels of an output line from which on a depthwise convolution goes line by line: a short line is soon done with a block of channels.
+/// Pixels of an output line from which on a depthwise convolution goes line by line, where it reads padding from memory: a short line is soon
+/// done with a block of channels.
 const LONG_LINE: usize = 48;
 
 /// Most taps of a kernel that goes line by line.

@@ -1,6 +1,8 @@
 //! Integer convolutions: every instruction set, every stage and every number of threads equal the reference bit for bit.
 use lowprec::Error;
-use lowprec::kernels::{Accumulate, Conv2dGeometry, ImageLayout, ImageShape, Isa, PackedConv2d, Per, Workspace, conv2d, reference};
+use lowprec::kernels::{
+    Accumulate, Conv2dGeometry, ImageLayout, ImageShape, Isa, Matrix, PackedConv2d, Per, Requantize, Residual, Workspace, conv2d, reference,
+};
 use proptest::prelude::*;
 
 use crate::kernel_support::{Code, Parameters, Random, bits};
@@ -295,11 +297,14 @@ fn depthwise_of_long_lines() {
     let cases = [
         (depthwise(32, [3, 3]).with_padding([1; 4]), 9, 53),
         // Without the columns of padding: as one row, in whole blocks, with rests, few lines.
-        (depthwise(32, [3, 3]).with_padding([1; 4]), 9, 54),
+        (depthwise(32, [3, 3]).with_padding([1; 4]), 13, 54),
         (depthwise(64, [3, 3]).with_padding([1; 4]), 17, 12),
-        (depthwise(96, [3, 3]).with_padding([1; 4]), 9, 21),
-        (depthwise(200, [3, 3]).with_padding([1; 4]), 6, 14),
-        (depthwise(104, [3, 3]).with_padding([1; 4]), 3, 40),
+        (depthwise(96, [3, 3]).with_padding([1; 4]), 13, 21),
+        (depthwise(200, [3, 3]).with_padding([1; 4]), 12, 14),
+        (depthwise(104, [3, 3]).with_padding([1; 4]), 12, 40),
+        // Several outputs for a channel.
+        (Conv2dGeometry::new(40, 80, [3, 3]).with_groups(40).with_padding([1; 4]), 9, 60),
+        (Conv2dGeometry::new(20, 60, [3, 3]).with_groups(20).with_stride([2, 2]).with_padding([1; 4]), 9, 110),
         (depthwise(96, [3, 3]).with_stride([2, 2]).with_padding([1, 1, 0, 1]), 11, 101),
         (depthwise(70, [5, 4]).with_stride([1, 2]).with_dilation([2, 1]).with_padding([3, 2, 1, 0]), 19, 103),
         (depthwise(33, [2, 2]), 5, 60),
@@ -315,10 +320,34 @@ fn depthwise_of_long_lines() {
     ];
     for (i, (geometry, h, w)) in cases.into_iter().enumerate() {
         // Seeds that give values of every size, with and without residuals and zero points of each image.
-        for (seed, n, threads) in [(i as u64, 1, 1), (7, 2, 1), (15, 2, 3)] {
-            let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n, h, w, layout: ImageLayout::Nhwc } };
+        for (seed, n, threads, layout) in [(i as u64, 1, 1, ImageLayout::Nhwc), (7, 2, 1, ImageLayout::Nhwc), (15, 2, 3, ImageLayout::Nchw)]
+        {
+            let case = ConvCase { geometry: geometry.clone(), shape: ImageShape { n, h, w, layout } };
             check_conv::<u8>(&case, seed, threads);
             check_conv::<i8>(&case, seed + 1, threads);
+        }
+    }
+}
+
+/// Few channels make a line one row only where the codes that are added lie so, too: images that are read where they are, to their ends.
+#[test]
+fn depthwise_beside_residuals_with_gaps() {
+    let (channels, h, w) = (32, 14, 24);
+    let geometry = Conv2dGeometry::new(channels, channels, [3, 3]).with_groups(channels).with_padding([1; 4]);
+    let shape = ImageShape { n: 1, h, w, layout: ImageLayout::Nhwc };
+    let mut random = Random(5);
+    let (input, weights) = (random.bytes(channels * h * w, 0), i8::from_bytes(&random.bytes(9 * channels, 1)));
+    let sums: Vec<i64> = reference::conv2d(&input, shape, Per::Tensor(9), &geometry, &weights).into_iter().map(i64::from).collect();
+    for gap in [0, 3] {
+        let residual = random.bytes(h * w * (channels + gap), 2);
+        let codes = Matrix::new(&residual[..], h * w, channels).and_then(|codes| codes.with_stride(channels + gap)).unwrap();
+        let stage =
+            Requantize::<u8>::new(&[0.001]).with_zero_point(7).with_residual(Some(Residual { codes, zero_point: 3, multiplier: 0.4 }));
+        for isa in Isa::available() {
+            let packed = PackedConv2d::pack_for(isa, &geometry, &weights).unwrap();
+            let mut dst = vec![0; sums.len()];
+            conv2d(&input, shape, Per::Tensor(9), &packed, &stage, &mut dst, &mut Workspace::new(), 1).unwrap();
+            assert_eq!(dst, reference::requantize(&sums, channels, &stage), "gap {gap} on {}", isa.name());
         }
     }
 }

@@ -188,6 +188,25 @@ fn ties_of_dynamic_products() {
     }
 }
 
+/// Lines that a depthwise convolution makes one after the other, with several outputs for a channel.
+#[test]
+fn depthwise_of_long_lines_in_floats() {
+    let geometry = Conv2dGeometry::new(20, 60, [3, 3]).with_groups(20).with_padding([1; 4]);
+    for (geometry, layout) in [(geometry.clone(), ImageLayout::Nhwc), (geometry.with_stride([2, 2]), ImageLayout::Nchw)] {
+        let shape = ImageShape { n: 2, h: 9, w: 110, layout };
+        let (image, weights) = (floats(1, 2 * 20 * 9 * 110), floats(2, 60 * 9));
+        let expected = reference::conv2d_f64(&image, shape, &geometry, &weights, None, Activation::None);
+        for isa in Isa::available() {
+            let packed = PackedFloatConv2d::pack_for(isa, &geometry, &weights).unwrap();
+            for threads in [1, 3] {
+                let mut dst = vec![9.0; expected.len()];
+                conv2d_f32(&image, shape, &packed, &FloatEpilogue::new(), &mut dst, &mut Workspace::new(), threads).unwrap();
+                assert_close(&dst, &expected, isa.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn floats_do_not_depend_on_threads() {
     let (m, n, k) = (190, 150, 120);

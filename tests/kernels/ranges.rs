@@ -191,6 +191,8 @@ fn larger_images() {
         (depthwise(96, [3, 3]), 19, 23),
         (depthwise(40, [3, 3]).with_stride([2, 2]), 31, 30),
         (depthwise(300, [3, 2]), 9, 8),
+        (depthwise(96, [3, 3]), 9, 60),
+        (Conv2dGeometry::new(20, 40, [3, 3]).with_groups(20).with_padding([1; 4]), 9, 60),
         (depthwise(32, [5, 5]), 20, 29),
         (Conv2dGeometry::new(64, 64, [3, 3]).with_groups(16).with_padding([1; 4]), 30, 31),
     ]

@@ -188,7 +188,7 @@ fn dot_of_pairs(mut acc: __m512i, word: __m512i, weights: __m512i) -> __m512i {
     acc
 }
 
-/// Bytes of four vectors into words, within 128 bits; the first `N` vectors are there.
+/// Bytes of four vectors into words, within 128 bits; those after the first `N` are zeros.
 ///
 /// # Safety
 /// AVX-512 BW is there.
