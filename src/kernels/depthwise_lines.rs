@@ -1,4 +1,4 @@
-//! Depthwise convolutions line by line: what is under a window stays in the first-level cache.
+//! Depthwise convolutions line by line: what is under a window stays in the first-level cache, or is read where it is.
 
 use std::ops::Range;
 
@@ -43,7 +43,7 @@ impl TurningTaps {
     }
 
     /// Those of the window whose first line is in place `first`.
-    fn from(&mut self, first: usize) -> &[Segment] {
+    fn starting_at(&mut self, first: usize) -> &[Segment] {
         for (tap, (down, before)) in self.taps.at[..self.taps.count].iter_mut().zip(&self.lines) {
             // Neither is as large as the height: no division, which takes longer than a few pixels.
             let line = first + down;
@@ -120,7 +120,6 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
                 // SAFETY: the caller's promise; these are inner lines.
                 unsafe { self.lines_in_place(store, source, (image, y, count), segments) }
                 next += count;
-                there.0 = usize::MAX;
                 continue;
             }
             next += 1;
@@ -140,7 +139,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             for y in from..needed.end {
                 fill(image, y, &mut memory[y % height * row..][..row]);
             }
-            let turned = taps.from(needed.start % height);
+            let turned = taps.starting_at(needed.start % height);
             there = (image, needed);
             // SAFETY: the lines under the window are there, and slack behind them; the rest is the caller's promise.
             unsafe { self.pixels(store, memory.as_ptr(), Lines::one(image, y, 0..self.out[1]), turned) }
@@ -165,8 +164,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             return None;
         }
         // Tiles may read a little past what is under a window: then there must be a line after it.
-        let end = h.saturating_sub(if weights.reads_no_further() && self.store.rows_are_one() { 1 } else { 2 });
-        (end > 1).then_some(1..end)
+        let further = !(weights.reads_no_further() && self.store.rows_are_one());
+        Some(1..h - 1 - usize::from(further))
     }
 
     /// `count` lines of an image from `y` on.
@@ -249,8 +248,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     /// Some pixels of some lines, of which `lhs` is the start of the first one's window.
     ///
     /// # Safety
-    /// As for [`Convolution::run`], for these pixels; nobody else writes them. Their windows lie at `taps` over `lhs`, each pixel as often as
-    /// the workspace repeats its channels, and are as [`DepthwiseProduct::run`] asks.
+    /// As for [`Convolution::run`], for these pixels; nobody else writes them. Their windows lie at `taps` over `lhs`, each pixel as often
+    /// as the workspace repeats its channels, and are as [`DepthwiseProduct::run`] asks.
     unsafe fn pixels(&self, store: T, lhs: *const D::Lhs, lines: Lines<D::Lhs>, taps: &[Segment]) {
         let (padded, geometry) = (self.padded, self.geometry);
         let Packed::Depthwise(weights) = &self.weights.packed else { unreachable!("only depthwise convolutions go line by line") };

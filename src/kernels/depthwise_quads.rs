@@ -66,8 +66,7 @@ struct Run<L> {
 }
 
 impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
-    /// Lines of output pixels: some lines of a block of channels before the next block, as what a block needs to begin with takes as long as
-    /// several pixels.
+    /// Lines of output pixels: some lines of a block of channels ([`RUN_PIXELS`]) before the next block.
     ///
     /// # Safety
     /// As for [`DepthwiseProduct::run`]; nobody else writes these lines.
@@ -135,13 +134,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
             return;
         }
         let simd = self.simd;
-        let columns = run.columns.min(self.weights.channels * self.weights.copies);
         simd.vectorize(
             #[inline(always)]
             || {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    match (columns.div_ceil(S::LANES), run.pixels) {
+                    match (run.columns.div_ceil(S::LANES), run.pixels) {
                         (1, 1) => self.quads::<1, false>(run, dst),
                         (2, 1) => self.quads::<2, false>(run, dst),
                         (3, 1) => self.quads::<3, false>(run, dst),
@@ -217,7 +215,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         weights: *const D::Weight,
         dst: *mut T::Element,
     ) {
-        // No vector is whole there: nothing of what follows is compiled.
+        // Never so, as not all four vectors (two, where `TWO`) are there: nothing of what follows is compiled.
         if KNOWN != NOTHING && NV != if TWO { 2 } else { 4 } {
             return;
         }
@@ -308,7 +306,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         }
     }
 
-    /// [`DepthwiseProduct::line`] of three columns of three taps: `WINDOWS` says which of a window's columns are others of it or of the next.
+    /// [`DepthwiseProduct::line`] of three columns of three taps: `WINDOWS` is [`APART`] or one of those after it.
     ///
     /// Unpacking is what bounds a depthwise kernel: a column is unpacked once, not in each of the windows that it is in.
     ///

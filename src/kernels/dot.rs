@@ -84,8 +84,8 @@ pub unsafe trait Dot<S: Simd>: Copy + Send + Sync + 'static {
     /// Whether [`Dot::group_words`] is there.
     const GROUPS: bool = false;
 
-    /// Whether words can be made, taken and turned in fours: [`Dot::interleave`], [`Dot::interleave_two`], [`Dot::same_taps`], [`Dot::halves`],
-    /// [`Dot::words`], [`Dot::turn`].
+    /// Whether words can be made, taken and turned in fours: [`Dot::interleave`], [`Dot::interleave_two`], [`Dot::same_taps`],
+    /// [`Dot::halves`], [`Dot::words`], [`Dot::turn`].
     const QUADS: bool = false;
 
     /// The words of four taps of a depthwise convolution over `4 * LANES` channels, of which the first `N` taps exist, in the order of

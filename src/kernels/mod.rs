@@ -42,12 +42,13 @@
 //! Between products, codes meet element by element ([`Pairwise`], [`lookup`]) or in windows (`pool`, which floats share), without
 //! leaving their integers for longer than a register.
 //!
-//! The layers, each using those before it: `simd`, `dot`, `pairs`, `tile`, `output` with its stages `accumulate`, `dequantize` and `requantize`
-//! (registers), and `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`, `winograd_transforms`,
-//! `weights` and `conv_weights`, `ingest` (activations), `product`, `matrix_unit` with `squares` and `square_sums`, `depthwise` with `depthwise_quads`,
-//! `depthwise_float`, `grouped` and `grouped_words` (loops), `strips` and `depthwise_lines` (those of a convolution around them),
-//! `winograd_layout` and `winograd_block` with `winograd` around them, `gemm`, `conv`, `dynamic` with `dynamic_product`, `float`,
-//! `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats codes.
+//! The layers, each using those before it: `simd`, `dot`, `pairs`, `tile`, `output` with its stages `accumulate`, `dequantize` and
+//! `requantize` (registers), and `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`,
+//! `winograd_transforms`, `weights` and `conv_weights`, `ingest` (activations), `product`, `matrix_unit` with `squares` and `square_sums`,
+//! `depthwise` with `depthwise_quads`, `depthwise_float`, `grouped` and `grouped_words` (loops), `strips` and `depthwise_lines` (those of
+//! a convolution around them), `winograd_layout` and `winograd_block` with `winograd` around them, `gemm`, `conv`, `dynamic` with
+//! `dynamic_product`, `float`, `attention` and `lowbit` (the doors). A `function` may follow a tile, and `row_codes` makes rows of floats
+//! codes.
 #![allow(unsafe_code)]
 // Tiles walk several arrays of registers by one index; iterators over one of them hide that.
 #![allow(clippy::needless_range_loop)]

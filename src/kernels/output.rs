@@ -181,8 +181,8 @@ pub trait IntegerStage: Copy + Send + Sync {
     }
 }
 
-/// Nothing is known of a stage: [`Store::store_interleaved`] asks it, a branch for each thing that it may have to do. Beside as few products
-/// as a depthwise convolution has, those take as long as the stage.
+/// Nothing is known of a stage: [`Store::store_interleaved`] asks it, a branch for each thing that it may have to do. Beside as few
+/// products as a depthwise convolution has, those take as long as the stage.
 pub const NOTHING: u8 = 0;
 
 /// All vectors are whole, and what is rounded fits i32: scale, bias or zero point, and bounds are applied without asking.
@@ -196,8 +196,8 @@ pub const PLAIN: u8 = 2;
 pub enum Destinations<E> {
     /// A row of up to `4 * LANES` columns.
     One(*mut E),
-    /// Two rows, each the same columns, up to `2 * LANES`: once in the order of columns, the first two vectors are the first row, the last two
-    /// the second.
+    /// Two rows, each the same columns, up to `2 * LANES`: once in the order of columns, the first two vectors are the first row, the last
+    /// two the second.
     Two(*mut E, *mut E),
 }
 
@@ -364,8 +364,8 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
     /// [`Store::store`] of sums in the order of [`Simd::interleave`]: of one row, or of two where there are [`Destinations::Two`].
     ///
     /// # Safety
-    /// As there, for each row; [`Store::interleaved`] gave the columns, of which there are up to `4 * LANES` in one row, `2 * LANES` in each
-    /// of two; all of these, and [`Store::known`] is at least `KNOWN`, where that is not [`NOTHING`].
+    /// As there, for each row; [`Store::interleaved`] gave the columns, of which there are up to `4 * LANES` in one row, `2 * LANES` in
+    /// each of two; all of these, and [`Store::known`] is at least `KNOWN`, where that is not [`NOTHING`].
     #[inline(always)]
     unsafe fn store_interleaved<const KNOWN: u8>(
         self,

@@ -44,8 +44,8 @@ const RUN_PIXELS: usize = 192;
 /// window in the first-level cache.
 const SMALL_BYTES: usize = 8 * 1024;
 
-/// Pixels of an output line from which on a depthwise convolution goes line by line, where it reads padding from memory: a short line is soon
-/// done with a block of channels.
+/// Pixels of an output line from which on a depthwise convolution goes line by line, where it reads padding from memory: a short line is
+/// soon done with a block of channels.
 const LONG_LINE: usize = 48;
 
 /// Most taps of a kernel that goes line by line.
@@ -79,10 +79,10 @@ pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
 unsafe impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Sync for Convolution<'_, S, D, T> {}
 
 /// Output lines of an image, or whole images, whose input lines lie in memory from `lhs` on.
-pub(super) struct Strip<L> {
-    pub lhs: *const L,
-    pub images: Range<usize>,
-    pub lines: Range<usize>,
+struct Strip<L> {
+    lhs: *const L,
+    images: Range<usize>,
+    lines: Range<usize>,
 }
 
 impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
@@ -246,7 +246,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
 
     /// # Safety
     /// As for [`Convolution::run`], for the images and lines of the strip: whole images where there are several.
-    pub(super) unsafe fn strip(&self, store: T, strip: Strip<D::Lhs>, segments: &[Segment], threads: usize) {
+    unsafe fn strip(&self, store: T, strip: Strip<D::Lhs>, segments: &[Segment], threads: usize) {
         if strip.images.is_empty() || strip.lines.is_empty() {
             return;
         }

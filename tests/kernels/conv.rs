@@ -302,6 +302,11 @@ fn depthwise_of_long_lines() {
         (depthwise(96, [3, 3]).with_padding([1; 4]), 13, 21),
         (depthwise(200, [3, 3]).with_padding([1; 4]), 12, 14),
         (depthwise(104, [3, 3]).with_padding([1; 4]), 12, 40),
+        (depthwise(24, [3, 3]).with_padding([1; 4]), 13, 21),
+        (depthwise(24, [3, 3]).with_padding([1; 4]), 40, 41),
+        (depthwise(17, [3, 3]).with_padding([1; 4]), 12, 12),
+        (depthwise(16, [3, 3]).with_stride([2, 2]).with_padding([1; 4]), 9, 110),
+        (depthwise(16, [5, 5]).with_stride([1, 2]).with_padding([2; 4]), 8, 120),
         // Several outputs for a channel.
         (Conv2dGeometry::new(40, 80, [3, 3]).with_groups(40).with_padding([1; 4]), 9, 60),
         (Conv2dGeometry::new(20, 60, [3, 3]).with_groups(20).with_stride([2, 2]).with_padding([1; 4]), 9, 110),
@@ -357,7 +362,7 @@ fn depthwise_beside_residuals_with_gaps() {
 #[test]
 fn depthwise_of_few_channels_in_the_last_block() {
     let kernels = [([3, 3], [1, 1]), ([3, 3], [1, 2]), ([3, 3], [2, 3]), ([2, 2], [1, 1]), ([5, 3], [2, 1]), ([1, 1], [1, 2])];
-    for (i, channels) in [65, 79, 80, 81, 95, 96, 97, 160, 32, 40].into_iter().enumerate() {
+    for (i, channels) in [65, 79, 80, 81, 95, 96, 97, 160, 16, 23, 32, 40].into_iter().enumerate() {
         for (j, (kernel, stride)) in kernels.into_iter().enumerate() {
             let geometry = Conv2dGeometry::new(channels, channels, kernel).with_groups(channels).with_stride(stride).with_padding([1; 4]);
             for (k, (h, w)) in [(6, 7 + (i + j) % 4), (4, 150)].into_iter().enumerate() {
