@@ -188,7 +188,7 @@ pub const NOTHING: u8 = 0;
 /// All vectors are whole, and what is rounded fits i32: scale, bias or zero point, and bounds are applied without asking.
 pub const WHOLE: u8 = 1;
 
-/// As [`WHOLE`], without bounds but what the element can hold, and without a zero point.
+/// As [`WHOLE`], without bounds but what the element can hold.
 pub const PLAIN: u8 = 2;
 
 /// Where four vectors of sums go.

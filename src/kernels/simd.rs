@@ -299,9 +299,9 @@ pub struct CodeGrid {
 }
 
 impl CodeGrid {
-    /// Whether saturation is all that makes a code of a rounded value: unsigned codes without a zero point, as behind most ReLUs.
+    /// Whether saturation bounds the codes as much as they are to be: unsigned ones over their whole range.
     pub fn is_plain(&self) -> bool {
-        (self.zero_point, self.lo, self.hi, self.flip) == (0, 0, u8::MAX, 0)
+        (self.lo, self.hi, self.flip) == (0, u8::MAX, 0)
     }
 }
 

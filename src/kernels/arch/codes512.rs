@@ -55,17 +55,26 @@ impl Grid {
     unsafe fn bytes(&self, low: __m512i, high: __m512i) -> __m512i {
         // SAFETY: registers alone.
         unsafe {
+            let bytes = self.saturated(low, high);
+            // Saturation is all that most stages need.
+            if self.plain.is_plain() { bytes } else { self.clamped(bytes) }
+        }
+    }
+
+    /// [`Grid::bytes`] but for its bounds and what they are xored with.
+    ///
+    /// # Safety
+    /// As for [`Grid::new`].
+    #[inline(always)]
+    unsafe fn saturated(&self, low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: registers alone.
+        unsafe {
             // A zero point of 0, as behind a ReLU: a stage beside few products notices each instruction.
-            let bytes = if self.plain.zero_point == 0 {
+            if self.plain.zero_point == 0 {
                 _mm512_packus_epi16(low, high)
             } else {
                 _mm512_packus_epi16(_mm512_adds_epi16(low, self.zero_point), _mm512_adds_epi16(high, self.zero_point))
-            };
-            // Saturation is all that most stages need.
-            if self.plain.lo == 0 && self.plain.hi == u8::MAX && self.plain.flip == 0 {
-                return bytes;
             }
-            self.clamped(bytes)
         }
     }
 
@@ -164,7 +173,7 @@ pub(super) unsafe fn store_interleaved_codes<const KNOWN: u8>(q: [__m512i; 4], g
         let bytes = match KNOWN {
             NOTHING => grid.bytes(low, high),
             WHOLE => grid.clamped(_mm512_packus_epi16(_mm512_adds_epi16(low, grid.zero_point), _mm512_adds_epi16(high, grid.zero_point))),
-            _ => _mm512_packus_epi16(low, high),
+            _ => grid.saturated(low, high),
         };
         match to {
             Destinations::One(dst) if KNOWN != NOTHING || columns == 4 * LANES => _mm512_storeu_si512(dst.cast(), bytes),
