@@ -40,8 +40,8 @@ impl<W: Element> Lanes<W> {
         // Few channels leave room for several pixels in a block, if those lie one after the other as their channels do.
         let side_by_side = geometry.stride[1] == 1 && channels.is_multiple_of(layout.lanes) && block.is_multiple_of(channels);
         let copies = if layout.quads && side_by_side { block / channels } else { 1 };
-        // Less than half a block of two pixels is better off tap by tap.
-        let lanes = if layout.quads && 4 * channels * copies >= block { layout.lanes } else { 0 };
+        // Fewer channels are better off tap by tap: at 16 there is little to gain, and weights of a whole block take five times the bytes.
+        let lanes = if layout.quads && 8 * channels * copies >= 3 * block { layout.lanes } else { 0 };
         let by_column = geometry.kernel == [3, 3] && geometry.dilation[1] == 1;
         let len = if lanes > 0 { (channels * copies).next_multiple_of(block) * taps.next_multiple_of(4) } else { channels * taps };
         let col_sums = if W::SUMMED { weights.chunks_exact(taps).map(W::sum).collect() } else { Box::default() };
