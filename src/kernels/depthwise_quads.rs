@@ -32,7 +32,7 @@ struct Finish<'a, A, W, C, const NV: usize> {
     interleaved: [C; 4],
     start: [A; 4],
     params: [usize; 1],
-    /// The words of a column of padding.
+    /// The word of a column of padding, the same for all channels.
     pad: W,
 }
 
@@ -215,7 +215,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         weights: *const D::Weight,
         dst: *mut T::Element,
     ) {
-        // Never so, as not all four vectors (two, where `TWO`) are there: nothing of what follows is compiled.
+        // A stage is known only where all four vectors (two, where `TWO`) are whole: of others nothing of what follows is compiled.
         if KNOWN != NOTHING && NV != if TWO { 2 } else { 4 } {
             return;
         }

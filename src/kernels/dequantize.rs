@@ -208,7 +208,7 @@ impl IntegerStage for DequantizeStage<'_> {
         let acc = simd.deinterleave(acc);
         let mut x = [simd.splat_f32(0.0); 4];
         for v in 0..4 {
-            let bias = columns[v].bias.expect("`interleaved` gave one");
+            let bias = columns[v].bias.expect("`interleaved` gave each column one");
             x[v] = simd.add_f32(simd.mul_f32(simd.to_f32(acc[v]), columns[v].scale), bias);
         }
         if KNOWN == WHOLE || KNOWN == NOTHING && self.plain.activation != Activation::None {

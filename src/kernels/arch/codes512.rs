@@ -161,7 +161,7 @@ pub(super) unsafe fn store_whole_steps([a, b, c, d]: [__m512i; 4], grid: Grid, d
     }
 }
 
-/// Sixty-four codes: the in-lane packs put them in order.
+/// Sixty-four codes of a row, or of two rows: the in-lane packs put them in order.
 ///
 /// # Safety
 /// AVX-512 F, BW and VL are there; else as for [`Simd::store_interleaved_codes`](crate::kernels::simd::Simd::store_interleaved_codes).
