@@ -206,7 +206,8 @@ impl<T: IntegerStage> Visitor for ConvVisit<'_, T::Element, T> {
         };
         let (start, store) = (Start { bias: self.stage.bias(), ..Start::new(zero) }, Integers(self.stage));
         let (geometry, running) = weights.running(padded);
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst };
+        let convolution =
+            Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst, permuted: false };
         // SAFETY: `conv2d` checked input, output, zero points and stage.
         unsafe { convolution.run_integers(lhs, segments, winograd, threads) }
     }

@@ -108,6 +108,12 @@ impl<W: Element> ConvWeights<W> {
         }
     }
 
+    /// Whether lines of `width` pixels of output may be made of permuted codes: see [`Lanes::takes_permuted`].
+    pub fn takes_permuted(&self, padded: &Padded, width: usize) -> bool {
+        let Packed::Depthwise(lanes) = &self.packed else { return false };
+        padded.layout == ImageLayout::Nhwc && padded.repeat == 1 && lanes.takes_permuted(self.geometry.stride[1], width)
+    }
+
     /// Whether rows of whole words can be read where the caller has them.
     pub fn reads_in_place(&self, shape: ImageShape, ku: usize) -> bool {
         let whole_words = self.geometry.runs_are_multiples_of(ku);

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::dot::Dot;
 use super::geometry::Conv2dGeometry;
+use super::ingest::PERMUTED;
 use super::memory::Aligned;
 use super::output::Store;
 use super::pack::PanelLayout;
@@ -94,6 +95,17 @@ impl<W: Element> Lanes<W> {
         (self.channels * self.copies).is_multiple_of(4 * self.lanes)
     }
 
+    /// Whether windows `step` pixels apart in lines of `width` pixels of output may be read from codes that are
+    /// [`permute`](super::ingest::permute)d: every channel is in a block of whole groups of them, or in one of two pixels.
+    pub fn takes_permuted(&self, step: usize, width: usize) -> bool {
+        let block = 4 * self.lanes;
+        self.lanes > 0
+            && self.by_column
+            && step <= 2
+            && self.channels.is_multiple_of(PERMUTED)
+            && (self.channels.is_multiple_of(block) || width > 1)
+    }
+
     /// `[taps][channels]`, and a vector more, where taps do not go in fours.
     pub fn by_tap(&self) -> &[W] {
         debug_assert_eq!(self.lanes, 0);
@@ -119,6 +131,8 @@ pub struct DepthwiseProduct<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub dst: *mut T::Element,
     /// What is left and right of each line, a column on either side, where that is not in memory: see [`Lanes::pads`].
     pub pad: Option<D::Lhs>,
+    /// Whether the codes are permuted, as [`Lanes::takes_permuted`] lets them be, for a stage that is [`Store::permuted`].
+    pub permuted: bool,
 }
 
 // SAFETY: threads read `lhs` and write disjoint rows of `dst`, both of which outlive the call that borrows them.
@@ -170,8 +184,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
 
     /// The same for one part of the work.
     fn part(&self, part: usize) -> Self {
-        let &DepthwiseProduct { simd, lhs, pixels, images, taps, weights, start, store, dst, pad } = self;
-        DepthwiseProduct { simd, lhs, pixels, images, taps, weights, start, store: store.part(part), dst, pad }
+        let &DepthwiseProduct { simd, lhs, pixels, images, taps, weights, start, store, dst, pad, permuted } = self;
+        DepthwiseProduct { simd, lhs, pixels, images, taps, weights, start, store: store.part(part), dst, pad, permuted }
     }
 
     /// Tiles of pixels, taps one after the other.

@@ -70,7 +70,7 @@ impl Taps {
 
 /// Images whose inner pixels are read where they are. Copying all lines takes a quarter of the time of a layer of stride 2. At stride 1 it
 /// was faster with a copy, from which the windows of three lines read, than with what these edges cost; but see [`Convolution::unpadded`].
-struct InPlace<'a, L> {
+pub(super) struct InPlace<'a, L> {
     source: &'a [L],
     /// Elements of an input line.
     row: usize,
@@ -185,7 +185,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
     }
 
     /// How inner pixels are read where they are, if that is worth it.
-    fn in_place<'a>(&self, source: &'a [D::Lhs], segments: &[Segment]) -> Option<InPlace<'a, D::Lhs>> {
+    pub(super) fn in_place<'a>(&self, source: &'a [D::Lhs], segments: &[Segment]) -> Option<InPlace<'a, D::Lhs>> {
         let (padded, geometry) = (self.padded, self.geometry);
         let ([_, w], out_w, step) = (padded.input, self.out[1], geometry.stride[1]);
         let (row, columns) = (w * padded.channels, geometry.dilation[1].checked_mul(geometry.kernel[1] - 1)? + 1);
@@ -267,6 +267,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             store: store.only(image),
             dst: self.dst.wrapping_add(first_row * geometry.out_channels),
             pad,
+            permuted: self.permuted,
         };
         // SAFETY: the caller's promise.
         unsafe { product.here() }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::depthwise::DepthwiseProduct;
 use super::dot::Dot;
-use super::output::{Destinations, NOTHING, PLAIN, Place, Store, WHOLE};
+use super::output::{Destinations, NOTHING, PERMUTED, PERMUTED_PLAIN, PLAIN, Place, Store, WHOLE};
 use super::simd::Simd;
 
 /// Pixels of a block of channels before the next block: what a block needs to begin with takes as long as several pixels. 64 took 2 to 7 %
@@ -25,7 +25,9 @@ const MIDDLE_BETWEEN: u8 = 3;
 const LAST_BETWEEN: u8 = 4;
 
 /// What the blocks of a line have in common: what their sums start from, and the parameters of the stage.
-struct Finish<'a, A, W, C, const NV: usize> {
+struct Finish<'a, T, A, W, C, const NV: usize> {
+    /// That of the run's image.
+    store: T,
     columns: &'a [C; NV],
     /// Whether the stage takes sums in the order of `interleaved`.
     in_order: bool,
@@ -102,7 +104,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                 // A line as one row, a block after the other, each some pixels.
                 let (len, blocks) = (out_w * channels, out_w * channels / block);
                 run(Run { blocks, step: block, dst_step: block, ..whole }, 0);
-                if len % block > 0 {
+                if len % block > 0 && self.permuted {
+                    // Some pixels once more, the same as before: what is permuted has whole blocks alone.
+                    run(Run { lhs: lhs.wrapping_add(len - block), blocks: 1, ..whole }, len - block);
+                } else if len % block > 0 {
                     let (lhs, first) = (lhs.wrapping_add(blocks * block), blocks * block);
                     run(Run { lhs, first, columns: len % block, blocks: 1, step: 0, dst_step: 0, ..whole }, first);
                 }
@@ -117,7 +122,10 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                     let (twos, last) = (out_w / 2, out_w - 1);
                     let [left, right] = one.pads;
                     run(Run { blocks: twos, pixels: 2, dst_step: 2 * channels, pads: [left, right && out_w % 2 == 0], ..one }, first);
-                    if out_w % 2 > 0 {
+                    if out_w % 2 > 0 && self.permuted {
+                        let lhs = one.lhs.wrapping_add((last - 1).wrapping_mul(pixels.step_x));
+                        run(Run { lhs, blocks: 1, pixels: 2, ..one }, first + (last - 1) * channels);
+                    } else if out_w % 2 > 0 {
                         let (lhs, pads) = (one.lhs.wrapping_add(last.wrapping_mul(pixels.step_x)), [left && last == 0, right]);
                         run(Run { lhs, row: one.row + last, blocks: 1, pads, ..one }, first + last * channels);
                     }
@@ -162,17 +170,18 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         let block = 4 * S::LANES;
         // Channel of a column: the copies of few channels come round again.
         let channel = |column: usize| if w.copies > 1 { column % w.channels } else { column };
-        let params = [line.image; 1];
+        let (params, store) = ([line.image; 1], self.store.only(line.image));
         let lanes = |v: usize| (line.columns - v * S::LANES).min(S::LANES);
+        let permuted;
         // SAFETY: `columns` exist, and vectors of copies start at whole vectors of channels.
         unsafe {
             let first = channel(line.first);
-            let mut columns = [self.store.columns(simd, first, lanes(0)); NV];
+            let mut columns = [store.columns(simd, first, lanes(0)); NV];
             let sums = |c: usize| w.col_sums.as_ptr().add(c);
             let mut start = [D::start::<1, 1>(simd, &self.start, (0, &params), sums(first), (first, lanes(0)))[0][0]; 4];
             for v in 1..NV {
                 let c = channel(line.first + v * S::LANES);
-                columns[v] = self.store.columns(simd, c, lanes(v));
+                columns[v] = store.columns(simd, c, lanes(v));
                 start[v] = D::start::<1, 1>(simd, &self.start, (0, &params), sums(c), (c, lanes(v)))[0][0];
             }
             // Of columns that are not there, whatever comes out is not stored.
@@ -181,19 +190,30 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                 (all[2], all[3]) = (all[0], all[1]);
                 (start[2], start[3]) = (start[0], start[1]);
             }
-            let start = T::interleaved_start(simd, start);
-            let interleaved = self.store.interleaved(simd, &all);
-            let whole = NV == if TWO { 2 } else { 4 } && line.columns == NV * S::LANES && interleaved.is_some();
-            let known = if whole { self.store.known() } else { NOTHING };
             let first_block = if w.copies > 1 { 0 } else { line.first / block };
-            let weights = w.data.as_slice::<D::Weight>().as_ptr().add(first_block * w.taps.div_ceil(4) * 4 * block);
+            let mut weights = w.data.as_slice::<D::Weight>().as_ptr().add(first_block * w.taps.div_ceil(4) * 4 * block);
+            let interleaved = if self.permuted { store.permuted(simd, &all) } else { store.interleaved(simd, &all) };
+            let whole = NV == if TWO { 2 } else { 4 } && line.columns == NV * S::LANES && interleaved.is_some();
+            let known = match if whole { store.known() } else { NOTHING } {
+                WHOLE if self.permuted => PERMUTED,
+                PLAIN if self.permuted => PERMUTED_PLAIN,
+                known => known,
+            };
+            let start = if self.permuted { T::permuted_start(simd, start) } else { T::interleaved_start(simd, start) };
+            if self.permuted {
+                debug_assert!(known == PERMUTED || known == PERMUTED_PLAIN);
+                permuted = PermutedWeights::new(simd, weights.cast());
+                weights = permuted.0.as_ptr().cast();
+            }
             let (in_order, interleaved) = (interleaved.is_some(), interleaved.unwrap_or(all));
             let pad = D::same_taps(simd, self.pad.unwrap_or_default());
-            let stage = Finish { columns: &columns, in_order, interleaved, start, params, pad };
+            let stage = Finish { store, columns: &columns, in_order, interleaved, start, params, pad };
             for _ in 0..line.lines {
                 match known {
                     PLAIN => self.line::<NV, TWO, PLAIN>(&line, &stage, weights, dst),
                     WHOLE => self.line::<NV, TWO, WHOLE>(&line, &stage, weights, dst),
+                    PERMUTED => self.line::<NV, TWO, PERMUTED>(&line, &stage, weights, dst),
+                    PERMUTED_PLAIN => self.line::<NV, TWO, PERMUTED_PLAIN>(&line, &stage, weights, dst),
                     _ => self.line::<NV, TWO, NOTHING>(&line, &stage, weights, dst),
                 }
                 line.lhs = line.lhs.wrapping_add(line.line_step);
@@ -211,7 +231,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     unsafe fn line<const NV: usize, const TWO: bool, const KNOWN: u8>(
         &self,
         line: &Run<D::Lhs>,
-        stage: &Finish<'_, D::Acc, D::Word, T::Columns, NV>,
+        stage: &Finish<'_, T, D::Acc, D::Word, T::Columns, NV>,
         weights: *const D::Weight,
         dst: *mut T::Element,
     ) {
@@ -277,7 +297,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     unsafe fn any_taps<const NV: usize, const TWO: bool, const KNOWN: u8>(
         &self,
         line: &Run<D::Lhs>,
-        stage: &Finish<'_, D::Acc, D::Word, T::Columns, NV>,
+        stage: &Finish<'_, T, D::Acc, D::Word, T::Columns, NV>,
         weights: *const D::Weight,
         dst: *mut T::Element,
     ) {
@@ -316,7 +336,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     unsafe fn columns<const NV: usize, const TWO: bool, const WINDOWS: u8, const KNOWN: u8>(
         &self,
         line: &Run<D::Lhs>,
-        stage: &Finish<'_, D::Acc, D::Word, T::Columns, NV>,
+        stage: &Finish<'_, T, D::Acc, D::Word, T::Columns, NV>,
         weights: *const D::Weight,
         dst: *mut T::Element,
     ) {
@@ -388,7 +408,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     unsafe fn finish<const NV: usize, const TWO: bool, const KNOWN: u8>(
         &self,
         line: &Run<D::Lhs>,
-        stage: &Finish<'_, D::Acc, D::Word, T::Columns, NV>,
+        stage: &Finish<'_, T, D::Acc, D::Word, T::Columns, NV>,
         x: usize,
         acc: [D::Acc; 4],
         dst: *mut T::Element,
@@ -403,15 +423,42 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
         // SAFETY: the caller's promise on the stage and `dst`.
         unsafe {
             if KNOWN != NOTHING || stage.in_order {
-                return self.store.store_interleaved::<KNOWN>(self.simd, &stage.interleaved, acc, place, to);
+                return stage.store.store_interleaved::<KNOWN>(self.simd, &stage.interleaved, acc, place, to);
             }
             let acc = T::natural(self.simd, acc);
-            self.store.store(self.simd, stage.columns, stage.params, [row(acc, 0)], place, at, 0);
+            stage.store.store(self.simd, stage.columns, stage.params, [row(acc, 0)], place, at, 0);
             if let Destinations::Two(_, second) = to {
                 let place = Place { row: place.row + 1, ..place };
-                self.store.store(self.simd, stage.columns, stage.params, [row(acc, 2)], place, second, 0);
+                stage.store.store(self.simd, stage.columns, stage.params, [row(acc, 2)], place, second, 0);
             }
         }
+    }
+}
+
+/// The weights of a block of three columns of taps, as [`permute`](super::ingest::permute)d codes meet them.
+#[repr(align(64))]
+struct PermutedWeights([i32; 3 * 4 * 16]);
+
+impl PermutedWeights {
+    /// # Safety
+    /// `weights` are as many words, in the order of [`Simd::interleave`].
+    #[inline(always)]
+    unsafe fn new<S: Simd>(simd: S, weights: *const i32) -> Self {
+        let mut permuted = PermutedWeights([0; 3 * 4 * 16]);
+        for (c, column) in permuted.0.chunks_exact_mut(4 * S::LANES).enumerate() {
+            let mut words = [simd.splat_i32(0); 4];
+            // SAFETY: the caller's promise; a column is four vectors.
+            unsafe {
+                for v in 0..4 {
+                    words[v] = simd.load_i32(weights.add((4 * c + v) * S::LANES), S::LANES);
+                }
+                words = simd.permuted(simd.deinterleave(words));
+                for v in 0..4 {
+                    simd.store_i32(column.as_mut_ptr().add(v * S::LANES), words[v], S::LANES);
+                }
+            }
+        }
+        permuted
     }
 }
 

@@ -3,8 +3,8 @@
 use super::function::Function;
 use super::operand::Per;
 use super::output::{
-    Activation, Destinations, IntegerStage, NOTHING, PLAIN, Place, StageShape, Store, WHOLE, check_bias, check_one_or, load_broadcast,
-    one_or,
+    Activation, Destinations, IntegerStage, Interleaved, NOTHING, PERMUTED, PERMUTED_PLAIN, PLAIN, Place, StageShape, Store, WHOLE,
+    check_bias, check_one_or, load_broadcast, one_or,
 };
 use super::ranges::Measure;
 use super::simd::Simd;
@@ -179,9 +179,9 @@ impl IntegerStage for DequantizeStage<'_> {
     }
 
     #[inline(always)]
-    fn interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Option<[Self::Columns<S>; 4]> {
+    fn interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
         let Dequantize { lhs_scale, accumulate, .. } = self.plain;
-        if accumulate || self.measure.is_some() || matches!(lhs_scale, Per::Row(_)) {
+        if accumulate || matches!(lhs_scale, Per::Row(_)) {
             return None;
         }
         let mut all = *columns;
@@ -192,8 +192,23 @@ impl IntegerStage for DequantizeStage<'_> {
         Some(all)
     }
 
+    #[inline(always)]
+    fn permuted<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
+        let mut all = self.interleaved(simd, columns)?;
+        let none = simd.splat_f32(-0.0);
+        let scale = simd.permuted_f32([all[0].scale, all[1].scale, all[2].scale, all[3].scale]);
+        let bias = simd.permuted_f32([all[0].bias, all[1].bias, all[2].bias, all[3].bias].map(
+            #[inline(always)]
+            |bias| bias.unwrap_or(none),
+        ));
+        for v in 0..4 {
+            all[v] = DequantizeColumns { scale: scale[v], bias: Some(bias[v]), ..all[v] };
+        }
+        Some(all)
+    }
+
     fn known(&self) -> u8 {
-        if self.plain.activation == Activation::None { PLAIN } else { WHOLE }
+        if self.plain.activation == Activation::None && self.measure.is_none() { PLAIN } else { WHOLE }
     }
 
     #[inline(always)]
@@ -205,16 +220,36 @@ impl IntegerStage for DequantizeStage<'_> {
         place: Place,
         to: Destinations<f32>,
     ) {
-        let acc = simd.deinterleave(acc);
+        let permuted = KNOWN == PERMUTED || KNOWN == PERMUTED_PLAIN;
+        let acc = if permuted { acc } else { simd.deinterleave(acc) };
         let mut x = [simd.splat_f32(0.0); 4];
         for v in 0..4 {
             let bias = columns[v].bias.expect("`interleaved` gave each column one");
             x[v] = simd.add_f32(simd.mul_f32(simd.to_f32(acc[v]), columns[v].scale), bias);
         }
-        if KNOWN == WHOLE || KNOWN == NOTHING && self.plain.activation != Activation::None {
+        if KNOWN == WHOLE || KNOWN == PERMUTED || KNOWN == NOTHING && self.plain.activation != Activation::None {
             for v in 0..4 {
                 x[v] = simd.min_f32(columns[v].hi, simd.max_f32(columns[v].lo, x[v]));
             }
+        }
+        let rows = if let Destinations::Two(..) = to { 2 } else { 1 };
+        let whole = KNOWN != NOTHING || rows * place.columns == 4 * S::LANES;
+        let measure = if KNOWN == PLAIN || KNOWN == PERMUTED_PLAIN { None } else { self.measure };
+        if let (Some(measure), true) = (measure, whole) {
+            // SAFETY: there is one image, whose range is that of `only`; all lanes are values.
+            unsafe { measure.record(simd, &[0], &[x], Place { columns: 4 * S::LANES, ..place }) }
+        }
+        if permuted {
+            let (first, second) = match to {
+                Destinations::One(dst) => (dst, dst.wrapping_add(2 * S::LANES)),
+                Destinations::Two(first, second) => (first, second),
+            };
+            for v in 0..4 {
+                let at = v * S::LANES / 2;
+                // SAFETY: the caller's promise on `to`.
+                unsafe { simd.store_halves_f32(first.wrapping_add(at), second.wrapping_add(at), x[v]) }
+            }
+            return;
         }
         for v in 0..4 {
             let (dst, at) = match to {
@@ -225,6 +260,10 @@ impl IntegerStage for DequantizeStage<'_> {
             if lanes > 0 {
                 // SAFETY: the caller's promise on `to`.
                 unsafe { simd.store_f32(dst.wrapping_add(at * S::LANES), x[v], lanes) }
+                if let (Some(measure), false) = (measure, whole) {
+                    // SAFETY: as above; these lanes are values.
+                    unsafe { measure.record(simd, &[0], &[[x[v]]], Place { columns: lanes, ..place }) }
+                }
             }
         }
     }

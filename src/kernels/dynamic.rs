@@ -10,7 +10,7 @@ use super::elementwise::Extremes;
 use super::function::Function;
 use super::gemm::{Destination, stage_shape};
 use super::geometry::{ImageShape, Padded};
-use super::ingest::{self, Fill, Numbers, Quantizer};
+use super::ingest::{self, Fill, Numbers, Permuted, Quantizer};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
@@ -381,20 +381,24 @@ impl Visitor for ConvVisit<'_> {
         let ConvVisit { input, padded, out, rule, finite, measured, weights, epilogue, measure, dst, workspace, threads } = self;
         let Workspace { codes: memory, scales, zero_points, segments, winograd, .. } = workspace;
         let (scales, zero_points) = (&scales[..], &zero_points[..]);
+        // What is in the output is added in the order of columns.
+        let permuted = finite && !epilogue.accumulate && weights.takes_permuted(&padded, out[1]);
         let line = |image: usize, y: usize, dst: &mut [_]| {
             let quantizer = rule.quantizer(scales[image], zero_points[image]);
             let (pad, at) = (Element::from_unsigned(zero_points[image]), (image, y));
-            match (finite, measured) {
-                (false, _) => ingest::line(simd, (quantizer, pad), input, &padded, at, dst),
-                (true, false) => ingest::line(simd, (Numbers::<false>(quantizer), pad), input, &padded, at, dst),
-                (true, true) => ingest::line(simd, (Numbers::<true>(quantizer), pad), input, &padded, at, dst),
+            match (finite, measured, permuted) {
+                (false, ..) => ingest::line(simd, (quantizer, pad), input, &padded, at, dst),
+                (true, false, false) => ingest::line(simd, (Numbers::<false>(quantizer), pad), input, &padded, at, dst),
+                (true, true, false) => ingest::line(simd, (Numbers::<true>(quantizer), pad), input, &padded, at, dst),
+                (true, false, true) => ingest::line(simd, (Permuted::<false>(quantizer), pad), input, &padded, at, dst),
+                (true, true, true) => ingest::line(simd, (Permuted::<true>(quantizer), pad), input, &padded, at, dst),
             }
         };
         let blocks = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_blocks(&padded, y, dst, |y, dst| line(image, y, dst));
         let fill: Fill<'_, _> = if weights.in_blocks() { &blocks } else { &line };
         let (geometry, running) = weights.running(padded);
         let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales)).measured(measure)));
-        let convolution = Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst };
+        let convolution = Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst, permuted };
         // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
         unsafe { convolution.run_integers(Activations::Lines { fill, memory, source: None }, segments, winograd, threads) }
     }

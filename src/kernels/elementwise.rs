@@ -161,7 +161,7 @@ impl<T: ActivationCode> Visitor for Quantize<'_, T> {
             || {
                 for (x, codes) in self.x.chunks(BLOCK).zip(self.dst.chunks_mut(BLOCK)) {
                     if extremes(simd, x).finite {
-                        self.quantizer.codes::<S, T, false>(simd, x, codes);
+                        self.quantizer.codes::<S, T, false, false>(simd, x, codes);
                     } else {
                         self.quantizer.divide(x, codes);
                     }

@@ -273,8 +273,17 @@ impl Visitor for ConvVisit<'_> {
             false => Activations::Lines { fill: &fill, memory, source: None },
         };
         let start = Start::new(Zero::Tensor(0));
-        let convolution =
-            Convolution::<S, Float, _> { simd, weights, geometry: &weights.geometry, padded: &padded, out, start, store, dst };
+        let convolution = Convolution::<S, Float, _> {
+            simd,
+            weights,
+            geometry: &weights.geometry,
+            padded: &padded,
+            out,
+            start,
+            store,
+            dst,
+            permuted: false,
+        };
         // SAFETY: `conv2d_f32` checked input, output and stage.
         unsafe { convolution.run(lhs, segments, threads) }
     }

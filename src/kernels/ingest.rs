@@ -103,7 +103,7 @@ impl Quantizer {
     /// of floats, which the code is of, by 1/2. So a value may be on the other side of a tie only where what is left of a step,
     /// with half of [`NEAR`] added, is below that; and with it none is negative. One group of 64 in 128 has such a value, and is divided.
     #[inline(always)]
-    pub fn codes<S: Simd, L: Element, const WITHIN: bool>(self, simd: S, src: &[f32], dst: &mut [L]) {
+    pub fn codes<S: Simd, L: Element, const WITHIN: bool, const PERMUTED: bool>(self, simd: S, src: &[f32], dst: &mut [L]) {
         let len = src.len().min(dst.len());
         let mut done = 0;
         if let (Some(flip), true) = (L::BYTE_FLIP, (1e-18..1e18).contains(&self.scale) && S::FUSED) {
@@ -113,27 +113,39 @@ impl Quantizer {
             let shift = simd.splat_f32((self.zero_point * FRACTION + half + NEAR / 2) as f32);
             // In the middle of what has the first code, and the last: nothing there is near a tie.
             let (lowest, highest) = (simd.splat_i32(self.qmin * FRACTION + half), simd.splat_f32((self.qmax * FRACTION + half) as f32));
-            let ahead = ahead();
-            while done + 4 * S::LANES <= len {
-                for at in (0..4 * S::LANES).step_by(16) {
-                    simd.prefetch(src.as_ptr().wrapping_add(done + at + ahead).cast());
+            let (ahead, whole) = (ahead(), len - len % (4 * S::LANES));
+            while done < whole {
+                // A loop of its own, out of which a near value leads: with the division in it, it takes a quarter more.
+                while done < whole {
+                    for at in (0..4 * S::LANES).step_by(16) {
+                        simd.prefetch(src.as_ptr().wrapping_add(done + at + ahead).cast());
+                    }
+                    let mut steps = [lowest; 4];
+                    for v in 0..4 {
+                        // SAFETY: four vectors are left in `src`.
+                        let x = unsafe { simd.load_f32(src.as_ptr().add(done + v * S::LANES), S::LANES) };
+                        let step = simd.mul_add_f32(x, inverse, shift);
+                        steps[v] =
+                            if WITHIN { simd.round_i32(step) } else { simd.max_i32(simd.round_i32(simd.min_f32(step, highest)), lowest) };
+                    }
+                    // SAFETY: four vectors are left in `dst`, whose elements are bytes.
+                    if !unsafe { simd.store_whole_steps::<PERMUTED>(steps, grid, dst.as_mut_ptr().add(done).cast()) } {
+                        break;
+                    }
+                    done += 4 * S::LANES;
                 }
-                let mut steps = [lowest; 4];
-                for v in 0..4 {
-                    // SAFETY: four vectors are left in `src`.
-                    let x = unsafe { simd.load_f32(src.as_ptr().add(done + v * S::LANES), S::LANES) };
-                    let step = simd.mul_add_f32(x, inverse, shift);
-                    steps[v] =
-                        if WITHIN { simd.round_i32(step) } else { simd.max_i32(simd.round_i32(simd.min_f32(step, highest)), lowest) };
+                let near = done..whole.min(done + 4 * S::LANES);
+                self.divide(&src[near.clone()], &mut dst[near.clone()]);
+                if PERMUTED {
+                    permute(&mut dst[near.clone()]);
                 }
-                // SAFETY: four vectors are left in `dst`, whose elements are bytes.
-                if !unsafe { simd.store_whole_steps(steps, grid, dst.as_mut_ptr().add(done).cast()) } {
-                    self.divide(&src[done..done + 4 * S::LANES], &mut dst[done..]);
-                }
-                done += 4 * S::LANES;
+                done = near.end;
             }
         }
         self.divide(&src[done..len], &mut dst[done..len]);
+        if PERMUTED {
+            permute(&mut dst[done..len]);
+        }
     }
 
     /// [`Quantizer::code`] of each value, whatever it is.
@@ -141,6 +153,23 @@ impl Quantizer {
     pub fn divide<L: Element>(self, src: &[f32], dst: &mut [L]) {
         for (code, &x) in dst.iter_mut().zip(src) {
             *code = L::from_unsigned(self.code(x));
+        }
+    }
+}
+
+/// Elements that are permuted by themselves.
+pub const PERMUTED: usize = 32;
+
+/// In each group of [`PERMUTED`] elements, fours as they lie in a table of four rows and two columns, column by column: of such codes the
+/// sums of a depthwise convolution, whose taps are unpacked byte by byte, come out in halves of vectors that are columns in their order.
+/// What is behind the last group stays as it is.
+#[inline(always)]
+pub fn permute<L: Element>(elements: &mut [L]) {
+    for group in elements.as_chunks_mut::<PERMUTED>().0 {
+        let natural = *group;
+        let (fours, natural) = (group.as_chunks_mut::<4>().0, natural.as_chunks::<4>().0);
+        for i in 0..PERMUTED / 4 {
+            fours[i] = natural[2 * (i % 4) + i / 4];
         }
     }
 }
@@ -166,7 +195,25 @@ impl<L: Element, const WITHIN: bool> Convert<L> for Numbers<WITHIN> {
 
     #[inline(always)]
     fn slice<S: Simd>(self, simd: S, src: &[f32], dst: &mut [L]) {
-        self.0.codes::<S, L, WITHIN>(simd, src, dst);
+        self.0.codes::<S, L, WITHIN, false>(simd, src, dst);
+    }
+}
+
+/// [`Numbers`] whose codes are [`permute`]d, for slices of whole groups.
+#[derive(Debug, Clone, Copy)]
+pub struct Permuted<const WITHIN: bool>(pub Quantizer);
+
+impl<L: Element, const WITHIN: bool> Convert<L> for Permuted<WITHIN> {
+    type In = f32;
+    #[inline(always)]
+    fn convert(self, x: f32) -> L {
+        self.0.convert(x)
+    }
+
+    #[inline(always)]
+    fn slice<S: Simd>(self, simd: S, src: &[f32], dst: &mut [L]) {
+        debug_assert!(src.len().is_multiple_of(PERMUTED));
+        self.0.codes::<S, L, WITHIN, true>(simd, src, dst);
     }
 }
 

@@ -155,6 +155,12 @@ pub trait IntegerStage: Copy + Send + Sync {
         let _ = (simd, columns);
         None
     }
+    /// See [`Store::permuted`].
+    #[inline(always)]
+    fn permuted<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
+        let _ = (simd, columns);
+        None
+    }
     /// See [`Store::store_interleaved`].
     ///
     /// # Safety
@@ -188,8 +194,14 @@ pub const NOTHING: u8 = 0;
 /// All vectors are whole, and what is rounded fits i32: scale, bias or zero point, and bounds are applied without asking.
 pub const WHOLE: u8 = 1;
 
-/// As [`WHOLE`], without bounds but what the element can hold.
+/// As [`WHOLE`], without bounds but what the element can hold, and without ranges that are measured.
 pub const PLAIN: u8 = 2;
+
+/// As [`WHOLE`], of sums in the order of [`Simd::permuted`].
+pub const PERMUTED: u8 = 3;
+
+/// As [`PLAIN`], of sums in the order of [`Simd::permuted`].
+pub const PERMUTED_PLAIN: u8 = 4;
 
 /// Where four vectors of sums go.
 #[derive(Debug, Clone, Copy)]
@@ -253,6 +265,11 @@ impl<S: Simd, T: IntegerStage> Store<S, S::I32> for Integers<T> {
     }
 
     #[inline(always)]
+    fn permuted(self, simd: S, columns: &[Self::Columns; 4]) -> Interleaved<Self::Columns> {
+        self.0.permuted(simd, columns)
+    }
+
+    #[inline(always)]
     unsafe fn store_interleaved<const KNOWN: u8>(
         self,
         simd: S,
@@ -273,6 +290,11 @@ impl<S: Simd, T: IntegerStage> Store<S, S::I32> for Integers<T> {
     #[inline(always)]
     fn interleaved_start(simd: S, start: [S::I32; 4]) -> [S::I32; 4] {
         simd.interleave(start)
+    }
+
+    #[inline(always)]
+    fn permuted_start(simd: S, start: [S::I32; 4]) -> [S::I32; 4] {
+        simd.permuted(start)
     }
 
     fn known(&self) -> u8 {
@@ -357,6 +379,12 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
         let _ = (simd, columns);
         None
     }
+    /// The same in the order of [`Simd::permuted`]: at [`PERMUTED`] and [`PERMUTED_PLAIN`].
+    #[inline(always)]
+    fn permuted(self, simd: S, columns: &[Self::Columns; 4]) -> Interleaved<Self::Columns> {
+        let _ = (simd, columns);
+        None
+    }
     /// What is known of the stage where its columns are [`Store::interleaved`] and vectors whole: [`NOTHING`], [`WHOLE`] or [`PLAIN`].
     fn known(&self) -> u8 {
         NOTHING
@@ -387,6 +415,12 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
     /// The inverse of [`Store::natural`].
     #[inline(always)]
     fn interleaved_start(simd: S, start: [A; 4]) -> [A; 4] {
+        let _ = simd;
+        start
+    }
+    /// Sums in the order of [`Simd::permuted`], from that of columns.
+    #[inline(always)]
+    fn permuted_start(simd: S, start: [A; 4]) -> [A; 4] {
         let _ = simd;
         start
     }

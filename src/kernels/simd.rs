@@ -145,12 +145,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
 
     /// Writes the codes of `4 * LANES` numbers in [`FRACTION`]s of a step, none negative, below 2^31: the steps that are whole in each, of
     /// a grid whose zero point is 0, clamped. Not if what is left of a step is below [`NEAR`] in any: then says false, and what is at `dst`
-    /// is nothing.
+    /// is nothing. In the order of [`permute`](super::ingest::permute) where `PERMUTED`, which is for [`Dot::QUADS`].
     ///
     /// # Safety
     /// `dst` is valid for writes of `4 * LANES` bytes.
     #[inline(always)]
-    unsafe fn store_whole_steps(self, steps: [Self::I32; 4], grid: Self::Grid, dst: *mut u8) -> bool {
+    unsafe fn store_whole_steps<const PERMUTED: bool>(self, steps: [Self::I32; 4], grid: Self::Grid, dst: *mut u8) -> bool {
+        debug_assert!(!PERMUTED, "only where QUADS says so");
         // Near ones have one whole step less if they are made smaller. Without closures, which become calls.
         let (near, mut differ) = (self.splat_i32(-NEAR), self.splat_i32(0));
         let mut whole = [[differ; 2]; 2];
@@ -251,6 +252,31 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn deinterleave(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
         let _ = x;
+        unreachable!("only where QUADS says so")
+    }
+
+    /// Four vectors of columns in the order that unpacking leaves of permuted codes, where [`Dot::QUADS`]: vector `j` has eight columns of
+    /// the first half, from `8 * j` on, then as many of the second.
+    #[inline(always)]
+    fn permuted(self, x: [Self::I32; 4]) -> [Self::I32; 4] {
+        let _ = x;
+        unreachable!("only where QUADS says so")
+    }
+
+    /// [`Simd::permuted`] of floats.
+    #[inline(always)]
+    fn permuted_f32(self, x: [Self::F32; 4]) -> [Self::F32; 4] {
+        let _ = x;
+        unreachable!("only where QUADS says so")
+    }
+
+    /// Writes the first half of a vector, and the second one elsewhere, where [`Dot::QUADS`].
+    ///
+    /// # Safety
+    /// Both are valid for writes of `LANES / 2` floats.
+    #[inline(always)]
+    unsafe fn store_halves_f32(self, first: *mut f32, second: *mut f32, x: Self::F32) {
+        let _ = (first, second, x);
         unreachable!("only where QUADS says so")
     }
 

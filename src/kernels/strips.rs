@@ -31,21 +31,18 @@ const SHORT_ELEMENTS: usize = 64 * 1024;
 /// Bytes of weights that leave no room in that cache for strips, or for weights that are read again: more lines stay there instead.
 const LARGE_WEIGHTS: usize = 1 << 20;
 
-/// The same for a convolution in narrow groups or of each channel by itself, whose weights are few: a first-level cache.
-const GROUPED_BYTES: usize = 32 * 1024;
-
-/// The same where a block of channels is read at a time, of which all lines of a window stay in that cache.
-const WORDS_BYTES: usize = 128 * 1024;
+/// The same for a convolution in narrow groups or of each channel by itself, whose weights are few. A block of channels is read at a time,
+/// of which all lines of a window stay in a first-level cache; that all channels' do is not worth beginning with a block more often: in
+/// strips of 32 KB, depthwise convolutions of floats took up to a quarter longer.
+const GROUPED_BYTES: usize = 128 * 1024;
 
 /// Output pixels of a run of a thread, at least.
 const RUN_PIXELS: usize = 192;
 
-/// Bytes of images that are made whole for a depthwise convolution; larger ones of long lines go line by line, which keeps what is under a
-/// window in the first-level cache.
+/// Bytes of images that are made whole for a depthwise convolution; of larger ones it goes line by line where it can read lines in place.
 const SMALL_BYTES: usize = 8 * 1024;
 
-/// Pixels of an output line from which on a depthwise convolution goes line by line, where it reads padding from memory: a short line is
-/// soon done with a block of channels.
+/// Pixels of an output line from which on it does so at strides above one: a short line is soon done with a block of channels.
 const LONG_LINE: usize = 48;
 
 /// Most taps of a kernel that goes line by line.
@@ -73,6 +70,8 @@ pub(super) struct Convolution<'a, S: Simd, D: Dot<S>, T: Store<S, D::Acc>> {
     pub start: Start<'a>,
     pub store: T,
     pub dst: *mut T::Element,
+    /// See [`DepthwiseProduct::permuted`].
+    pub permuted: bool,
 }
 
 // SAFETY: threads write disjoint lines of `dst`, which outlives the call that borrows it.
@@ -104,11 +103,11 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             Activations::Lines { fill, memory, source } => (fill, memory, source),
         };
         let depthwise = matches!(self.weights.packed, Packed::Depthwise(_));
-        let long = self.out[1] >= LONG_LINE || source.is_some_and(|source| self.unpadded(source).is_some());
-        let by_line = depthwise && segments.len() <= TAPS && long;
+        // Else every line is made, of some lines at a time: a line by itself took up to a seventh longer.
+        let in_place = |source| self.unpadded(source).is_some() || self.out[1] >= LONG_LINE && self.in_place(source, segments).is_some();
+        let by_line = depthwise && segments.len() <= TAPS && source.is_some_and(in_place);
         let (bytes, runs) = match &self.weights.packed {
-            Packed::Depthwise(_) | Packed::Grouped(_) => (GROUPED_BYTES, RUNS),
-            Packed::GroupedWords(_) => (WORDS_BYTES, RUNS),
+            Packed::Depthwise(_) | Packed::Grouped(_) | Packed::GroupedWords(_) => (GROUPED_BYTES, RUNS),
             Packed::Panels(panels) => {
                 let weights = panels.groups() * panels.group_len() * size_of::<D::Weight>();
                 let bytes = if weights <= FEW_WEIGHTS {
@@ -268,8 +267,9 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             }
             Packed::Depthwise(lanes) => {
                 let Laid { lhs, pixels, images, start, store, dst, .. } = laid;
-                let taps = segments;
-                let product = DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps, weights: lanes, start, store, dst, pad: None };
+                let (taps, weights, permuted) = (segments, lanes, self.permuted);
+                let product =
+                    DepthwiseProduct::<S, D, T> { simd, lhs, pixels, images, taps, weights, start, store, dst, pad: None, permuted };
                 // SAFETY: as above.
                 unsafe { product.run(threads) }
             }

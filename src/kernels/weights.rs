@@ -251,7 +251,7 @@ impl Columns<i8> for Quantized<'_> {
             if range.finite {
                 // As unsigned codes, which `codes` turns into signed ones.
                 let quantizer = Quantizer::new(*scale, 128, 1, 255);
-                quantizer.codes::<S, i8, true>(simd, &column[start..start + run], &mut codes[c * run..][..run]);
+                quantizer.codes::<S, i8, true, false>(simd, &column[start..start + run], &mut codes[c * run..][..run]);
             }
         }
     }

@@ -144,7 +144,7 @@ unsafe fn store_four_codes(q: [__m512i; 4], grid: Grid, dst: *mut u8, stride: us
 /// # Safety
 /// AVX-512 F and BW are there; `dst` is valid for writes of 64 bytes.
 #[inline(always)]
-pub(super) unsafe fn store_whole_steps([a, b, c, d]: [__m512i; 4], grid: Grid, dst: *mut u8) -> bool {
+pub(super) unsafe fn store_whole_steps<const PERMUTED: bool>([a, b, c, d]: [__m512i; 4], grid: Grid, dst: *mut u8) -> bool {
     const { assert!(FRACTION == 1 << 16 && NEAR.count_ones() == 1, "halves of a lane, and bits that say what is near") };
     // SAFETY: registers up to the store, of 64 bytes.
     unsafe {
@@ -155,8 +155,13 @@ pub(super) unsafe fn store_whole_steps([a, b, c, d]: [__m512i; 4], grid: Grid, d
             return false;
         }
         let bytes = grid.bytes(_mm512_permutex2var_epi16(a, upper, b), _mm512_permutex2var_epi16(c, upper, d));
-        let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-        _mm512_storeu_si512(dst.cast(), _mm512_permutexvar_epi64(order, bytes));
+        // A lane of the packs has eight codes of each half.
+        let bytes = if PERMUTED {
+            _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes)
+        } else {
+            _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes)
+        };
+        _mm512_storeu_si512(dst.cast(), bytes);
         true
     }
 }

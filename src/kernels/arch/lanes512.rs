@@ -143,9 +143,38 @@ macro_rules! simd_of_512_bits {
             }
 
             #[inline(always)]
-            unsafe fn store_whole_steps(self, steps: [__m512i; 4], grid: Self::Grid, dst: *mut u8) -> bool {
+            unsafe fn store_whole_steps<const PERMUTED: bool>(self, steps: [__m512i; 4], grid: Self::Grid, dst: *mut u8) -> bool {
                 // SAFETY: the caller's promise.
-                unsafe { store_whole_steps(steps, grid, dst) }
+                unsafe { store_whole_steps::<PERMUTED>(steps, grid, dst) }
+            }
+
+            #[inline(always)]
+            fn permuted(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+                // SAFETY: the token exists only where AVX-512 F does, and only registers are touched.
+                unsafe {
+                    let (low, high) = (_mm512_shuffle_i64x2::<0x44>, _mm512_shuffle_i64x2::<0xee>);
+                    [low(a, c), high(a, c), low(b, d), high(b, d)]
+                }
+            }
+
+            #[inline(always)]
+            fn permuted_f32(self, x: [__m512; 4]) -> [__m512; 4] {
+                // SAFETY: as above; the casts move no bit.
+                unsafe {
+                    let [a, b, c, d] = x;
+                    let x = [_mm512_castps_si512(a), _mm512_castps_si512(b), _mm512_castps_si512(c), _mm512_castps_si512(d)];
+                    let [a, b, c, d] = self.permuted(x);
+                    [_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), _mm512_castsi512_ps(c), _mm512_castsi512_ps(d)]
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn store_halves_f32(self, first: *mut f32, second: *mut f32, x: __m512) {
+                // SAFETY: the caller's promise; the token exists only where AVX-512 F and DQ do.
+                unsafe {
+                    _mm256_storeu_ps(first, _mm512_castps512_ps256(x));
+                    _mm256_storeu_ps(second, _mm512_extractf32x8_ps::<1>(x));
+                }
             }
 
             #[inline(always)]

@@ -74,7 +74,7 @@ pub fn codes<'d, S: Simd>(
         threads,
         #[inline(always)]
         |row, group, x: &[f32], into: &mut [i8]| match finite {
-            true => quantizer(row, group).codes::<S, i8, true>(simd, x, into),
+            true => quantizer(row, group).codes::<S, i8, true, false>(simd, x, into),
             false => quantizer(row, group).divide(x, into),
         },
     );
