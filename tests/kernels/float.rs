@@ -298,53 +298,6 @@ fn dynamic_products_do_not_depend_on_threads() {
 }
 
 #[test]
-fn conv2d_dynamic_is_its_parts() {
-    for (i, (geometry, layout)) in [
-        (Conv2dGeometry::new(5, 7, [3, 3]).with_padding([1, 0, 2, 1]), ImageLayout::Nchw),
-        (Conv2dGeometry::new(8, 33, [1, 1]), ImageLayout::Nhwc),
-        (Conv2dGeometry::new(3, 16, [7, 7]).with_stride([2, 2]).with_padding([3; 4]), ImageLayout::Nchw),
-        (Conv2dGeometry::new(3, 20, [5, 6]).with_stride([2, 2]).with_padding([2; 4]), ImageLayout::Nhwc),
-        (Conv2dGeometry::new(6, 12, [3, 3]).with_groups(6).with_padding([1; 4]), ImageLayout::Nhwc),
-        (Conv2dGeometry::new(6, 8, [2, 3]).with_groups(2).with_dilation([2, 1]), ImageLayout::Nchw),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let shape = ImageShape { n: 3, h: 9, w: 8, layout };
-        let len = geometry.in_channels * 72;
-        let mut image = floats(i as u64, 3 * len);
-        image[len..2 * len].iter_mut().for_each(|x| *x = *x * 40.0 + 10.0);
-        let weights: Vec<i8> = floats(7, geometry.weight_shape().iter().product()).iter().map(|x| (x * 128.0) as i8).collect();
-        let n = geometry.out_channels;
-        let (scales, bias) = (floats(8, n).iter().map(|x| x.abs() + 0.01).collect::<Vec<_>>(), floats(9, n));
-        for (symmetric, range) in [(false, RangeOf::Row), (true, RangeOf::Row), (false, RangeOf::Tensor), (true, RangeOf::Tensor)] {
-            let rule = ActivationRule { symmetric, ..Default::default() };
-            let (lhs_scales, zero_points): (Vec<f32>, Vec<i32>) = image
-                .chunks(len)
-                .map(|x| {
-                    let x = if range == RangeOf::Tensor { &image[..] } else { x };
-                    let (min, max) = (x.iter().copied().fold(f32::MAX, f32::min), x.iter().copied().fold(f32::MIN, f32::max));
-                    affine_qparams(min, max, 0, 255, symmetric)
-                })
-                .unzip();
-            let code = |(i, &x): (usize, &f32)| quantize(x, lhs_scales[i / len], zero_points[i / len], 0, 255) as u8;
-            let codes: Vec<u8> = image.iter().enumerate().map(code).collect();
-            let sums = reference::conv2d(&codes, shape, Per::Row(&zero_points), &geometry, &weights);
-            let stage = Dequantize::new(Per::Row(&lhs_scales), &scales).with_bias(Some(&bias)).with_activation(Activation::Relu);
-            let mut expected = vec![0.0; sums.len()];
-            reference::dequantize(&sums, n, sums.len() / n / 3, &stage, &mut expected);
-            let epilogue = Epilogue::new(&scales).with_bias(Some(&bias)).with_activation(Activation::Relu);
-            for isa in Isa::available() {
-                let packed = PackedConv2d::pack_for(isa, &geometry, &weights).unwrap();
-                let mut dst = vec![9.0; expected.len()];
-                conv2d_dynamic(&image, shape, range, &rule, &packed, &epilogue, &mut dst, &mut Workspace::new(), 2).unwrap();
-                assert_eq!(bits(&dst), bits(&expected), "{geometry:?}, {range:?} on {}", isa.name());
-            }
-        }
-    }
-}
-
-#[test]
 fn what_is_not_finite_is_named_or_saturated() {
     let geometry = Conv2dGeometry::new(2, 1, [1, 1]);
     let weights = PackedConv2d::pack(&geometry, &[1, 0]).unwrap();

@@ -6,6 +6,7 @@ mod kernel_support;
 
 mod codes;
 mod conv;
+mod dynamic;
 mod float;
 mod gemm;
 mod lowbit;
