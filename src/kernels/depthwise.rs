@@ -68,6 +68,11 @@ impl<W: Element> Lanes<W> {
         block > 0 && self.copies == 1 && channel / block == self.channels / block && self.channels % block <= block / 2
     }
 
+    /// Whether taps go in fours.
+    pub fn in_fours(&self) -> bool {
+        self.lanes > 0
+    }
+
     /// Where the weight of a channel (or of its copy) at a tap lies.
     fn index(&self, channel: usize, tap: usize) -> usize {
         if self.lanes == 0 {

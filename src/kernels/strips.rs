@@ -39,10 +39,12 @@ const GROUPED_BYTES: usize = 128 * 1024;
 /// Output pixels of a run of a thread, at least.
 const RUN_PIXELS: usize = 192;
 
-/// Bytes of images that are made whole for a depthwise convolution; of larger ones it goes line by line where it can read lines in place.
+/// Bytes of images that are made whole for a depthwise convolution; larger ones may go line by line, which keeps what is under a window in the
+/// first-level cache.
 const SMALL_BYTES: usize = 8 * 1024;
 
-/// Pixels of an output line from which on it does so at strides above one: a short line is soon done with a block of channels.
+/// Pixels of an output line from which on they do, where taps go one after the other, or lines are read in place at strides above one: a
+/// short line is soon done with a block of channels.
 const LONG_LINE: usize = 48;
 
 /// Most taps of a kernel that goes line by line.
@@ -102,10 +104,14 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Convolution<'_, S, D, T> {
             }
             Activations::Lines { fill, memory, source } => (fill, memory, source),
         };
-        let depthwise = matches!(self.weights.packed, Packed::Depthwise(_));
-        // Else every line is made, of some lines at a time: a line by itself took up to a seventh longer.
-        let in_place = |source| self.unpadded(source).is_some() || self.out[1] >= LONG_LINE && self.in_place(source, segments).is_some();
-        let by_line = depthwise && segments.len() <= TAPS && source.is_some_and(in_place);
+        let long = self.out[1] >= LONG_LINE;
+        let in_place = |source| self.unpadded(source).is_some() || long && self.in_place(source, segments).is_some();
+        let by_line = match &self.weights.packed {
+            // Else every line is made, some at a time: beginning with a block of channels in each line took up to a seventh longer.
+            Packed::Depthwise(lanes) if lanes.in_fours() => segments.len() <= TAPS && source.is_some_and(in_place),
+            Packed::Depthwise(_) => segments.len() <= TAPS && long,
+            _ => false,
+        };
         let (bytes, runs) = match &self.weights.packed {
             Packed::Depthwise(_) | Packed::Grouped(_) | Packed::GroupedWords(_) => (GROUPED_BYTES, RUNS),
             Packed::Panels(panels) => {
