@@ -107,7 +107,8 @@ impl DequantizeStage<'_> {
 #[derive(Clone, Copy)]
 pub struct DequantizeColumns<F> {
     scale: F,
-    bias: Option<F>,
+    /// -0 where there is none, which changes nothing, not even the sign of a zero.
+    bias: F,
     lo: F,
     hi: F,
 }
@@ -166,12 +167,25 @@ impl IntegerStage for DequantizeStage<'_> {
         let mut x = [[simd.splat_f32(0.0); NV]; R];
         for r in 0..R {
             for v in 0..NV {
-                let scale = match lhs_scale {
-                    Per::Tensor(_) => columns[v].scale,
+                x[r][v] = simd.to_f32(acc[r][v]);
+            }
+        }
+        match lhs_scale {
+            Per::Tensor(_) => {
+                for r in 0..R {
+                    for v in 0..NV {
+                        x[r][v] = simd.mul_f32(x[r][v], columns[v].scale);
+                    }
+                }
+            }
+            Per::Row(scales) => {
+                for r in 0..R {
                     // SAFETY: `check_parameters` saw one scale for each row, and the caller keeps within the rows.
-                    Per::Row(scales) => simd.mul_f32(simd.splat_f32(unsafe { *scales.get_unchecked(params[r]) }), columns[v].scale),
-                };
-                x[r][v] = simd.mul_f32(simd.to_f32(acc[r][v]), scale);
+                    let scale = simd.splat_f32(unsafe { *scales.get_unchecked(params[r]) });
+                    for v in 0..NV {
+                        x[r][v] = simd.mul_f32(x[r][v], simd.mul_f32(scale, columns[v].scale));
+                    }
+                }
             }
         }
         // SAFETY: the caller's promise.
@@ -179,30 +193,21 @@ impl IntegerStage for DequantizeStage<'_> {
     }
 
     #[inline(always)]
-    fn interleaved<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
+    fn interleaved<S: Simd>(self, _: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
         let Dequantize { lhs_scale, accumulate, .. } = self.plain;
         if accumulate || matches!(lhs_scale, Per::Row(_)) {
             return None;
         }
-        let mut all = *columns;
-        for v in 0..4 {
-            // Which changes nothing, not even the sign of a zero.
-            all[v].bias = Some(columns[v].bias.unwrap_or(simd.splat_f32(-0.0)));
-        }
-        Some(all)
+        Some(*columns)
     }
 
     #[inline(always)]
     fn permuted<S: Simd>(self, simd: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
         let mut all = self.interleaved(simd, columns)?;
-        let none = simd.splat_f32(-0.0);
         let scale = simd.permuted_f32([all[0].scale, all[1].scale, all[2].scale, all[3].scale]);
-        let bias = simd.permuted_f32([all[0].bias, all[1].bias, all[2].bias, all[3].bias].map(
-            #[inline(always)]
-            |bias| bias.unwrap_or(none),
-        ));
+        let bias = simd.permuted_f32([all[0].bias, all[1].bias, all[2].bias, all[3].bias]);
         for v in 0..4 {
-            all[v] = DequantizeColumns { scale: scale[v], bias: Some(bias[v]), ..all[v] };
+            all[v] = DequantizeColumns { scale: scale[v], bias: bias[v], ..all[v] };
         }
         Some(all)
     }
@@ -224,8 +229,7 @@ impl IntegerStage for DequantizeStage<'_> {
         let acc = if permuted { acc } else { simd.deinterleave(acc) };
         let mut x = [simd.splat_f32(0.0); 4];
         for v in 0..4 {
-            let bias = columns[v].bias.expect("`interleaved` gave each column one");
-            x[v] = simd.add_f32(simd.mul_f32(simd.to_f32(acc[v]), columns[v].scale), bias);
+            x[v] = simd.add_f32(simd.mul_f32(simd.to_f32(acc[v]), columns[v].scale), columns[v].bias);
         }
         if KNOWN == WHOLE || KNOWN == PERMUTED || KNOWN == NOTHING && self.plain.activation != Activation::None {
             for v in 0..4 {
@@ -286,19 +290,39 @@ unsafe fn store_floats<S: Simd, const R: usize, const NV: usize>(
 ) {
     for r in 0..R {
         for v in 0..NV {
-            let (columns, at, lanes) = (&columns[v], dst.wrapping_add(r * stride + v * S::LANES), place.lanes::<S>(v));
-            if let Some(bias) = columns.bias {
-                x[r][v] = simd.add_f32(x[r][v], bias);
+            x[r][v] = simd.add_f32(x[r][v], columns[v].bias);
+        }
+    }
+    let whole = place.columns == NV * S::LANES;
+    if whole && !accumulate && measure.is_none() {
+        // In code of its own: beside few products, a branch at each vector takes as long as they do.
+        if activation != Activation::None {
+            x = clamped(simd, columns, x);
+        }
+        for r in 0..R {
+            for v in 0..NV {
+                // SAFETY: the caller's promise on `dst`, of whole vectors.
+                unsafe { simd.store_f32(dst.wrapping_add(r * stride + v * S::LANES), x[r][v], S::LANES) }
             }
-            if accumulate {
+        }
+        return;
+    }
+    if accumulate {
+        for r in 0..R {
+            for v in 0..NV {
                 // SAFETY: the caller's promise on `dst`.
-                x[r][v] = simd.add_f32(x[r][v], unsafe { simd.load_f32(at, lanes) });
+                let before = unsafe { simd.load_f32(dst.wrapping_add(r * stride + v * S::LANES), place.lanes::<S>(v)) };
+                x[r][v] = simd.add_f32(x[r][v], before);
             }
-            if activation != Activation::None {
-                x[r][v] = simd.min_f32(columns.hi, simd.max_f32(columns.lo, x[r][v]));
-            }
+        }
+    }
+    if activation != Activation::None {
+        x = clamped(simd, columns, x);
+    }
+    for r in 0..R {
+        for v in 0..NV {
             // SAFETY: the caller's promise on `dst`.
-            unsafe { simd.store_f32(at, x[r][v], lanes) }
+            unsafe { simd.store_f32(dst.wrapping_add(r * stride + v * S::LANES), x[r][v], place.lanes::<S>(v)) }
         }
     }
     if let Some(measure) = measure {
@@ -307,15 +331,30 @@ unsafe fn store_floats<S: Simd, const R: usize, const NV: usize>(
     }
 }
 
-/// The bias of columns `n..n + lanes`, where there is one.
+/// Within the activation's bounds.
+#[inline(always)]
+fn clamped<S: Simd, const R: usize, const NV: usize>(
+    simd: S,
+    columns: &[DequantizeColumns<S::F32>; NV],
+    mut x: [[S::F32; NV]; R],
+) -> [[S::F32; NV]; R] {
+    for r in 0..R {
+        for v in 0..NV {
+            x[r][v] = simd.min_f32(columns[v].hi, simd.max_f32(columns[v].lo, x[r][v]));
+        }
+    }
+    x
+}
+
+/// The bias of columns `n..n + lanes`, or -0 where there is none.
 ///
 /// # Safety
 /// The bias has at least `n + lanes` elements, `1 <= lanes <= LANES`.
 #[inline(always)]
-unsafe fn load_bias<S: Simd>(simd: S, bias: Option<&[f32]>, n: usize, lanes: usize) -> Option<S::F32> {
-    let bias = bias?;
+unsafe fn load_bias<S: Simd>(simd: S, bias: Option<&[f32]>, n: usize, lanes: usize) -> S::F32 {
+    let Some(bias) = bias else { return simd.splat_f32(-0.0) };
     // SAFETY: the caller's promise.
-    Some(unsafe { simd.load_f32(bias.as_ptr().add(n), lanes) })
+    unsafe { simd.load_f32(bias.as_ptr().add(n), lanes) }
 }
 
 /// The output stage of float kernels: `activation(acc + bias[n] + dst[m][n])`.
