@@ -68,6 +68,7 @@ mod dot;
 mod dynamic;
 mod dynamic_product;
 mod elementwise;
+mod few_words;
 mod float;
 mod function;
 mod gemm;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::dot::Dot;
+use super::few_words::FEW_WORDS;
 use super::output::Store;
 use super::pack::Panels;
 use super::simd::Simd;
@@ -255,6 +256,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (low, more) = if count > 1 { (self.m / count, self.m % count) } else { (self.m, 0) };
         let top = |tile: usize| tile * low + tile.min(more);
         let fetched = S::PREFETCHES && size_of_val(weights) >= FETCHED_BYTES;
+        let words = if self.segments.len() == 1 { self.segments[0].words } else { 0 };
+        let few = S::FEW_WORDS && D::EXACT && (1..=FEW_WORDS).contains(&words) && self.start.is_one();
         let block = self.panels_of_block(top(tiles.end) - top(tiles.start));
         let (mut offsets, mut params) = ([[0; ROWS]; LONGEST], [[0; ROWS]; LONGEST]);
         for first in panels.clone().step_by(block) {
@@ -317,7 +320,12 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                     }
                     // SAFETY: rows, stage and `dst` by the caller's promise; weights and column sums are those of this panel.
                     unsafe {
-                        self.simd.product_tile(mr, tile.columns.div_ceil(S::LANES), &tile);
+                        let nv = tile.columns.div_ceil(S::LANES);
+                        if few {
+                            self.simd.few_words(mr, nv, words, &tile);
+                        } else {
+                            self.simd.product_tile(mr, nv, &tile);
+                        }
                         store.after(self.simd, tile.dst, self.dst_stride, rows, tile.columns);
                     }
                     panel += 1;

@@ -81,7 +81,7 @@ impl<'a> Start<'a> {
     }
 
     /// Whether sums of all rows start from the same.
-    fn is_one(&self) -> bool {
+    pub fn is_one(&self) -> bool {
         matches!(self.zero, Zero::Tensor(_)) && self.weight_zero.is_empty()
     }
 }
@@ -223,8 +223,9 @@ unsafe fn tile_sums<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize, co
             if !next_dst.is_null() {
                 for m in (turn..MR).step_by(turns) {
                     let row = next_dst.wrapping_add(m * tile.dst_stride).cast::<u8>();
-                    for at in (0..tile.columns * size_of::<T::Element>()).step_by(64) {
-                        simd.prefetch(row.wrapping_add(at));
+                    // A number that is known: what is beyond the columns is fetched in vain.
+                    for line in 0..(NV * S::LANES * size_of::<T::Element>()).div_ceil(64) {
+                        simd.prefetch(row.wrapping_add(64 * line));
                     }
                 }
                 turn += 1;
@@ -316,7 +317,7 @@ pub unsafe fn lane_tile<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const MR: usize
 /// # Safety
 /// Those columns are inside the stage, and fill `NV` vectors but for the last one's end.
 #[inline(always)]
-unsafe fn stage_columns<S: Simd, A, T: Store<S, A>, const NV: usize>(simd: S, store: T, place: Place) -> [T::Columns; NV] {
+pub(super) unsafe fn stage_columns<S: Simd, A, T: Store<S, A>, const NV: usize>(simd: S, store: T, place: Place) -> [T::Columns; NV] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut columns = [store.columns(simd, place.column, place.lanes::<S>(0)); NV];

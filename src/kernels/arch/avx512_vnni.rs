@@ -6,6 +6,7 @@ use super::codes512::{store_codes, store_interleaved_codes, store_whole_steps};
 use super::lanes512::{LANES, mask, memory_ops, pairs_of_512_bits, simd_of_512_bits, transpose};
 use super::{AmxUnit, register_ops};
 use crate::kernels::dot::Dot;
+use crate::kernels::few_words::{few_words, few_words_arms};
 use crate::kernels::lowbit::SignedDot;
 use crate::kernels::output::Store;
 use crate::kernels::pairs::{Pairs, pair_dot};

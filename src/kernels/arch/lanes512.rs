@@ -62,6 +62,12 @@ macro_rules! simd_of_512_bits {
                 tile_arms!(self, product_tile, tile, mr, nv, $arms, [1 2])
             }
 
+            const FEW_WORDS: bool = true;
+
+            unsafe fn few_words<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, words: usize, tiles: &Tile<'_, Self, D, T>) {
+                few_words_arms!(self, mr, nv, words, tiles, [1 2], [1 2 3 4 5 6 7 8])
+            }
+
             unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
                 tile_arms!(self, lane_tile, tile, mr, nv, [1 4], [1 2])
             }
