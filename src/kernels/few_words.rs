@@ -5,18 +5,25 @@
 use super::dot::Dot;
 use super::output::{Place, Store};
 use super::simd::Simd;
-use super::tile::{Tile, first, stage_columns};
+use super::tile::{Segment, Tile, first, stage_columns};
 
-/// Most words: sixteen vectors of weights, half of the registers.
-pub const FEW_WORDS: usize = 8;
+/// Whether segments are of so few words: one of up to eight, which are sixteen vectors of weights, half of the registers, or three of up
+/// to three, as those of a 3 x 3 kernel over a picture.
+pub fn are_few(segments: &[Segment]) -> bool {
+    match segments {
+        [one] => (1..=8).contains(&one.words),
+        [a, b, c] => (1..=3).contains(&a.words) && a.words == b.words && a.words == c.words,
+        _ => false,
+    }
+}
 
-/// [`product_tile`](super::tile::product_tile) for `mr` rows of each tile, of one segment of `WORDS` words, where
+/// [`product_tile`](super::tile::product_tile) for `mr` rows of each tile, of `SEGMENTS` segments of `WORDS` words each, where
 /// [`Start::is_one`](super::tile::Start::is_one).
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
-pub unsafe fn few_words<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const NV: usize, const WORDS: usize>(
+pub unsafe fn few_words<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const NV: usize, const SEGMENTS: usize, const WORDS: usize>(
     simd: S,
     mr: usize,
     tiles: &Tile<'_, S, D, T>,
@@ -28,13 +35,17 @@ pub unsafe fn few_words<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const NV: usize
     unsafe {
         let start = D::start::<1, NV>(simd, &tiles.start, (tiles.m, &first(&tiles.params[0])), tiles.col_sums, (tiles.n, tiles.columns));
         let stage = stage_columns(simd, tiles.store, place);
-        let mut weights = [[D::weights(simd, tiles.weights); NV]; WORDS];
-        for w in 0..WORDS {
-            for v in 0..NV {
-                weights[w][v] = D::weights(simd, tiles.weights.add(w * panel + v * S::LANES * D::KU));
+        let mut weights = [[[D::weights(simd, tiles.weights); NV]; WORDS]; SEGMENTS];
+        let mut segments = [0; SEGMENTS];
+        for s in 0..SEGMENTS {
+            segments[s] = tiles.segments[s].offset;
+            for w in 0..WORDS {
+                for v in 0..NV {
+                    weights[s][w][v] = D::weights(simd, tiles.weights.add((s * WORDS + w) * panel + v * S::LANES * D::KU));
+                }
             }
         }
-        let lhs = tiles.lhs.add(tiles.segments[0].offset);
+        let lhs = tiles.lhs;
         for (i, (offsets, params)) in tiles.offsets.iter().zip(tiles.params).enumerate() {
             let below = dst.wrapping_add(mr * tiles.dst_stride);
             let next = if i + 1 < tiles.offsets.len() && !tiles.next_dst.is_null() { below } else { tiles.next_dst };
@@ -52,10 +63,10 @@ pub unsafe fn few_words<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const NV: usize
                 }
                 if m + 1 < mr {
                     let rows = [lhs.add(offsets[m]), lhs.add(offsets[m + 1])];
-                    let acc = sums::<S, D, 2, NV, WORDS>(simd, &rows, &weights, start[0]);
+                    let acc = sums::<S, D, 2, NV, SEGMENTS, WORDS>(simd, (&rows, &segments), &weights, start[0]);
                     tiles.store.store(simd, &stage, [params[m], params[m + 1]], acc, place, at, tiles.dst_stride);
                 } else {
-                    let acc = sums::<S, D, 1, NV, WORDS>(simd, &[lhs.add(offsets[m])], &weights, start[0]);
+                    let acc = sums::<S, D, 1, NV, SEGMENTS, WORDS>(simd, (&[lhs.add(offsets[m])], &segments), &weights, start[0]);
                     tiles.store.store(simd, &stage, [params[m]], acc, place, at, tiles.dst_stride);
                 }
                 m += 2;
@@ -69,40 +80,43 @@ pub unsafe fn few_words<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const NV: usize
 /// The sums of some rows.
 ///
 /// # Safety
-/// Each row is readable for `WORDS` words.
+/// Each row is readable for `WORDS` words at each of the segments.
 #[inline(always)]
-unsafe fn sums<S: Simd, D: Dot<S>, const R: usize, const NV: usize, const WORDS: usize>(
+unsafe fn sums<S: Simd, D: Dot<S>, const R: usize, const NV: usize, const SEGMENTS: usize, const WORDS: usize>(
     simd: S,
-    rows: &[*const D::Lhs; R],
-    weights: &[[D::Weights; NV]; WORDS],
+    (rows, segments): (&[*const D::Lhs; R], &[usize; SEGMENTS]),
+    weights: &[[[D::Weights; NV]; WORDS]; SEGMENTS],
     start: [D::Acc; NV],
 ) -> [[D::Acc; NV]; R] {
     let mut acc = [start; R];
-    for w in 0..WORDS {
-        for r in 0..R {
-            // SAFETY: the caller's promise.
-            let word = unsafe { D::word(simd, rows[r].add(w * D::KU)) };
-            for v in 0..NV {
-                acc[r][v] = D::dot(simd, acc[r][v], word, weights[w][v]);
+    for s in 0..SEGMENTS {
+        for w in 0..WORDS {
+            for r in 0..R {
+                // SAFETY: the caller's promise.
+                let word = unsafe { D::word(simd, rows[r].add(segments[s] + w * D::KU)) };
+                for v in 0..NV {
+                    acc[r][v] = D::dot(simd, acc[r][v], word, weights[s][w][v]);
+                }
             }
         }
     }
     acc
 }
 
-/// The arms that turn `nv` and `words` into const generics, in an instruction set's [`Simd::few_words`].
+/// The arms that turn `nv` and the numbers of segments and words into const generics, in an instruction set's [`Simd::few_words`]: all of
+/// [`are_few`].
 macro_rules! few_words_arms {
-    ($simd:expr, $mr:expr, $nv:expr, $words:expr, $tiles:expr, [$($v:literal)*], $counts:tt) => {
+    ($simd:expr, $mr:expr, $nv:expr, $tiles:expr, [$($v:literal)*]) => {
         match $nv {
-            $($v => few_words_arms!(@words $simd, $mr, $v, $words, $tiles, $counts),)*
+            $($v => few_words_arms!(@words $simd, $mr, $v, $tiles, [(1, 1) (1, 2) (1, 3) (1, 4) (1, 5) (1, 6) (1, 7) (1, 8) (3, 1) (3, 2) (3, 3)]),)*
             nv => unreachable!("the drivers split columns into panels: {nv} vectors"),
         }
     };
-    (@words $simd:expr, $mr:expr, $v:literal, $words:expr, $tiles:expr, [$($w:literal)*]) => {
-        match $words {
+    (@words $simd:expr, $mr:expr, $v:literal, $tiles:expr, [$(($s:literal, $w:literal))*]) => {
+        match ($tiles.segments.len(), $tiles.segments[0].words) {
             // SAFETY: the caller's promise is the same.
-            $($w => $simd.vectorize(#[inline(always)] || unsafe { few_words::<_, _, _, $v, $w>($simd, $mr, $tiles) }),)*
-            words => unreachable!("more than few: {words} words"),
+            $(($s, $w) => $simd.vectorize(#[inline(always)] || unsafe { few_words::<_, _, _, $v, $s, $w>($simd, $mr, $tiles) }),)*
+            (segments, words) => unreachable!("more than few: {segments} segments, the first of {words} words"),
         }
     };
 }

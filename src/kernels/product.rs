@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::dot::Dot;
-use super::few_words::FEW_WORDS;
+use super::few_words::are_few;
 use super::output::Store;
 use super::pack::Panels;
 use super::simd::Simd;
@@ -89,21 +89,29 @@ impl Rows {
         let mr = offsets.len();
         match *self {
             Rows::Strided { stride, first } => {
+                let mut at = m * stride;
                 for i in 0..mr {
-                    (offsets[i], params[i]) = ((m + i) * stride, first + m + i);
+                    (offsets[i], params[i]) = (at, first + m + i);
+                    // Beyond the last row it may be anything.
+                    at = at.wrapping_add(stride);
                 }
             }
             Rows::Pixels(p) => {
-                let (mut x, y) = (m % p.out_w, m / p.out_w);
-                let (mut y, mut image) = (y % p.out_h, y / p.out_h);
+                let (mut x, mut y, mut image) = (m % p.out_w, m / p.out_w, 0);
+                // Beside few words a division is noticed.
+                if y >= p.out_h {
+                    (y, image) = (y % p.out_h, y / p.out_h);
+                }
+                let mut at = image * p.image + y * p.step_y + x * p.step_x;
                 for i in 0..mr {
-                    (offsets[i], params[i]) = (image * p.image + y * p.step_y + x * p.step_x, p.first_image + image);
-                    x += 1;
+                    (offsets[i], params[i]) = (at, p.first_image + image);
+                    (x, at) = (x + 1, at.wrapping_add(p.step_x));
                     if x == p.out_w {
                         (x, y) = (0, y + 1);
                         if y == p.out_h {
                             (y, image) = (0, image + 1);
                         }
+                        at = image.wrapping_mul(p.image).wrapping_add(y.wrapping_mul(p.step_y));
                     }
                 }
             }
@@ -256,8 +264,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
         let (low, more) = if count > 1 { (self.m / count, self.m % count) } else { (self.m, 0) };
         let top = |tile: usize| tile * low + tile.min(more);
         let fetched = S::PREFETCHES && size_of_val(weights) >= FETCHED_BYTES;
-        let words = if self.segments.len() == 1 { self.segments[0].words } else { 0 };
-        let few = S::FEW_WORDS && D::EXACT && (1..=FEW_WORDS).contains(&words) && self.start.is_one();
+        let few = S::FEW_WORDS && D::EXACT && are_few(self.segments) && self.start.is_one();
         let block = self.panels_of_block(top(tiles.end) - top(tiles.start));
         let (mut offsets, mut params) = ([[0; ROWS]; LONGEST], [[0; ROWS]; LONGEST]);
         for first in panels.clone().step_by(block) {
@@ -322,7 +329,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> Product<'_, S, D, T> {
                     unsafe {
                         let nv = tile.columns.div_ceil(S::LANES);
                         if few {
-                            self.simd.few_words(mr, nv, words, &tile);
+                            self.simd.few_words(mr, nv, &tile);
                         } else {
                             self.simd.product_tile(mr, nv, &tile);
                         }

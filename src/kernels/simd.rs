@@ -53,12 +53,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn product_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &Tile<'_, Self, D, T>);
     /// Whether [`Simd::few_words`] is there: it takes 32 registers.
     const FEW_WORDS: bool = false;
-    /// Product tiles of `mr` rows each, `nv` vectors of columns and `words` words, at most [`FEW_WORDS`](super::few_words::FEW_WORDS).
+    /// Product tiles of `mr` rows and `nv` vectors of columns each, whose words [`are_few`](super::few_words::are_few).
     ///
     /// # Safety
     /// See [`super::few_words::few_words`].
-    unsafe fn few_words<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, words: usize, tiles: &Tile<'_, Self, D, T>) {
-        let _ = (mr, nv, words, tiles);
+    unsafe fn few_words<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tiles: &Tile<'_, Self, D, T>) {
+        let _ = (mr, nv, tiles);
         unreachable!("only where FEW_WORDS says so")
     }
     /// One depthwise tile of `mr` (1 or 4) rows and `nv` (at most 2) vectors of channels.

@@ -64,8 +64,8 @@ macro_rules! simd_of_512_bits {
 
             const FEW_WORDS: bool = true;
 
-            unsafe fn few_words<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, words: usize, tiles: &Tile<'_, Self, D, T>) {
-                few_words_arms!(self, mr, nv, words, tiles, [1 2], [1 2 3 4 5 6 7 8])
+            unsafe fn few_words<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tiles: &Tile<'_, Self, D, T>) {
+                few_words_arms!(self, mr, nv, tiles, [1 2])
             }
 
             unsafe fn lane_tile<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tile: &LaneTile<'_, Self, D, T>) {
