@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::dot::Dot;
 use super::geometry::Conv2dGeometry;
-use super::ingest::PERMUTED;
+use super::ingest::PERMUTED_GROUP;
 use super::memory::Aligned;
 use super::output::Store;
 use super::pack::PanelLayout;
@@ -107,7 +107,7 @@ impl<W: Element> Lanes<W> {
         self.lanes > 0
             && self.by_column
             && step <= 2
-            && self.channels.is_multiple_of(PERMUTED)
+            && self.channels.is_multiple_of(PERMUTED_GROUP)
             && (self.channels.is_multiple_of(block) || width > 1)
     }
 
@@ -151,6 +151,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     /// - where there is a `pad`, the columns left and right of each line need not be readable; then [`Lanes::pads`] says so of these lines,
     ///   whose windows are one pixel apart, and nothing need be readable past the last pixel of all where [`Lanes::reads_no_further`] and
     ///   [`Store::rows_are_one`] say so;
+    /// - codes are `permuted` only where [`Lanes::takes_permuted`] says so of these lines, there is no `pad`, and [`Store::permuted`] gives
+    ///   columns to the stage of each image;
     /// - there are as many taps as in the weights;
     /// - `start` and the stage have an element for each image, and one for each channel;
     /// - nobody else reads or writes `dst`, which has a row of `channels` elements for each pixel.

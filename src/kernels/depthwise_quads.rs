@@ -75,7 +75,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
     pub(super) unsafe fn lines(&self, lines: Range<usize>) {
         let (out_h, out_w, pixels) = (self.pixels.out_h, self.pixels.out_w, self.pixels);
         let (channels, block) = (self.weights.channels, 4 * S::LANES);
-        debug_assert!(out_w > 0 && (self.pad.is_none() || self.weights.pads(out_w)));
+        debug_assert!(out_w > 0 && (self.pad.is_none() || self.weights.pads(out_w)) && !(self.permuted && self.pad.is_some()));
         let run_of = RUN_PIXELS.div_ceil(out_w);
         let mut line = lines.start;
         while line < lines.end {
@@ -106,7 +106,8 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                 run(Run { blocks, step: block, dst_step: block, ..whole }, 0);
                 if len % block > 0 && self.permuted {
                     // Some pixels once more, the same as before: what is permuted has whole blocks alone.
-                    run(Run { lhs: lhs.wrapping_add(len - block), blocks: 1, ..whole }, len - block);
+                    let row = whole.row + out_w - self.weights.copies;
+                    run(Run { lhs: lhs.wrapping_add(len - block), row, blocks: 1, ..whole }, len - block);
                 } else if len % block > 0 {
                     let (lhs, first) = (lhs.wrapping_add(blocks * block), blocks * block);
                     run(Run { lhs, first, columns: len % block, blocks: 1, step: 0, dst_step: 0, ..whole }, first);
@@ -124,7 +125,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
                     run(Run { blocks: twos, pixels: 2, dst_step: 2 * channels, pads: [left, right && out_w % 2 == 0], ..one }, first);
                     if out_w % 2 > 0 && self.permuted {
                         let lhs = one.lhs.wrapping_add((last - 1).wrapping_mul(pixels.step_x));
-                        run(Run { lhs, blocks: 1, pixels: 2, ..one }, first + (last - 1) * channels);
+                        run(Run { lhs, row: one.row + last - 1, blocks: 1, pixels: 2, ..one }, first + (last - 1) * channels);
                     } else if out_w % 2 > 0 {
                         let (lhs, pads) = (one.lhs.wrapping_add(last.wrapping_mul(pixels.step_x)), [left && last == 0, right]);
                         run(Run { lhs, row: one.row + last, blocks: 1, pads, ..one }, first + last * channels);
@@ -201,7 +202,7 @@ impl<S: Simd, D: Dot<S>, T: Store<S, D::Acc>> DepthwiseProduct<'_, S, D, T> {
             };
             let start = if self.permuted { T::permuted_start(simd, start) } else { T::interleaved_start(simd, start) };
             if self.permuted {
-                debug_assert!(known == PERMUTED || known == PERMUTED_PLAIN);
+                assert!(known == PERMUTED || known == PERMUTED_PLAIN, "what is permuted has whole blocks, and a stage that takes them");
                 permuted = PermutedWeights::new(simd, weights.cast());
                 weights = permuted.0.as_ptr().cast();
             }
@@ -444,6 +445,7 @@ impl PermutedWeights {
     /// `weights` are as many words, in the order of [`Simd::interleave`].
     #[inline(always)]
     unsafe fn new<S: Simd>(simd: S, weights: *const i32) -> Self {
+        assert_eq!(S::LANES, 16, "the order is that of vectors of four groups of four");
         let mut permuted = PermutedWeights([0; 3 * 4 * 16]);
         for (c, column) in permuted.0.chunks_exact_mut(4 * S::LANES).enumerate() {
             let mut words = [simd.splat_i32(0); 4];

@@ -195,7 +195,7 @@ impl IntegerStage for DequantizeStage<'_> {
     #[inline(always)]
     fn interleaved<S: Simd>(self, _: S, columns: &[Self::Columns<S>; 4]) -> Interleaved<Self::Columns<S>> {
         let Dequantize { lhs_scale, accumulate, .. } = self.plain;
-        if accumulate || matches!(lhs_scale, Per::Row(_)) {
+        if accumulate || matches!(lhs_scale, Per::Row(_)) || self.measure.is_some_and(|measure| !measure.is_single()) {
             return None;
         }
         Some(*columns)
@@ -240,7 +240,7 @@ impl IntegerStage for DequantizeStage<'_> {
         let whole = KNOWN != NOTHING || rows * place.columns == 4 * S::LANES;
         let measure = if KNOWN == PLAIN || KNOWN == PERMUTED_PLAIN { None } else { self.measure };
         if let (Some(measure), true) = (measure, whole) {
-            // SAFETY: there is one image, whose range is that of `only`; all lanes are values.
+            // SAFETY: all rows have the same range, or `interleaved` had given no columns; all lanes are values.
             unsafe { measure.record(simd, &[0], &[x], Place { columns: 4 * S::LANES, ..place }) }
         }
         if permuted {

@@ -399,7 +399,8 @@ impl Visitor for ConvVisit<'_> {
         let (geometry, running) = weights.running(padded);
         let (start, store) = (Start::new(Zero::Row(zero_points)), Integers(epilogue.stage(Per::Row(scales)).measured(measure)));
         let convolution = Convolution::<S, S::Int8, _> { simd, weights, geometry, padded: &running, out, start, store, dst, permuted };
-        // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image.
+        // SAFETY: `conv2d_dynamic` checked input, output and stage; there is one scale and zero point for each image; what is permuted is so
+        // by `takes_permuted`, for a stage that adds nothing of what is there, and images that are not in place have no `pad`.
         unsafe { convolution.run_integers(Activations::Lines { fill, memory, source: None }, segments, winograd, threads) }
     }
 }

@@ -8,7 +8,7 @@ use super::simd::Simd;
 use super::tile::{Segment, Tile, first, stage_columns};
 
 /// Whether segments are of so few words: one of up to eight, which are sixteen vectors of weights, half of the registers, or three of up
-/// to three, as those of a 3 x 3 kernel over a picture.
+/// to three, as those of a 3 x 3 kernel over a picture where a word is four codes.
 pub fn are_few(segments: &[Segment]) -> bool {
     match segments {
         [one] => (1..=8).contains(&one.words),
@@ -21,13 +21,14 @@ pub fn are_few(segments: &[Segment]) -> bool {
 /// [`Start::is_one`](super::tile::Start::is_one).
 ///
 /// # Safety
-/// As there.
+/// As there; the segments [`are_few`], and as many as `SEGMENTS`, of `WORDS` words each.
 #[inline(always)]
 pub unsafe fn few_words<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const NV: usize, const SEGMENTS: usize, const WORDS: usize>(
     simd: S,
     mr: usize,
     tiles: &Tile<'_, S, D, T>,
 ) {
+    debug_assert!(are_few(tiles.segments) && (tiles.segments.len(), tiles.segments[0].words) == (SEGMENTS, WORDS));
     let mut place = Place { row: tiles.m, column: tiles.n, columns: tiles.columns };
     let mut dst = tiles.dst;
     let panel = NV * S::LANES * D::KU;

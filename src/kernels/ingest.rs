@@ -96,7 +96,7 @@ impl Quantizer {
     }
 
     /// [`Quantizer::code`] of each value, for values that are not NaN; where `WITHIN`, of none that is more than a step
-    /// above the grid, or below it but by rounding.
+    /// above the grid, or below it but by rounding; [`permute`]d where `PERMUTED`.
     ///
     /// Where multiplication and addition fuse, there is no division: `x * (1 / scale) + zero_point + 1/2` in [`FRACTION`]s of a step, whose
     /// whole steps are the code. In these units the reciprocal errs by 1, the sum and its rounding to an integer by 1, and the quotient
@@ -158,17 +158,17 @@ impl Quantizer {
 }
 
 /// Elements that are permuted by themselves.
-pub const PERMUTED: usize = 32;
+pub const PERMUTED_GROUP: usize = 32;
 
-/// In each group of [`PERMUTED`] elements, fours as they lie in a table of four rows and two columns, column by column: of such codes the
+/// In each group of [`PERMUTED_GROUP`] elements, fours as they lie in a table of four rows and two columns, column by column: of such codes the
 /// sums of a depthwise convolution, whose taps are unpacked byte by byte, come out in halves of vectors that are columns in their order.
 /// What is behind the last group stays as it is.
 #[inline(always)]
 pub fn permute<L: Element>(elements: &mut [L]) {
-    for group in elements.as_chunks_mut::<PERMUTED>().0 {
+    for group in elements.as_chunks_mut::<PERMUTED_GROUP>().0 {
         let natural = *group;
         let (fours, natural) = (group.as_chunks_mut::<4>().0, natural.as_chunks::<4>().0);
-        for i in 0..PERMUTED / 4 {
+        for i in 0..PERMUTED_GROUP / 4 {
             fours[i] = natural[2 * (i % 4) + i / 4];
         }
     }
@@ -212,7 +212,7 @@ impl<L: Element, const WITHIN: bool> Convert<L> for Permuted<WITHIN> {
 
     #[inline(always)]
     fn slice<S: Simd>(self, simd: S, src: &[f32], dst: &mut [L]) {
-        debug_assert!(src.len().is_multiple_of(PERMUTED));
+        debug_assert!(src.len().is_multiple_of(PERMUTED_GROUP));
         self.0.codes::<S, L, WITHIN, true>(simd, src, dst);
     }
 }

@@ -43,7 +43,7 @@
 //! leaving their integers for longer than a register.
 //!
 //! The layers, each using those before it: `simd`, `dot`, `pairs`, `tile`, `output` with its stages `accumulate`, `dequantize` and
-//! `requantize` (registers), and `ranges` of what they write, `arch` (instruction sets), `isa` (which one runs), `pack`,
+//! `requantize` (registers), and `ranges` of what they write, `few_words`, `arch` (instruction sets), `isa` (which one runs), `pack`,
 //! `winograd_transforms`, `weights` and `conv_weights`, `ingest` (activations), `product`, `matrix_unit` with `squares` and `square_sums`,
 //! `depthwise` with `depthwise_quads`, `depthwise_float`, `grouped` and `grouped_words` (loops), `strips` and `depthwise_lines` (those of
 //! a convolution around them), `winograd_layout` and `winograd_block` with `winograd` around them, `gemm`, `conv`, `dynamic` with

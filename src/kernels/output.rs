@@ -389,11 +389,13 @@ pub trait Store<S: Simd, A>: Copy + Send + Sync {
     fn known(&self) -> u8 {
         NOTHING
     }
-    /// [`Store::store`] of sums in the order of [`Simd::interleave`]: of one row, or of two where there are [`Destinations::Two`].
+    /// [`Store::store`] of sums in the order of [`Simd::interleave`], at [`PERMUTED`] and [`PERMUTED_PLAIN`] of [`Simd::permuted`]: of one row,
+    /// or of two where there are [`Destinations::Two`].
     ///
     /// # Safety
-    /// As there, for each row; [`Store::interleaved`] gave the columns, of which there are up to `4 * LANES` in one row, `2 * LANES` in
-    /// each of two; all of these, and [`Store::known`] is at least `KNOWN`, where that is not [`NOTHING`].
+    /// As there, for each row, all of one image, which [`Store::only`] was given; [`Store::interleaved`], or [`Store::permuted`], gave the
+    /// columns, of which there are up to `4 * LANES` in one row, `2 * LANES` in each of two; all of these, and [`Store::known`] says as much
+    /// as `KNOWN`, where that is not [`NOTHING`].
     #[inline(always)]
     unsafe fn store_interleaved<const KNOWN: u8>(
         self,

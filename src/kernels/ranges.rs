@@ -88,6 +88,11 @@ impl Measure {
         Measure { lanes, single: true, ..self }
     }
 
+    /// Whether all rows have the same range.
+    pub fn is_single(&self) -> bool {
+        self.single
+    }
+
     /// Takes in `R` rows of the vectors at `place`.
     ///
     /// # Safety

@@ -56,7 +56,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Product tiles of `mr` rows and `nv` vectors of columns each, whose words [`are_few`](super::few_words::are_few).
     ///
     /// # Safety
-    /// See [`super::few_words::few_words`].
+    /// See [`super::few_words::few_words`], of as many segments and words as the tiles'.
     unsafe fn few_words<D: Dot<Self>, T: Store<Self, D::Acc>>(self, mr: usize, nv: usize, tiles: &Tile<'_, Self, D, T>) {
         let _ = (mr, nv, tiles);
         unreachable!("only where FEW_WORDS says so")

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes512::{LANES, mask};
-use crate::kernels::output::{Destinations, NOTHING, WHOLE};
+use crate::kernels::output::{Destinations, NOTHING, PLAIN, WHOLE};
 use crate::kernels::simd::{CodeGrid, FRACTION, NEAR, store_codes_by_lane};
 
 /// A [`CodeGrid`] in every byte, its zero point in every 16 bits.
@@ -178,7 +178,8 @@ pub(super) unsafe fn store_interleaved_codes<const KNOWN: u8>(q: [__m512i; 4], g
         let bytes = match KNOWN {
             NOTHING => grid.bytes(low, high),
             WHOLE => grid.clamped(_mm512_packus_epi16(_mm512_adds_epi16(low, grid.zero_point), _mm512_adds_epi16(high, grid.zero_point))),
-            _ => grid.saturated(low, high),
+            PLAIN => grid.saturated(low, high),
+            _ => unreachable!("codes come of no sums that are permuted"),
         };
         match to {
             Destinations::One(dst) if KNOWN != NOTHING || columns == 4 * LANES => _mm512_storeu_si512(dst.cast(), bytes),
