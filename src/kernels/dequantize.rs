@@ -232,9 +232,7 @@ impl IntegerStage for DequantizeStage<'_> {
             x[v] = simd.add_f32(simd.mul_f32(simd.to_f32(acc[v]), columns[v].scale), columns[v].bias);
         }
         if KNOWN == WHOLE || KNOWN == PERMUTED || KNOWN == NOTHING && self.plain.activation != Activation::None {
-            for v in 0..4 {
-                x[v] = simd.min_f32(columns[v].hi, simd.max_f32(columns[v].lo, x[v]));
-            }
+            [x] = clamped(simd, columns, [x]);
         }
         let rows = if let Destinations::Two(..) = to { 2 } else { 1 };
         let whole = KNOWN != NOTHING || rows * place.columns == 4 * S::LANES;

@@ -10,7 +10,7 @@ use super::elementwise::Extremes;
 use super::function::Function;
 use super::gemm::{Destination, stage_shape};
 use super::geometry::{ImageShape, Padded};
-use super::ingest::{self, Fill, Numbers, Permuted, Quantizer};
+use super::ingest::{self, Fill, Numbers, Quantizer};
 use super::isa::Visitor;
 use super::operand::{Matrix, MatrixMut, Per, check_product, check_threads};
 use super::output::{Activation, Integers, OutputStage};
@@ -388,10 +388,10 @@ impl Visitor for ConvVisit<'_> {
             let (pad, at) = (Element::from_unsigned(zero_points[image]), (image, y));
             match (finite, measured, permuted) {
                 (false, ..) => ingest::line(simd, (quantizer, pad), input, &padded, at, dst),
-                (true, false, false) => ingest::line(simd, (Numbers::<false>(quantizer), pad), input, &padded, at, dst),
-                (true, true, false) => ingest::line(simd, (Numbers::<true>(quantizer), pad), input, &padded, at, dst),
-                (true, false, true) => ingest::line(simd, (Permuted::<false>(quantizer), pad), input, &padded, at, dst),
-                (true, true, true) => ingest::line(simd, (Permuted::<true>(quantizer), pad), input, &padded, at, dst),
+                (true, false, false) => ingest::line(simd, (Numbers::<false, false>(quantizer), pad), input, &padded, at, dst),
+                (true, true, false) => ingest::line(simd, (Numbers::<true, false>(quantizer), pad), input, &padded, at, dst),
+                (true, false, true) => ingest::line(simd, (Numbers::<false, true>(quantizer), pad), input, &padded, at, dst),
+                (true, true, true) => ingest::line(simd, (Numbers::<true, true>(quantizer), pad), input, &padded, at, dst),
             }
         };
         let blocks = |image: usize, y: usize, dst: &mut [_]| ingest::line_of_blocks(&padded, y, dst, |y, dst| line(image, y, dst));

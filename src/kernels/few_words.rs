@@ -32,7 +32,8 @@ pub unsafe fn few_words<S: Simd, D: Dot<S>, T: Store<S, D::Acc>, const NV: usize
     let mut place = Place { row: tiles.m, column: tiles.n, columns: tiles.columns };
     let mut dst = tiles.dst;
     let panel = NV * S::LANES * D::KU;
-    // SAFETY: the caller's promise: there are as many vectors of weights, and every row of every tile is readable for `WORDS` words.
+    // SAFETY: the caller's promise: there are as many vectors of weights, and every row of every tile is readable for `WORDS` words at
+    // each segment.
     unsafe {
         let start = D::start::<1, NV>(simd, &tiles.start, (tiles.m, &first(&tiles.params[0])), tiles.col_sums, (tiles.n, tiles.columns));
         let stage = stage_columns(simd, tiles.store, place);

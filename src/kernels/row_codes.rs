@@ -169,8 +169,8 @@ impl<'a, S: Simd, L: Element> RowCodes<'a, S, L> {
                         let quantizer = rule.quantizer(scale, zero_point);
                         match (range.finite, from) {
                             (false, _) => quantizer.slice(simd, values, codes),
-                            (true, Origin::Caller) => Numbers::<false>(quantizer).slice(simd, values, codes),
-                            (true, _) => Numbers::<true>(quantizer).slice(simd, values, codes),
+                            (true, Origin::Caller) => Numbers::<false, false>(quantizer).slice(simd, values, codes),
+                            (true, _) => Numbers::<true, false>(quantizer).slice(simd, values, codes),
                         }
                     }
                 }

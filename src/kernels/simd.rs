@@ -161,7 +161,7 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// `dst` is valid for writes of `4 * LANES` bytes.
     #[inline(always)]
     unsafe fn store_whole_steps<const PERMUTED: bool>(self, steps: [Self::I32; 4], grid: Self::Grid, dst: *mut u8) -> bool {
-        debug_assert!(!PERMUTED, "only where QUADS says so");
+        assert!(!PERMUTED, "only where QUADS says so");
         // Near ones have one whole step less if they are made smaller. Without closures, which become calls.
         let (near, mut differ) = (self.splat_i32(-NEAR), self.splat_i32(0));
         let mut whole = [[differ; 2]; 2];

@@ -114,8 +114,14 @@ fn conv2d_dynamic_is_its_parts() {
     .into_iter()
     .enumerate()
     {
+        let shape = ImageShape { n: 3, h: 9, w: 8, layout };
+        for (symmetric, range) in [(false, RangeOf::Row), (true, RangeOf::Row), (false, RangeOf::Tensor), (true, RangeOf::Tensor)] {
+            let around = Around { activation: Activation::Relu, accumulate: false, symmetric, range, values: Values::Within };
+            check(&geometry, shape, around, i as u64);
+        }
+        // Other activations, what is there added, and values beyond the range.
         for seed in 0..12 {
-            check(&geometry, ImageShape { n: 3, h: 9, w: 8, layout }, Around::of(seed + 24 * (seed % 12)), seed + i as u64);
+            check(&geometry, shape, Around::of(25 * seed), seed + i as u64);
         }
     }
 }
